@@ -1,0 +1,114 @@
+"""What every actor is: a mailbox, one task that takes events from it, an end, and a report of what went wrong.
+
+An actor takes events in the order in which they were posted, and nobody else touches its state. An exception costs
+the event that raised it. The end is an event too: mail before it is handled, mail behind it is ``undelivered``.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Callable, Generic, Optional, TypeVar
+
+from loguru import logger
+
+from chat_actors.clock import Clock
+
+Event = TypeVar("Event")
+
+MOST_CRASHES = 5  # so many events may fail within CRASH_SECONDS; one more, and the actor gives up
+CRASH_SECONDS = 30.0
+ROOM = 1024  # events that may wait in a mailbox before senders have to
+
+
+class Mailbox(asyncio.Queue[Optional[Event]]):
+    """The address of an actor. ``put_nowait`` never waits and never fails; bounds are for those who ask for room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def crowded(self) -> bool:
+        """Whether a sender is expected to wait for ``room`` before it posts more."""
+        return self.qsize() >= ROOM
+
+    async def room(self) -> None:
+        """Wait until the actor has caught up, or has ended."""
+        caught_up = asyncio.get_running_loop().create_future()
+        self._waiting.append(caught_up)
+        await caught_up
+
+    def relieve(self) -> None:
+        """Let those go on who wait for room (for the actor alone)."""
+        waiting, self._waiting = self._waiting, []
+        for caught_up in waiting:
+            if not caught_up.done():
+                caught_up.set_result(None)
+
+
+class Actor(Generic[Event]):
+    """Runs from its construction, in the running loop. Subclasses handle one event each in ``handle``."""
+
+    def __init__(self, clock: Clock, **fields: Any) -> None:
+        self.mailbox: Mailbox[Event] = Mailbox()
+        self.post: Callable[[Event], None] = self.mailbox.put_nowait
+        self.running = True  # False as soon as it is decided that no more mail will be handled
+        self._clock = clock
+        self._log = logger.bind(**fields)
+        self._crashes: deque[float] = deque(maxlen=MOST_CRASHES + 1)
+        self.task: asyncio.Task[None] = asyncio.create_task(self._run())
+
+    def stop(self) -> None:
+        """End behind all the mail there is; ``task`` is done when it has ended. Can be called twice."""
+        self.mailbox.put_nowait(None)
+
+    def handle(self, event: Event) -> None:
+        """Take one event. What it raises costs this event only, unless too many events raise in a short time."""
+        raise NotImplementedError
+
+    async def turn(self, event: Event) -> None:
+        """Take the event that came, and as many of those behind it as suits the actor."""
+        self.attempt(event)
+
+    def undelivered(self, event: Event) -> None:
+        """An event that came behind the end: dropped, unless the actor knows better."""
+
+    async def ended(self) -> None:
+        """The last thing the actor does."""
+
+    def attempt(self, event: Event) -> None:
+        """Handle one event and contain what it raises."""
+        try:
+            self.handle(event)
+        except Exception as exception:
+            self.crashed(event, exception)
+
+    def crashed(self, event: Event, exception: Exception) -> None:
+        """Report that an event was lost to a bug; past the budget, end the actor."""
+        now = self._clock.monotonic()
+        self._crashes.append(now)
+        if len(self._crashes) > MOST_CRASHES and now - self._crashes[0] < CRASH_SECONDS:
+            self.running = False
+        outcome = "the event is skipped" if self.running else "the actor gives up"
+        self._log.bind(event=type(event).__name__, outcome=outcome).opt(exception=exception).error("crashed")
+
+    async def _run(self) -> None:
+        take = self.mailbox.get
+        try:
+            while self.running:
+                event = await take()
+                if event is None:
+                    break
+                try:
+                    await self.turn(event)
+                except Exception as exception:
+                    self.crashed(event, exception)
+                del event  # the name would keep the event alive until the next one comes
+                self.mailbox.relieve()
+        finally:
+            self.running = False
+            self.post = self.undelivered
+            self.mailbox.relieve()
+            while not self.mailbox.empty():
+                left = self.mailbox.get_nowait()
+                if left is not None:
+                    self.undelivered(left)
+            await self.ended()

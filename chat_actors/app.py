@@ -1,0 +1,83 @@
+"""The FastAPI application: ``uvicorn chat_actors.app:app``. Read this file first; the data flows downward from here.
+
+``Chat`` builds the actors when they are first needed, in the loop that runs then, and ends them at shutdown.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Optional
+
+from fastapi import FastAPI
+from starlette.routing import BaseRoute, WebSocketRoute
+
+from chat_actors import __version__
+from chat_actors.clock import Clock
+from chat_actors.logs import configure_logging
+from chat_actors.outbox import FindTransport, Receive, Scope, Send, StallWatch, open_outbox
+from chat_actors.session import Session
+from chat_actors.settings import Settings, load_settings
+from chat_actors.supervisor import Supervisor
+from chat_actors.topic import Limits
+from chat_actors.workers import refuse_several_workers
+
+
+class Chat:
+    """The actors of one application, and the ASGI endpoint that opens a session for each WebSocket."""
+
+    def __init__(self, settings: Settings, clock: Optional[Clock] = None) -> None:
+        self._settings = settings
+        self._clock = clock or Clock()
+        self._supervisor: Optional[Supervisor] = None
+        self._watch: StallWatch
+        self._watching: asyncio.Task[None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        supervisor = self.start()
+        await receive()  # websocket.connect
+        await send({"type": "websocket.accept"})
+        outbox = open_outbox(self._watch, scope, receive, send)
+        peer = "{}:{}".format(*scope["client"]) if scope.get("client") else "unknown"
+        await Session(outbox, supervisor.mailbox, self._settings, peer).run()
+
+    def start(self) -> Supervisor:
+        """The supervisor that runs in this loop; hosts without a lifespan get it with their first connection."""
+        if self._supervisor is None or self._supervisor.task.done():
+            settings = self._settings
+            limits = Limits(settings.message_ttl, settings.history_messages, settings.history_bytes)
+            self._supervisor = Supervisor(limits, self._clock)
+            self._watch = StallWatch(self._clock, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl)
+            self._watching = asyncio.create_task(self._watch.run())
+        return self._supervisor
+
+    async def stop(self) -> None:
+        """Close what is still open with 1012 and wait until every actor has ended. Can be called twice."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            await asyncio.wait({self._supervisor.task})
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+            self._supervisor = None
+
+
+def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = None) -> FastAPI:
+    """An application with actors of its own; ``settings`` default to those of the environment."""
+    chat = Chat(settings or load_settings(), clock)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        chat.start()
+        yield
+        await chat.stop()
+
+    # The endpoint is an ASGI application, not a function of a WebSocket: nothing stands between it and each frame.
+    routes: list[BaseRoute] = [WebSocketRoute("/ws", chat)]
+    app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
+    app.add_middleware(FindTransport)
+    return app
+
+
+refuse_several_workers()
+_settings = load_settings()
+configure_logging(_settings.log_level, _settings.log_json)
+app = create_app(_settings)

@@ -1,0 +1,250 @@
+"""One member's way out: everything the server sends to a connection goes through its outbox, without waiting.
+
+This module alone knows that there are two lanes. Under uvicorn finished frames are written straight to the
+connection's transport. Any other ASGI server gets plain ``websocket.send`` events from a queue and a task. Both
+lanes are bounded in bytes and watched by the stall clock: whoever does not read is aborted and leaves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, MutableMapping
+from contextlib import suppress
+from typing import Any, Callable, Optional, Union
+
+from loguru import logger
+
+from chat_actors.clock import Clock
+from chat_actors.protocol import CloseCode, payloads
+
+Message = MutableMapping[str, Any]  # an ASGI event
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
+SWEEP_SECONDS = 1.0  # how often the stall clock looks
+
+_LANE = "chat_actors.transport"
+
+
+class FindTransport:
+    """ASGI middleware that notes the transport behind uvicorn's own ``send``, before anything wraps it."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope[_LANE] = _transport_behind(scope, send)
+        await self._app(scope, receive, send)
+
+
+def _transport_behind(scope: Scope, send: Send) -> Optional[asyncio.Transport]:
+    """The connection's transport, where ``send`` is a WebSocket protocol of uvicorn's on a connection of its own."""
+    protocol = getattr(send, "__self__", None)
+    if not type(protocol).__module__.startswith("uvicorn.protocols.websockets.") or scope["http_version"] != "1.1":
+        return None
+    return getattr(protocol, "transport", None)
+
+
+class Outbox:
+    """What both lanes share: the bound, the stall clock and the end. ``write`` and ``close`` never wait."""
+
+    def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
+        self.receive = receive  # the connection's ASGI events; ends with websocket.disconnect, always
+        self.reason: Optional[str] = None  # why the server ended the connection; None while it has not
+        self._watch = watch
+        self._send = send
+        self._written = 0  # bytes, since the connection was opened
+        self._gone = 0  # of them, those that have left the process
+        self._progress_at = watch.now()  # when _gone last grew, or nothing waited
+        self._mark = 0, self._progress_at  # so many bytes had been written at that moment
+        watch.outboxes.add(self)
+
+    def write(self, frames: bytes) -> None:
+        """Send a run of finished frames. A peer that is gone gets nothing; one that is too slow is aborted."""
+        raise NotImplementedError
+
+    def close(self, code: CloseCode) -> None:
+        """Send what was written, then a close frame; nothing after it. The first call counts."""
+        if self.reason is None:
+            self.reason = code.name.lower()
+            self._begin_close(code)
+
+    async def finish(self) -> None:
+        """Wait until a close that has begun is sent or given up (at most CLOSE_SECONDS); then let go of the peer."""
+        self._watch.outboxes.discard(self)
+
+    def drop_slow(self, detail: str) -> None:
+        """Abort a peer that does not read; its session ends and leaves."""
+        if self.reason is None:
+            self.reason = "slow"
+            logger.bind(detail=detail, buffered=self._buffered()).warning("slow reader aborted")
+            self._abort()
+
+    def check(self, now: float) -> None:
+        """The stall clock's look at one peer (``now``: monotonic seconds)."""
+        buffered = self._buffered()
+        gone = self._written - buffered
+        if gone > self._gone or not buffered:
+            self._gone, self._progress_at = gone, now
+        if gone >= self._mark[0]:
+            self._mark = self._written, now
+        if now - self._progress_at >= self._watch.stall_seconds:
+            self.drop_slow("no progress")
+        elif now - self._mark[1] >= self._watch.window_seconds:
+            self.drop_slow("a frame waited longer than a message lives")
+
+    def _buffered(self) -> int:
+        raise NotImplementedError
+
+    def _begin_close(self, code: CloseCode) -> None:
+        raise NotImplementedError
+
+    def _abort(self) -> None:
+        raise NotImplementedError
+
+
+class TransportOutbox(Outbox):
+    """The fast lane: the same bytes object to every transport, one call for each."""
+
+    def __init__(self, watch: "StallWatch", receive: Receive, send: Send, transport: asyncio.Transport) -> None:
+        super().__init__(watch, receive, send)
+        self._transport = transport
+        self._closing: Optional[asyncio.Task[None]] = None
+
+    def write(self, frames: bytes) -> None:
+        transport = self._transport
+        if self.reason is not None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > self._watch.most_bytes:
+            self.drop_slow("too much unread")
+            return
+        self._written += len(frames)
+        with suppress(RuntimeError):  # uvloop's word for a transport that was closed in between
+            transport.write(frames)
+
+    async def finish(self) -> None:
+        await super().finish()
+        if self._closing is not None:
+            await self._closing
+        if self._transport.get_write_buffer_size():  # closing waits for the peer to read, and it may never
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abort_unread)
+
+    def _begin_close(self, code: CloseCode) -> None:
+        self._closing = asyncio.create_task(self._close(code))
+
+    async def _close(self, code: CloseCode) -> None:
+        try:
+            await asyncio.wait_for(self._send(_close_event(code)), CLOSE_SECONDS)
+        except asyncio.TimeoutError:
+            self._abort()
+        except Exception as gone:  # every server has its own exception for a peer that is no longer there
+            logger.bind(why=repr(gone)).debug("close not sent")
+
+    def _buffered(self) -> int:
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+
+    def _abort(self) -> None:
+        self._transport.abort()
+
+    def _abort_unread(self) -> None:
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+
+
+class PlainOutbox(Outbox):
+    """The lane for any ASGI server: the JSON text of each frame, sent in turn by a task."""
+
+    def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
+        super().__init__(watch, self._receive_or_end, send)
+        self._asgi_receive = receive
+        self._receiving: Optional[asyncio.Future[Message]] = None
+        self._queue: asyncio.Queue[Union[bytes, CloseCode]] = asyncio.Queue()
+        self._waiting = 0  # bytes in the queue
+        self._sender = asyncio.create_task(self._send_in_turn())
+
+    def write(self, frames: bytes) -> None:
+        if self.reason is not None or self._sender.done():
+            return
+        if self._waiting > self._watch.most_bytes:
+            self.drop_slow("too much unread")
+            return
+        for payload in payloads(frames):
+            self._written += len(payload)
+            self._waiting += len(payload)
+            self._queue.put_nowait(payload)
+
+    async def finish(self) -> None:
+        await super().finish()
+        if self.reason is not None:
+            await asyncio.wait({self._sender}, timeout=CLOSE_SECONDS)
+        self._sender.cancel()
+        await asyncio.wait({self._sender})
+        if self._receiving is not None:
+            self._receiving.cancel()
+            await asyncio.wait({self._receiving})
+
+    async def _send_in_turn(self) -> None:
+        try:
+            while True:
+                item = await self._queue.get()
+                if isinstance(item, CloseCode):
+                    await self._send(_close_event(item))
+                    return
+                await self._send({"type": "websocket.send", "text": item.decode()})
+                self._waiting -= len(item)
+                del item
+        except Exception as gone:  # every server has its own exception for a peer that is no longer there
+            logger.bind(why=repr(gone)).debug("frame not sent")
+
+    async def _receive_or_end(self) -> Message:
+        """The next event, or a disconnect once nothing can be sent any more: not every server says so itself."""
+        if self._receiving is None:
+            self._receiving = asyncio.ensure_future(self._asgi_receive())
+        ends: set[asyncio.Future[Any]] = {self._receiving, self._sender}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not self._receiving.done():
+            return {"type": "websocket.disconnect"}
+        received, self._receiving = self._receiving, None
+        return received.result()
+
+    def _buffered(self) -> int:
+        return self._waiting
+
+    def _begin_close(self, code: CloseCode) -> None:
+        self._queue.put_nowait(code)
+
+    def _abort(self) -> None:
+        self._sender.cancel()
+
+
+class StallWatch:
+    """The stall clock of all outboxes: one task that looks at each of them every second."""
+
+    def __init__(self, clock: Clock, most_bytes: int, stall_seconds: float, window_seconds: float) -> None:
+        self.outboxes: set[Outbox] = set()
+        self.most_bytes = most_bytes  # that may wait for one peer
+        self.stall_seconds = stall_seconds  # without progress while something waits
+        self.window_seconds = window_seconds  # that a byte may wait at all
+        self.now = clock.monotonic
+        self._sleep = clock.sleep
+
+    async def run(self) -> None:
+        while True:
+            await self._sleep(SWEEP_SECONDS)
+            now = self.now()
+            for outbox in list(self.outboxes):
+                outbox.check(now)
+
+
+def open_outbox(watch: StallWatch, scope: Scope, receive: Receive, send: Send) -> Outbox:
+    """The outbox of a connection, on the fastest lane its server offers."""
+    transport = scope.get(_LANE)
+    if transport is None:
+        return PlainOutbox(watch, receive, send)
+    return TransportOutbox(watch, receive, send, transport)
+
+
+def _close_event(code: CloseCode) -> Message:
+    return {"type": "websocket.close", "code": int(code), "reason": code.reason}

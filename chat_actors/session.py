@@ -1,0 +1,128 @@
+"""One socket's conversation: read, decode, post; and the ``finally`` that leaves.
+
+A session owns no state of the chat. It holds the supervisor's mailbox, after its join the topic's as well, and
+posts events to them; everything it sends goes through its outbox.
+"""
+
+import asyncio
+from typing import Optional
+
+from loguru import logger
+
+from chat_actors.actor import Mailbox
+from chat_actors.outbox import Message, Outbox
+from chat_actors.protocol import (
+    CloseCode,
+    Data,
+    Error,
+    JoinFrame,
+    Refused,
+    SendFrame,
+    decode_first,
+    decode_next,
+    finished,
+    is_bigger,
+)
+from chat_actors.settings import Settings
+from chat_actors.supervisor import ListTopics, SupervisorEvent
+from chat_actors.topic import Join, JoinFailed, Leave, Send, TopicEvent
+
+
+class Session:
+    """The conversation with one peer, from its first frame to its leave."""
+
+    def __init__(self, outbox: Outbox, supervisor: Mailbox[SupervisorEvent], settings: Settings, peer: str) -> None:
+        self._outbox = outbox
+        self._supervisor = supervisor
+        self._settings = settings
+        self._refused = 0  # frames in a row
+        self._posted_join = False
+        self._log = logger.bind(peer=peer)
+
+    async def run(self) -> None:
+        """Converse until the connection ends, whoever ends it. Leaves exactly once, if it ever asked to join."""
+        outbox = self._outbox
+        loop = asyncio.get_running_loop()
+        deadline = loop.call_later(self._settings.join_timeout, outbox.close, CloseCode.NO_JOIN)
+        try:
+            topic = await self._join()
+            if topic is not None:
+                deadline.cancel()
+                await self._chat(topic)
+        except JoinFailed as failed:
+            outbox.close(failed.code)
+        except Exception as exception:
+            self._log.opt(exception=exception).error("session crashed")
+            outbox.close(CloseCode.CRASHED)
+        finally:
+            deadline.cancel()
+            if self._posted_join:
+                self._supervisor.put_nowait(Leave(outbox, outbox.reason or "closed by peer"))
+            await outbox.finish()
+
+    async def _join(self) -> Optional[Mailbox[TopicEvent]]:
+        """Read up to the first good join and wait for the topic's address; None where the connection ended."""
+        while True:
+            data = self._payload(await self._outbox.receive())
+            if data is None:
+                return None
+            try:
+                frame = decode_first(data)
+            except Refused as refusal:
+                if not self._go_on_after(refusal):
+                    return None
+                continue
+            self._refused = 0
+            if type(frame) is JoinFrame:
+                break
+            self._supervisor.put_nowait(ListTopics(self._outbox))
+        reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
+        self._posted_join = True
+        self._supervisor.put_nowait(Join(frame.topic, frame.username, self._outbox, reply))
+        return await reply
+
+    async def _chat(self, topic: Mailbox[TopicEvent]) -> None:
+        """Read and post until the connection ends. While it waits, no name here keeps the last message alive."""
+        receive = self._outbox.receive
+        while self._post(await receive(), topic):
+            if topic.crowded():
+                await topic.room()
+
+    def _post(self, event: Message, topic: Mailbox[TopicEvent]) -> bool:
+        """Post what a member's frame asks for; False where the conversation is over."""
+        data = self._payload(event)
+        if data is None:
+            return False
+        try:
+            frame = decode_next(data, self._settings.message_chars)
+        except Refused as refusal:
+            return self._go_on_after(refusal)
+        self._refused = 0
+        if type(frame) is SendFrame:
+            topic.put_nowait(Send(self._outbox, frame.message, frame.ref))
+        else:
+            self._supervisor.put_nowait(ListTopics(self._outbox))
+        return True
+
+    def _payload(self, event: Message) -> Optional[Data]:
+        """What a frame holds; None where it is the last one."""
+        data: Optional[Data] = event.get("text")
+        if data is None:
+            data = event.get("bytes")
+            if data is None:  # a disconnect: its code is unreliable, so it is not looked at
+                return None
+        if is_bigger(data, self._settings.frame_bytes):
+            self._log.bind(code=CloseCode.FRAME_TOO_BIG.name).info("frame refused")
+            self._outbox.close(CloseCode.FRAME_TOO_BIG)
+            return None
+        return data
+
+    def _go_on_after(self, refusal: Refused) -> bool:
+        """Answer a frame that breaks the contract; False where it was one too many."""
+        self._log.bind(code=refusal.code.value).info("frame refused")
+        self._outbox.write(finished(Error(refusal.code, refusal.detail)))
+        self._refused += 1
+        if self._refused < self._settings.refused_frames:
+            return True
+        self._outbox.close(CloseCode.TOO_MANY_REFUSED)
+        return False

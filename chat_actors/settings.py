@@ -1,0 +1,44 @@
+"""Every limit and its default, from ``CHAT_*`` environment variables. No limit is written down anywhere else."""
+
+import sys
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "CHAT_"
+
+
+class Settings(BaseSettings):
+    """A field ``x`` is set by the variable ``CHAT_X``; its description is its row in the README."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on (python -m chat_actors)")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on (python -m chat_actors)")
+    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", description="least level that is logged"
+    )
+    log_json: bool = Field(False, description="one JSON object for each log line")
+    message_ttl: float = Field(30.0, gt=0, le=86400, description="seconds a message is kept")
+    message_chars: int = Field(4096, ge=1, le=65536, description="longest message, in characters")
+    frame_bytes: int = Field(65536, ge=1024, le=16 << 20, description="longest frame from a client, in bytes")
+    join_timeout: float = Field(10.0, gt=0, description="seconds a connection may take to join")
+    refused_frames: int = Field(20, ge=1, description="refused frames in a row that close a connection")
+    history_messages: int = Field(10_000, ge=0, description="messages a topic keeps, at most")
+    history_bytes: int = Field(8 << 20, ge=0, description="bytes of messages a topic keeps, at most")
+    outbox_bytes: int = Field(1 << 20, ge=1024, description="bytes that may wait for one reader")
+    stall_timeout: float = Field(10.0, gt=0, description="seconds a reader may make no progress")
+    shutdown_timeout: int = Field(10, ge=3, description="seconds a shutdown may take (python -m chat_actors)")
+    proxy_headers: bool = Field(False, description="trust X-Forwarded-* of a proxy (python -m chat_actors)")
+
+
+def load_settings() -> Settings:
+    """The settings of this process. A wrong value ends the program with a sentence for each wrong variable."""
+    try:
+        return Settings.model_validate({})
+    except ValidationError as wrong:
+        for error in wrong.errors():
+            variable = PREFIX + "_".join(str(part) for part in error["loc"]).upper()
+            print(f"{variable}={error['input']!s}: {error['msg']}.", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,127 @@
+"""The supervisor: which topics there are, and which of them each member is in.
+
+Every join, leave and list passes through this one mailbox, so one order decides them all: a topic is active from
+the first join until the leave that empties it, and no join can meet a topic that is on its way out.
+"""
+
+import asyncio
+from typing import Optional, Union
+
+from msgspec import Struct
+
+from chat_actors.actor import Actor
+from chat_actors.clock import Clock
+from chat_actors.outbox import Outbox
+from chat_actors.protocol import CloseCode, Topics, TopicUsers, finished
+from chat_actors.topic import Join, JoinFailed, Leave, Limits, Topic
+
+# What the actor receives.
+
+
+class ListTopics(Struct, eq=False):
+    """Tell the active topics to the one who asks."""
+
+    outbox: Outbox
+
+
+class _Active(Struct, eq=False):
+    """A topic and how many are in it: joins forwarded less leaves forwarded."""
+
+    topic: Topic
+    users: int = 0
+
+
+class TopicEnded(Struct, eq=False):
+    """The task of a topic has ended: because it was retired, or because it gave up."""
+
+    active: _Active
+
+
+SupervisorEvent = Union[Join, Leave, ListTopics, TopicEnded]
+
+
+class Supervisor(Actor[SupervisorEvent]):
+    """The actor."""
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
+        self._limits = limits
+        self._topics: dict[str, _Active] = {}  # the active ones, oldest first
+        self._where: dict[Outbox, _Active] = {}  # every member: joined, and not left
+        self._tasks: set[asyncio.Task[None]] = set()  # of all topics that have not ended yet
+        self._list: Optional[bytes] = None  # the answer to /list, until a join or leave changes it
+        super().__init__(clock, actor="supervisor")
+
+    def handle(self, event: SupervisorEvent) -> None:
+        if type(event) is Join:
+            self._join(event)
+        elif type(event) is Leave:
+            self._leave(event)
+        elif type(event) is ListTopics:
+            self._tell_topics(event)
+        elif type(event) is TopicEnded:
+            self._topic_ended(event.active)
+
+    def _join(self, event: Join) -> None:
+        active = self._topics.get(event.topic)
+        if active is None or not active.topic.running:
+            active = self._create(event.topic)
+        active.users += 1
+        self._where[event.outbox] = active
+        self._list = None
+        active.topic.post(event)
+
+    def _leave(self, event: Leave) -> None:
+        active = self._where.pop(event.outbox, None)
+        if active is None:
+            return
+        active.users -= 1
+        self._list = None
+        active.topic.post(event)
+        if active.users == 0:
+            self._retire(active)
+
+    def _tell_topics(self, event: ListTopics) -> None:
+        if self._list is None:
+            users = [TopicUsers(name, active.users) for name, active in self._topics.items()]
+            self._list = finished(Topics.of(users))
+        event.outbox.write(self._list)
+
+    def _create(self, name: str) -> _Active:
+        active = _Active(Topic(name, self._limits, self._clock))
+        self._topics[name] = active
+        task = active.topic.task
+        self._tasks.add(task)
+        task.add_done_callback(lambda _: self.post(TopicEnded(active)))
+        self._log.bind(topic=name).info("topic created")
+        return active
+
+    def _retire(self, active: _Active) -> None:
+        """End a topic behind its last leave; a join after this meets a new topic of that name."""
+        active.topic.stop()
+        if self._topics.get(active.topic.name) is active:
+            del self._topics[active.topic.name]
+            self._log.bind(topic=active.topic.name).info("topic removed")
+
+    def _topic_ended(self, active: _Active) -> None:
+        self._tasks.discard(active.topic.task)
+        if active.users and self._topics.get(active.topic.name) is active:  # it gave up
+            del self._topics[active.topic.name]
+            self._list = None
+            self._log.bind(topic=active.topic.name).error("topic removed after too many crashes")
+        for join in active.topic.stranded:
+            if self._where.get(join.outbox) is active:  # it has not left in the meantime
+                active.users -= 1
+                self._join(join)
+
+    def undelivered(self, event: SupervisorEvent) -> None:
+        if type(event) is Join and not event.reply.done():
+            event.reply.set_exception(JoinFailed(CloseCode.RESTARTING))
+
+    async def ended(self) -> None:
+        """Tell every member that the server restarts, and see every topic end."""
+        for outbox in self._where:
+            outbox.close(CloseCode.RESTARTING)
+        for active in self._topics.values():
+            active.topic.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
