@@ -30,11 +30,11 @@ class Mailbox(asyncio.Queue[Optional[Event]]):
         """Whether a sender is expected to wait for ``room`` before it posts more."""
         return self.qsize() >= ROOM
 
-    async def room(self) -> None:
-        """Wait until the actor has caught up, or has ended."""
+    def room(self) -> asyncio.Future[None]:
+        """Done when the actor has caught up, or has ended."""
         caught_up = asyncio.get_running_loop().create_future()
         self._waiting.append(caught_up)
-        await caught_up
+        return caught_up
 
     def relieve(self) -> None:
         """Let those go on who wait for room (for the actor alone)."""

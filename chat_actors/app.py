@@ -13,8 +13,10 @@ from starlette.routing import BaseRoute, WebSocketRoute
 
 from chat_actors import __version__
 from chat_actors.clock import Clock
+from chat_actors.inbox import open_inbox
+from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.logs import configure_logging
-from chat_actors.outbox import FindTransport, Receive, Scope, Send, StallWatch, open_outbox
+from chat_actors.outbox import StallWatch, open_outbox
 from chat_actors.session import Session
 from chat_actors.settings import Settings, load_settings
 from chat_actors.supervisor import Supervisor
@@ -36,9 +38,11 @@ class Chat:
         supervisor = self.start()
         await receive()  # websocket.connect
         await send({"type": "websocket.accept"})
-        outbox = open_outbox(self._watch, scope, receive, send)
+        protocol = uvicorn_protocol(scope)
+        outbox = open_outbox(self._watch, protocol, receive, send)
+        inbox = open_inbox(protocol, outbox.receive, self._settings.frame_bytes)
         peer = "{}:{}".format(*scope["client"]) if scope.get("client") else "unknown"
-        await Session(outbox, supervisor.mailbox, self._settings, peer).run()
+        await Session(inbox, outbox, supervisor.mailbox, self._settings, peer).run()
 
     def start(self) -> Supervisor:
         """The supervisor that runs in this loop; hosts without a lifespan get it with their first connection."""
@@ -73,7 +77,7 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
     # The endpoint is an ASGI application, not a function of a WebSocket: nothing stands between it and each frame.
     routes: list[BaseRoute] = [WebSocketRoute("/ws", chat)]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
-    app.add_middleware(FindTransport)
+    app.add_middleware(FindProtocol)
     return app
 
 

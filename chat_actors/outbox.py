@@ -6,45 +6,17 @@ lanes are bounded in bytes and watched by the stall clock: whoever does not read
 """
 
 import asyncio
-from collections.abc import Awaitable, MutableMapping
 from contextlib import suppress
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 
 from loguru import logger
 
 from chat_actors.clock import Clock
+from chat_actors.lane import Message, Receive, Send, UvicornProtocol
 from chat_actors.protocol import CloseCode, payloads
-
-Message = MutableMapping[str, Any]  # an ASGI event
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
 SWEEP_SECONDS = 1.0  # how often the stall clock looks
-
-_LANE = "chat_actors.transport"
-
-
-class FindTransport:
-    """ASGI middleware that notes the transport behind uvicorn's own ``send``, before anything wraps it."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            scope[_LANE] = _transport_behind(scope, send)
-        await self._app(scope, receive, send)
-
-
-def _transport_behind(scope: Scope, send: Send) -> Optional[asyncio.Transport]:
-    """The connection's transport, where ``send`` is a WebSocket protocol of uvicorn's on a connection of its own."""
-    protocol = getattr(send, "__self__", None)
-    if not type(protocol).__module__.startswith("uvicorn.protocols.websockets.") or scope["http_version"] != "1.1":
-        return None
-    return getattr(protocol, "transport", None)
 
 
 class Outbox:
@@ -238,12 +210,11 @@ class StallWatch:
                 outbox.check(now)
 
 
-def open_outbox(watch: StallWatch, scope: Scope, receive: Receive, send: Send) -> Outbox:
+def open_outbox(watch: StallWatch, protocol: Optional[UvicornProtocol], receive: Receive, send: Send) -> Outbox:
     """The outbox of a connection, on the fastest lane its server offers."""
-    transport = scope.get(_LANE)
-    if transport is None:
+    if protocol is None:
         return PlainOutbox(watch, receive, send)
-    return TransportOutbox(watch, receive, send, transport)
+    return TransportOutbox(watch, receive, send, protocol.transport)
 
 
 def _close_event(code: CloseCode) -> Message:

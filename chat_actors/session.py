@@ -5,12 +5,15 @@ posts events to them; everything it sends goes through its outbox.
 """
 
 import asyncio
+from functools import partial
 from typing import Optional
 
 from loguru import logger
 
 from chat_actors.actor import Mailbox
-from chat_actors.outbox import Message, Outbox
+from chat_actors.inbox import Inbox
+from chat_actors.lane import Message
+from chat_actors.outbox import Outbox
 from chat_actors.protocol import (
     CloseCode,
     Data,
@@ -31,7 +34,10 @@ from chat_actors.topic import Join, JoinFailed, Leave, Send, TopicEvent
 class Session:
     """The conversation with one peer, from its first frame to its leave."""
 
-    def __init__(self, outbox: Outbox, supervisor: Mailbox[SupervisorEvent], settings: Settings, peer: str) -> None:
+    def __init__(
+        self, inbox: Inbox, outbox: Outbox, supervisor: Mailbox[SupervisorEvent], settings: Settings, peer: str
+    ) -> None:
+        self._inbox = inbox
         self._outbox = outbox
         self._supervisor = supervisor
         self._settings = settings
@@ -52,8 +58,7 @@ class Session:
         except JoinFailed as failed:
             outbox.close(failed.code)
         except Exception as exception:
-            self._log.opt(exception=exception).error("session crashed")
-            outbox.close(CloseCode.CRASHED)
+            self._crash(exception)
         finally:
             deadline.cancel()
             if self._posted_join:
@@ -63,7 +68,7 @@ class Session:
     async def _join(self) -> Optional[Mailbox[TopicEvent]]:
         """Read up to the first good join and wait for the topic's address; None where the connection ended."""
         while True:
-            data = self._payload(await self._outbox.receive())
+            data = self._payload(await self._inbox.receive())
             if data is None:
                 return None
             try:
@@ -82,15 +87,25 @@ class Session:
         return await reply
 
     async def _chat(self, topic: Mailbox[TopicEvent]) -> None:
-        """Read and post until the connection ends. While it waits, no name here keeps the last message alive."""
-        receive = self._outbox.receive
-        while self._post(await receive(), topic):
+        """Post what comes until the connection ends. While it waits, no name here keeps the last message alive."""
+        receive = self._inbox.receive
+        self._inbox.take_at_once(partial(self._take, topic))
+        while self._post(topic, self._payload(await receive())):
             if topic.crowded():
                 await topic.room()
 
-    def _post(self, event: Message, topic: Mailbox[TopicEvent]) -> bool:
+    def _take(self, topic: Mailbox[TopicEvent], text: str) -> bool:
+        """The same for a message that the inbox has read itself; the connection's end comes by ``_chat`` alone."""
+        try:
+            if topic.crowded():
+                self._inbox.hold(topic.room())
+            return self._post(topic, text)
+        except Exception as exception:
+            self._crash(exception)
+            return False
+
+    def _post(self, topic: Mailbox[TopicEvent], data: Optional[Data]) -> bool:
         """Post what a member's frame asks for; False where the conversation is over."""
-        data = self._payload(event)
         if data is None:
             return False
         try:
@@ -126,3 +141,7 @@ class Session:
             return True
         self._outbox.close(CloseCode.TOO_MANY_REFUSED)
         return False
+
+    def _crash(self, exception: Exception) -> None:
+        self._log.opt(exception=exception).error("session crashed")
+        self._outbox.close(CloseCode.CRASHED)

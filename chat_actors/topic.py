@@ -41,7 +41,7 @@ class Leave(Struct, eq=False):
     reason: str
 
 
-class Send(Struct, eq=False):
+class Send(Struct, eq=False, gc=False):
     """Give the topic a message."""
 
     outbox: Outbox
