@@ -38,6 +38,8 @@ class Mailbox(asyncio.Queue[Optional[Event]]):
 
     def relieve(self) -> None:
         """Let those go on who wait for room (for the actor alone)."""
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, []
         for caught_up in waiting:
             if not caught_up.done():
@@ -102,7 +104,8 @@ class Actor(Generic[Event]):
                 except Exception as exception:
                     self.crashed(event, exception)
                 del event  # the name would keep the event alive until the next one comes
-                self.mailbox.relieve()
+                if not self.mailbox.crowded():
+                    self.mailbox.relieve()
         finally:
             self.running = False
             self.post = self.undelivered
