@@ -47,10 +47,9 @@ class Outbox:
         self._watch.outboxes.discard(self)
 
     def drop_slow(self, detail: str) -> None:
-        """Abort a peer that does not read; its session ends and leaves."""
+        """Abort a peer that does not read; its session ends, leaves and says why in its one log line."""
         if self.reason is None:
-            self.reason = "slow"
-            logger.bind(detail=detail, buffered=self._buffered()).warning("slow reader aborted")
+            self.reason = f"slow: {detail}, {self._buffered()} bytes wait"
             self._abort()
 
     def check(self, now: float) -> None:

@@ -61,8 +61,11 @@ class Session:
             self._crash(exception)
         finally:
             deadline.cancel()
+            reason = outbox.reason or "closed by peer"
             if self._posted_join:
-                self._supervisor.put_nowait(Leave(outbox, outbox.reason or "closed by peer"))
+                self._supervisor.put_nowait(Leave(outbox, reason))
+            else:
+                self._log.bind(reason=reason).info("ended before it joined")
             await outbox.finish()
 
     async def _join(self) -> Optional[Mailbox[TopicEvent]]:

@@ -18,7 +18,8 @@ from chat_actors.protocol import Ack, CloseCode, Joined, Message, finished
 
 TURN_MESSAGES = 256  # of one fan-out, at most; what is left waits for the next turn
 TURN_BYTES = 256 * 1024
-FAN_OUT_STRIDE = 128  # members written to before other tasks get their turn
+STRIDE_MEMBERS = 128  # written to, or
+STRIDE_BYTES = 256 * 1024  # written, before other tasks get their turn
 EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
 
 
@@ -164,12 +165,13 @@ class Topic(Actor[TopicEvent]):
         self._frames, self._acks, self._frames_bytes = [], {}, 0
         self._bound_history()
         joined_up = frames[0] if len(frames) == 1 else b"".join(frames)
+        stride = max(1, min(STRIDE_MEMBERS, STRIDE_BYTES // len(joined_up)))
         for count, outbox in enumerate(self._members, 1):
             if outbox in acks:
                 outbox.write(_with_acks(frames, acks[outbox]))
             else:
                 outbox.write(joined_up)
-            if not count % FAN_OUT_STRIDE:
+            if not count % stride:
                 await asyncio.sleep(0)  # safe: only this actor changes its members
 
     def _join(self, event: Join) -> None:
