@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -46,7 +47,7 @@ def _json_line(record: "Record") -> str:
         **_fields(record),
     }
     if exception is not None:
-        line["exception"] = repr(exception.value)
+        line["exception"] = "".join(traceback.format_exception(*exception))  # repr() of some hold what they failed on
     record["extra"]["_line"] = msgspec.json.encode(line).decode()
     return "{extra[_line]}\n"
 
@@ -58,9 +59,12 @@ def configure_logging(level: str, as_json: bool) -> None:
     logger.add(sys.stderr, level=level, format=_json_line if as_json else _text_line, diagnose=False, backtrace=False)
     handler = _ToLoguru()
     handler.addFilter(_quiet)
+    access = logging.getLogger("uvicorn.access")
+    access.propagate = access.hasHandlers()  # it has none where the access log is off
     for name in _UVICORN:
         std = logging.getLogger(name)
-        std.handlers, std.propagate = [], False
-    logging.getLogger("uvicorn").handlers = [handler]
+        std.handlers = []
+        std.setLevel(logging.INFO)  # below it the websockets package logs whole frames; ``level`` is for loguru
     logging.getLogger("uvicorn.error").propagate = True
-    logging.getLogger("uvicorn.access").propagate = True
+    uvicorn = logging.getLogger("uvicorn")
+    uvicorn.handlers, uvicorn.propagate = [handler], False

@@ -83,6 +83,7 @@ class TransportOutbox(Outbox):
         self._transport = transport
         self._look_again = 0  # once so many bytes are written, see how many of them wait
         self._closing: Optional[asyncio.Task[None]] = None
+        self._grace: Optional[asyncio.TimerHandle] = None
 
     def write(self, frames: bytes) -> None:
         transport = self._transport
@@ -100,12 +101,22 @@ class TransportOutbox(Outbox):
         except RuntimeError:  # uvloop's word for a transport that was closed in between
             pass
 
+    def check(self, now: float) -> None:
+        if not self._transport.is_closing():
+            super().check(now)
+        else:  # by uvicorn itself, which may tell the session only once the peer has read
+            self._let_go()
+
     async def finish(self) -> None:
         await super().finish()
         if self._closing is not None:
             await self._closing
-        if self._transport.get_write_buffer_size():  # closing waits for the peer to read, and it may never
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abort_unread)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give the peer a little time to read what waits for it; a closing transport alone would wait for ever."""
+        if self._grace is None and self._transport.get_write_buffer_size():
+            self._grace = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abort_unread)
 
     def _begin_close(self, code: CloseCode) -> None:
         self._closing = asyncio.create_task(self._close(code))
@@ -119,7 +130,7 @@ class TransportOutbox(Outbox):
             logger.bind(why=repr(gone)).debug("close not sent")
 
     def _buffered(self) -> int:
-        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+        return self._transport.get_write_buffer_size()
 
     def _abort(self) -> None:
         self._transport.abort()

@@ -18,13 +18,16 @@ def workers_asked_for(argv: list[str], environ: Mapping[str, str]) -> int:
             count = following
         elif word.startswith("--workers="):
             count = word.partition("=")[2]
+        elif word.startswith("-w"):
+            count = word[2:]
     return int(count) if count.isdecimal() else 1
 
 
 def refuse_several_workers() -> None:
     """End this process, and the server that started it, where it is one of several workers."""
     server = os.path.basename(sys.argv[0])
-    if multiprocessing.parent_process() is None and "gunicorn" not in server:
+    parent = multiprocessing.parent_process()
+    if parent is None and "gunicorn" not in server:
         return
     if workers_asked_for(sys.argv, os.environ) > 1:
         print(
@@ -32,6 +35,6 @@ def refuse_several_workers() -> None:
             "in parts that do not see each other. Start it with one worker.",
             file=sys.stderr,
         )
-        if multiprocessing.parent_process() is not None:
-            os.kill(os.getppid(), signal.SIGTERM)  # older uvicorn starts a worker that failed again and again
+        if parent is not None and parent.pid == os.getppid():
+            os.kill(parent.pid, signal.SIGTERM)  # older uvicorn starts a worker that failed again and again
         sys.exit(STARTUP_FAILURE)

@@ -1,0 +1,300 @@
+"""A client of the chat server, to try it out and to start your own from. It needs only the ``websockets`` package.
+
+    python client_example.py                                    a demo: four people, two topics, every frame checked
+    python client_example.py --username alice --topic sports    a chat: type to send, /list, /quit
+
+With ``--url`` either talks to another server than the one on this machine. The exit code is 0 if all went well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import shutil
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+PATIENCE = 10.0  # seconds to wait for an answer
+
+Frame = dict[str, Any]  # every frame is one JSON object
+
+
+class Trouble(Exception):
+    """Ends the program; the text is a sentence for its user."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A demo of the chat server; with a username and a topic, a chat.")
+    parser.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="the server (default: %(default)s)")
+    parser.add_argument("--username", help="who you are")
+    parser.add_argument("--topic", help="the topic to join")
+    options = parser.parse_args()
+    if (options.username is None) != (options.topic is None):
+        parser.error("--username and --topic go together")
+    chatting = options.username is not None
+    try:
+        asyncio.run(chat(options.url, options.username, options.topic) if chatting else demo(options.url))
+    except (Trouble, ConnectionClosed) as why:
+        sys.exit(sentence(why))
+    except KeyboardInterrupt:  # Ctrl-C is a way to leave a chat
+        sys.exit(0 if chatting else "The demo was interrupted.")
+
+
+# The demo
+
+
+async def demo(url: str) -> None:
+    """Play a scene in two topics. Raises Trouble at the first frame that is not as expected.
+
+    Each person's frames are compared in order and to the last one, so a frame that was meant for others is found too.
+    """
+    async with AsyncExitStack() as stack:
+        alice, bob, alice2, carol = [
+            Person(name, await stack.enter_async_context(await open_connection(url)))
+            for name in ("alice", "bob", "alice", "carol")
+        ]
+        try:
+            await alice.expect_topics({})
+        except Trouble as trouble:
+            raise Trouble(f"The demo starts on a server without users. {trouble}") from None
+
+        await alice.join("sports", given="alice", users=1)
+        await bob.join("sports", given="bob", users=2)
+        await alice2.join("sports", given="alice#2", users=3)
+        await carol.join("movies", given="carol", users=1)
+        await carol.expect_topics({"sports": 3, "movies": 1})
+
+        await alice.say("Hello World", number=1, to=[bob, alice2])
+        await bob.say("Hello alice, and alice!", number=2, to=[alice, alice2])
+        await alice2.say("There are two of us?", number=3, to=[alice, bob])
+        await carol.say("Is anybody here?", number=1, to=[])
+
+        await bob.send("Hello?")
+        await bob.expect({"type": "error", "error": "invalid_json", "detail": str})
+        await bob.say("That was not JSON. Bye!", number=4, to=[alice, alice2])
+
+        await bob.leave()
+        await carol.expect_topics({"sports": 2, "movies": 1}, within=PATIENCE)
+        await alice.say("Bye, bob", number=5, to=[alice2])
+        await alice.leave()
+        await alice2.leave()
+        await carol.expect_topics({"movies": 1}, within=PATIENCE)
+        await carol.leave()
+    print("Everything came as expected.")
+
+
+class Person:
+    """Someone in the demo: prints what they send and receive, and compares it with what they expect."""
+
+    def __init__(self, name: str, socket: ClientConnection) -> None:
+        self._name = name
+        self._socket = socket
+
+    async def join(self, topic: str, given: str, users: int) -> None:
+        """Join the topic, be ``given`` a name there, and be one of so many ``users``."""
+        await self.send(json.dumps({"username": self._name, "topic": topic}))
+        self._name = given
+        await self.expect({"type": "joined", "username": given, "topic": topic, "users": users, "ttl": (int, float)})
+
+    async def say(self, message: str, number: int, to: list[Person]) -> None:
+        """Send what becomes the topic's message of this number; it must reach those it is ``to``, all others there."""
+        ref = f"{self._name}-{number}"
+        await self.send(json.dumps({"message": message, "ref": ref}))
+        ack = {"type": "ack", "status": "delivered", "id": number, "ref": ref, "timestamp": int, "recipients": len(to)}
+        timestamp = (await self.expect(ack))["timestamp"]
+        if abs(timestamp - time.time()) > 24 * 60 * 60:
+            raise Trouble(f"{self._name} expected the time of today in Unix seconds, but received {timestamp}.")
+        seen = {"type": "message", "id": number, "username": self._name, "message": message, "timestamp": timestamp}
+        for person in to:
+            await person.expect(seen)
+
+    async def expect_topics(self, users: dict[str, int], within: float = 0) -> None:
+        """Ask for the list; for so many seconds again, as the server learns a moment later that somebody has left."""
+        lines = [f"- {topic} ({count} user{'' if count == 1 else 's'})" for topic, count in users.items()] or ["(none)"]
+        topics = [{"topic": topic, "users": count} for topic, count in users.items()]
+        expected = {"type": "topics", "message": "\n".join(["Active Topics:", *lines]), "topics": topics}
+        deadline = time.monotonic() + within
+        while True:
+            await self.send("/list")
+            came = await self.receive(expected)
+            if came == expected:
+                return
+            if came.get("type") != "topics" or time.monotonic() >= deadline:
+                raise self.surprise(expected, came)
+            await asyncio.sleep(0.1)
+
+    async def leave(self) -> None:
+        """Close the connection; nothing may be left in it."""
+        await self._socket.close()
+        async for data in self._socket:
+            raise Trouble(f"{self._name} expected nothing more, but received {data!r}.")
+        print(f"{self._name:>8} left")
+
+    async def send(self, text: str) -> None:
+        print(f"{self._name:>8} -> {text}")
+        await self._socket.send(text)
+
+    async def expect(self, expected: Frame) -> Frame:
+        """Receive the next frame, which must be this one; a type stands for any value of that type."""
+        came = await self.receive(expected)
+        known = {key: came.get(key) for key in expected} if expected["type"] == "joined" else came  # "more may follow"
+        if known.keys() != expected.keys() or not all(fits(expected[key], known[key]) for key in known):
+            raise self.surprise(expected, came)
+        return came
+
+    async def receive(self, expected: Frame) -> Frame:
+        try:
+            came = decode(await asyncio.wait_for(self._socket.recv(), PATIENCE))
+        except (Trouble, ConnectionClosed, asyncio.TimeoutError) as why:
+            raise Trouble(f"{self._name} expected {expected}. {sentence(why)}") from None
+        print(f"{self._name:>8} <- {printable(json.dumps(came, ensure_ascii=False))}", flush=True)
+        return came
+
+    def surprise(self, expected: Frame, came: Frame) -> Trouble:
+        return Trouble(f"{self._name} expected {expected}, but received {came}.")
+
+
+def fits(expected: Any, value: Any) -> bool:
+    return isinstance(value, expected) if isinstance(expected, (type, tuple)) else bool(value == expected)
+
+
+# The chat
+
+
+async def chat(url: str, username: str, topic: str) -> None:
+    """Chat in the terminal until /quit or the end of the input. Raises ConnectionClosed if the server ends it."""
+    async with await open_connection(url) as socket:
+        await socket.send(json.dumps({"username": username, "topic": topic}))
+        joined = decode(await socket.recv())
+        if joined.get("type") != "joined":
+            raise Trouble(f"The server did not let you join: {joined.get('detail')!r}")
+        show(joined)
+        answers: asyncio.Queue[Frame] = asyncio.Queue()
+        incoming = asyncio.create_task(show_incoming(socket, answers))
+        outgoing = asyncio.create_task(send_typed(socket, answers))
+        try:
+            ended, _ = await asyncio.wait({incoming, outgoing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            incoming.cancel()
+            outgoing.cancel()
+            write("\r\x1b[K")  # takes the prompt away
+        for task in ended:
+            task.result()
+
+
+async def show_incoming(socket: ClientConnection, answers: asyncio.Queue[Frame]) -> None:
+    while True:
+        frame = decode(await socket.recv())
+        show(frame)
+        if frame.get("type") in ("ack", "topics", "error"):
+            answers.put_nowait(frame)
+
+
+async def send_typed(socket: ClientConnection, answers: asyncio.Queue[Frame]) -> None:
+    """Send line by line, each when the one before is answered: so all have their answer when the input ends."""
+    write("> ")
+    async for line in typed_lines():
+        if line.strip() == "/quit":
+            break
+        if line.strip():
+            await socket.send(json.dumps({"message": line}))
+            with suppress(asyncio.TimeoutError):  # a server that does not answer must not keep anyone from leaving
+                await asyncio.wait_for(answers.get(), PATIENCE)
+        write("> ")
+
+
+async def typed_lines() -> AsyncIterator[str]:
+    """The lines of standard input, to its end. A thread reads them, as not every system can await them."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def read() -> None:
+        with open(sys.stdin.fileno(), errors="replace", closefd=False) as stdin, suppress(RuntimeError):  # loop closed
+            for line in stdin:
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, "")
+
+    threading.Thread(target=read, daemon=True).start()  # a daemon: nothing can interrupt it while it reads
+    while line := await lines.get():
+        yield line.rstrip("\r\n")
+
+
+TYPING = sys.stdin.isatty() and sys.stdout.isatty()  # somebody types where the chat is shown
+READABLE = {
+    "joined": "You are {username} in {topic}, users: {users}.",
+    "message": "{username}: {message}",
+    "ack": "(delivered to {recipients})",
+    "topics": "{message}",
+    "error": "(refused: {detail})",
+}
+
+
+def show(frame: Frame) -> None:
+    """Print a frame; if somebody types, above the line that is being typed."""
+    text = READABLE.get(str(frame.get("type")), "{type}").format_map(defaultdict(str, frame))
+    columns = shutil.get_terminal_size().columns - 1
+    for line in map(printable, text.replace("\n", "\n    ").split("\n")):  # indented: nobody can forge a message
+        if TYPING:
+            width = max(1, columns if line.isascii() else columns // 2)  # other characters may be two columns wide
+            for start in range(0, len(line), width):
+                # Save the cursor, make an empty row above its own and fill that, go back to where the typing goes on.
+                write(f"\x1b7\n\x1b[A\x1b[L{line[start : start + width]}\n\x1b8\x1b[B")
+        else:
+            print(line, flush=True)
+
+
+def write(text: str) -> None:
+    """Write what is meant for somebody who types."""
+    if TYPING:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+# For both
+
+
+async def open_connection(url: str) -> ClientConnection:
+    try:
+        return await connect(url, proxy=None)  # a proxy of the environment's would not find a server on this machine
+    except (OSError, asyncio.TimeoutError, WebSocketException) as why:
+        advice = "Start one with: uvicorn chat_actors.app:app"
+        raise Trouble(printable(f"No chat server answers at {url} ({why}). {advice}")) from None
+
+
+def decode(data: str | bytes) -> Frame:
+    with suppress(ValueError):
+        frame = json.loads(data)
+        if isinstance(frame, dict):
+            return frame
+    raise Trouble(f"This is no chat server, it sent {data!r}.")
+
+
+def sentence(why: Exception) -> str:
+    if isinstance(why, asyncio.TimeoutError):
+        return "Nothing came."
+    if not isinstance(why, ConnectionClosed):
+        return str(why)
+    if why.rcvd is None:
+        return "The connection to the server was lost."
+    return f"The server closed the connection: {why.rcvd.code}, {printable(why.rcvd.reason) or 'no reason given'}."
+
+
+def printable(text: str) -> str:
+    """The text, with what a terminal would obey (controls, line ends, changes of direction) or cannot show escaped."""
+    obeyed = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
+    escaped = re.sub(obeyed, lambda found: found[0].encode("unicode_escape").decode(), text)
+    return escaped.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding)
+
+
+if __name__ == "__main__":
+    main()
