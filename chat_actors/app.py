@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 
 from chat_actors import __version__
 from chat_actors.clock import Clock
+from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
 from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.logs import configure_logging
@@ -20,7 +21,6 @@ from chat_actors.outbox import StallWatch, open_outbox
 from chat_actors.session import Session
 from chat_actors.settings import Settings, load_settings
 from chat_actors.supervisor import Supervisor
-from chat_actors.topic import Limits
 from chat_actors.workers import refuse_several_workers
 
 

@@ -25,6 +25,7 @@ class Outbox:
         self.receive = receive  # the connection's ASGI events; ends with websocket.disconnect, always
         self.reason: Optional[str] = None  # why the server ended the connection; None while it has not
         self._watch = watch
+        self._most_bytes = watch.most_bytes
         self._send = send
         self._written = 0  # bytes, since the connection was opened
         self._gone = 0  # of them, those that have left the process
@@ -35,6 +36,11 @@ class Outbox:
     def write(self, frames: bytes) -> None:
         """Send a run of finished frames. A peer that is gone gets nothing; one that is too slow is aborted."""
         raise NotImplementedError
+
+    def write_replay(self, frames: bytes) -> None:
+        """The same for what is stored already: it comes on top of what may wait for this peer."""
+        self._most_bytes += len(frames)
+        self.write(frames)
 
     def close(self, code: CloseCode) -> None:
         """Send what was written, then a close frame; nothing after it. The first call counts."""
@@ -90,7 +96,7 @@ class TransportOutbox(Outbox):
         if self.reason is not None or transport.is_closing():
             return
         if self._written > self._look_again:
-            room = self._watch.most_bytes - transport.get_write_buffer_size()
+            room = self._most_bytes - transport.get_write_buffer_size()
             if room < 0:
                 self.drop_slow("too much unread")
                 return
@@ -154,7 +160,7 @@ class PlainOutbox(Outbox):
     def write(self, frames: bytes) -> None:
         if self.reason is not None or self._sender.done():
             return
-        if self._waiting > self._watch.most_bytes:
+        if self._waiting > self._most_bytes:
             self.drop_slow("too much unread")
             return
         for payload in payloads(frames):

@@ -7,7 +7,7 @@ bytes of a finished WebSocket frame by ``finished``.
 
 import enum
 from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn, Union
+from typing import Annotated, Any, Literal, NoReturn, Optional, Union
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -50,6 +50,7 @@ class CloseCode(enum.IntEnum):
     RESTARTING = 1012, "the server restarts, come back"
     OVERLOADED = 1013, "the server is full or this reader too slow, try again later"
     NO_JOIN = 4408, "no join in time"
+    RESUMED_ELSEWHERE = 4409, "another connection has resumed this member"
 
 
 class Refused(Exception):
@@ -64,11 +65,31 @@ class Refused(Exception):
 # From a client: unknown keys are ignored.
 
 
+class Window(Struct, frozen=True):
+    """What a join asks for beyond the plain contract. ``since``: the highest message id that the client has seen."""
+
+    since: Union[int, UnsetType] = UNSET
+    epoch: Union[str, UnsetType] = UNSET
+    resume: str = ""
+    events: bool = False
+
+
 class JoinFrame(Struct):
-    """``{"username", "topic"}``: the names are clean once ``decode_first`` has returned it."""
+    """``{"username", "topic"}``, clean once ``decode_first`` has returned it, and what it asks of the window."""
 
     username: str
     topic: str
+    since: Union[Annotated[int, msgspec.Meta(ge=0)], UnsetType] = UNSET
+    epoch: Union[str, UnsetType] = UNSET
+    resume: Union[str, UnsetType] = UNSET
+    events: Union[bool, UnsetType] = UNSET
+
+    @property
+    def window(self) -> Optional[Window]:
+        """None where the frame has none of the window's keys: that client sees the plain contract."""
+        if self.since is self.epoch is self.resume is self.events is UNSET:
+            return None
+        return Window(self.since, self.epoch, self.resume or "", self.events is True)
 
 
 Ref = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -88,13 +109,30 @@ class ListCommand(Struct):
 # To a client: ``type`` comes first and names the kind.
 
 
+class Gap(Struct):
+    """The ids that cannot be replayed; ``to`` is null where nobody knows: the topic has died since."""
+
+    from_: int = msgspec.field(name="from")
+    to: Optional[int]
+    reason: Literal["expired", "evicted", "restarted"]
+
+
 class Joined(Struct, tag_field="type", tag="joined"):
-    """To the one who joined. ``users``: members, this one included; ``ttl``: seconds a message is kept."""
+    """To the one who joined. ``users``: members, this one included; ``ttl``: seconds a message is kept.
+
+    The rest only for those who asked for the window. ``epoch``: this life of the topic; ``resume``: this member's
+    token; ``members``: the usernames, oldest member first.
+    """
 
     username: str
     topic: str
     users: int
     ttl: Union[int, float]
+    epoch: Union[str, UnsetType] = UNSET
+    last_id: Union[int, UnsetType] = UNSET
+    resume: Union[str, UnsetType] = UNSET
+    gap: Union[Gap, UnsetType] = UNSET
+    members: Union[list[str], UnsetType] = UNSET
 
 
 class Message(Struct, tag_field="type", tag="message", weakref=True):
@@ -106,14 +144,46 @@ class Message(Struct, tag_field="type", tag="message", weakref=True):
     timestamp: int
 
 
+class Replayed(Struct, tag_field="type", tag="message"):
+    """A message from the past, to one who joined with ``since``."""
+
+    id: int
+    username: str
+    message: str
+    timestamp: int
+    replayed: bool = True
+
+    @classmethod
+    def of(cls, message: Message) -> "Replayed":
+        return cls(message.id, message.username, message.message, message.timestamp)
+
+
+class Presence(Struct, tag_field="type", tag="presence"):
+    """To members with ``events``: somebody else came or went; ``users`` are there now."""
+
+    event: Literal["joined", "left"]
+    username: str
+    users: int
+
+
+class Expired(Struct, tag_field="type", tag="expired"):
+    """To members with ``events``: the messages up to this id have been deleted."""
+
+    through: int
+
+
 class Ack(Struct, tag_field="type", tag="ack", kw_only=True):
-    """To the sender; ``id`` and ``timestamp`` are those the ``recipients`` others saw."""
+    """To the sender; ``id`` and ``timestamp`` are those the ``recipients`` others saw.
+
+    ``duplicate``: this member's ``ref`` was used before, and this is the acknowledgment of the message that had it.
+    """
 
     status: str = "delivered"
     id: int
     ref: Union[str, UnsetType] = UNSET
     timestamp: int
     recipients: int
+    duplicate: Union[bool, UnsetType] = UNSET
 
 
 class TopicUsers(Struct):
@@ -142,7 +212,7 @@ class Error(Struct, tag_field="type", tag="error"):
     detail: str
 
 
-ServerFrame = Union[Joined, Message, Ack, Topics, Error]
+ServerFrame = Union[Joined, Message, Replayed, Presence, Expired, Ack, Topics, Error]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -180,6 +250,7 @@ _decode_any = msgspec.json.Decoder(Any).decode
 # UnicodeError: a lone surrogate or broken UTF-8; RecursionError: nesting deeper than the decoder goes.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
+_WINDOW_FORM = "since must be an integer from 0, epoch and resume strings, events true or false"
 _JOIN_FORM = 'the first frame must be {"username": "…", "topic": "…"}'
 
 
@@ -187,8 +258,8 @@ def decode_first(data: Data) -> Union[JoinFrame, ListCommand]:
     """A frame of a client that has not joined. Raises Refused."""
     try:
         frame = _decode_join(_text(data))
-    except _UNDECODABLE:
-        return _explain_first(data)
+    except _UNDECODABLE as why:
+        return _explain_first(data, why)
     try:
         frame.username = clean_username(frame.username)
     except InvalidName as why:
@@ -237,7 +308,7 @@ def _command(text: str) -> ListCommand:
     raise Refused(ErrorCode.UNKNOWN_COMMAND, "there is one command, /list; a message cannot start with a slash")
 
 
-def _explain_first(data: Data) -> ListCommand:
+def _explain_first(data: Data, why: Exception) -> ListCommand:
     keys = _keys(data)
     if isinstance(keys, ListCommand):
         return keys
@@ -250,7 +321,7 @@ def _explain_first(data: Data) -> ListCommand:
         raise Refused(ErrorCode.INVALID_JOIN, _JOIN_FORM)
     _string(keys, "username", ErrorCode.INVALID_USERNAME)
     _string(keys, "topic", ErrorCode.INVALID_TOPIC)
-    raise Refused(ErrorCode.INVALID_JOIN, _JOIN_FORM)
+    raise Refused(ErrorCode.INVALID_JOIN, f"{_WINDOW_FORM}: {why}")
 
 
 def _explain_next(data: Data, why: Exception) -> ListCommand:

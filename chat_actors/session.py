@@ -86,7 +86,7 @@ class Session:
             self._supervisor.put_nowait(ListTopics(self._outbox))
         reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
         self._posted_join = True
-        self._supervisor.put_nowait(Join(frame.topic, frame.username, self._outbox, reply))
+        self._supervisor.put_nowait(Join(frame.topic, frame.username, self._outbox, reply, frame.window))
         return await reply
 
     async def _chat(self, topic: Mailbox[TopicEvent]) -> None:

@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
+from chat_actors.history import Limits
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import CloseCode, Topics, TopicUsers, finished
-from chat_actors.topic import Join, JoinFailed, Leave, Limits, Topic
+from chat_actors.topic import Join, JoinFailed, Leave, Replaced, Topic
 
 # What the actor receives.
 
@@ -37,7 +38,7 @@ class TopicEnded(Struct, eq=False):
     active: _Active
 
 
-SupervisorEvent = Union[Join, Leave, ListTopics, TopicEnded]
+SupervisorEvent = Union[Join, Leave, Replaced, ListTopics, TopicEnded]
 
 
 class Supervisor(Actor[SupervisorEvent]):
@@ -56,6 +57,8 @@ class Supervisor(Actor[SupervisorEvent]):
             self._join(event)
         elif type(event) is Leave:
             self._leave(event)
+        elif type(event) is Replaced:
+            self._take_out(event.outbox)
         elif type(event) is ListTopics:
             self._tell_topics(event)
         elif type(event) is TopicEnded:
@@ -71,14 +74,19 @@ class Supervisor(Actor[SupervisorEvent]):
         active.topic.post(event)
 
     def _leave(self, event: Leave) -> None:
-        active = self._where.pop(event.outbox, None)
-        if active is None:
-            return
-        active.users -= 1
-        self._list = None
-        active.topic.post(event)
-        if active.users == 0:
-            self._retire(active)
+        active = self._take_out(event.outbox)
+        if active is not None:
+            active.topic.post(event)
+            if active.users == 0:
+                self._retire(active)
+
+    def _take_out(self, outbox: Outbox) -> Optional[_Active]:
+        """Count a member out of its topic; None if it was counted out before."""
+        active = self._where.pop(outbox, None)
+        if active is not None:
+            active.users -= 1
+            self._list = None
+        return active
 
     def _tell_topics(self, event: ListTopics) -> None:
         if self._list is None:
@@ -87,7 +95,7 @@ class Supervisor(Actor[SupervisorEvent]):
         event.outbox.write(self._list)
 
     def _create(self, name: str) -> _Active:
-        active = _Active(Topic(name, self._limits, self._clock))
+        active = _Active(Topic(name, self._limits, self._clock, self.post))
         self._topics[name] = active
         task = active.topic.task
         self._tasks.add(task)

@@ -1,25 +1,36 @@
-"""One topic: its members, their names, its messages, their order and their end.
+"""One topic: the order of its messages, of its joins and of its leaves, and their end.
 
-What lives here is touched by this actor alone. A turn takes all the mail that waits, makes each message into a
-finished frame once, and writes once to each member: under load one system call carries a whole batch.
+What lives here is touched by this actor alone. A turn takes the mail that waits, makes each message into a finished
+frame once, and writes once to each member: under load one system call carries a whole batch.
 """
 
 import asyncio
-from collections import deque
-from typing import Optional, Union
+import secrets
+from typing import Callable, Optional, Union
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from chat_actors.actor import Actor, Mailbox
 from chat_actors.clock import Clock
-from chat_actors.names import nickname_key
+from chat_actors.fanout import FanOut
+from chat_actors.history import History, Limits, Refs
+from chat_actors.members import Member, Members
 from chat_actors.outbox import Outbox
-from chat_actors.protocol import Ack, CloseCode, Joined, Message, finished
+from chat_actors.protocol import (
+    Ack,
+    CloseCode,
+    Expired,
+    Gap,
+    Joined,
+    Message,
+    Presence,
+    Replayed,
+    Window,
+    finished,
+)
 
-TURN_MESSAGES = 256  # of one fan-out, at most; what is left waits for the next turn
-TURN_BYTES = 256 * 1024
-STRIDE_MEMBERS = 128  # written to, or
-STRIDE_BYTES = 256 * 1024  # written, before other tasks get their turn
+TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
 EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
 
 
@@ -33,6 +44,7 @@ class Join(Struct, eq=False):
     username: str
     outbox: Outbox
     reply: "asyncio.Future[Mailbox[TopicEvent]]"
+    window: Optional[Window] = None  # what the joiner wants beyond the plain contract
 
 
 class Leave(Struct, eq=False):
@@ -51,10 +63,19 @@ class Send(Struct, eq=False, gc=False):
 
 
 class Expire(Struct):
-    """The oldest message has reached its end."""
+    """Something that is remembered has reached its end."""
 
 
 TopicEvent = Union[Join, Leave, Send, Expire]
+
+
+# What the actor tells the one who made it.
+
+
+class Replaced(Struct, eq=False):
+    """This outbox is a member no more: another connection has taken its place, without a leave and a join."""
+
+    outbox: Outbox
 
 
 class JoinFailed(Exception):
@@ -65,66 +86,43 @@ class JoinFailed(Exception):
         self.code = code
 
 
-class Limits(Struct, frozen=True):
-    """How long (seconds) and how much a topic remembers."""
-
-    message_ttl: float = 30.0
-    history_messages: int = 10_000
-    history_bytes: int = 8 * 1024 * 1024
-
-
-class Member(Struct, eq=False):
-    """``key`` is what the username is compared by."""
-
-    username: str
-    key: str
-
-
 class Topic(Actor[TopicEvent]):
     """The actor. ``stranded``: joins that came behind its end, for the supervisor to place elsewhere."""
 
-    def __init__(self, name: str, limits: Limits, clock: Clock) -> None:
-        # Members, in the order in which they joined.
-        self._members: dict[Outbox, Member] = {}
-        self._keys: set[str] = set()
-        # Messages, oldest first: (monotonic deadline, message, bytes of its frame).
-        self._history: deque[tuple[float, Message, int]] = deque()
-        self._history_bytes = 0
-        self._last_id = 0
-        self._expiry: Optional[asyncio.Task[None]] = None
-        # The fan-out of this turn: the frames in order; for each sender its acks and where they stand.
-        self._frames: list[bytes] = []
-        self._frames_bytes = 0
-        self._acks: dict[Outbox, list[tuple[int, bytes]]] = {}
-        self._deadline = 0.0
-        self._timestamp = 0
-
+    def __init__(self, name: str, limits: Limits, clock: Clock, tell: Callable[[Replaced], None]) -> None:
         self.name = name
         self.stranded: list[Join] = []
-        self._limits = limits
+        self._tell = tell
+        self._ttl = limits.message_ttl
+        self._epoch = secrets.token_hex(4)  # tells this life of the topic from the one before
+        self._members = Members(limits.message_ttl)
+        self._history = History(limits)
+        self._expiry: Optional[asyncio.Task[None]] = None
+        # Of this turn.
+        self._fan_out = FanOut()
+        self._now = 0.0
+        self._timestamp = 0
         super().__init__(clock, topic=name)
 
     async def turn(self, event: TopicEvent) -> None:
         """Drain, then fan out. Joins, leaves and expiries take effect where they stand among the messages."""
         await asyncio.sleep(0)  # the other sockets that are readable now post theirs first
-        self._deadline = self._clock.monotonic() + self._limits.message_ttl
+        self._now = self._clock.monotonic()
         self._timestamp = int(self._clock.wall())
+        taken = 1
         following: Optional[TopicEvent] = event
         while following is not None:
             if type(following) is not Send:
-                await self._fan_out()
+                await self._write()
             self.attempt(following)
-            if (
-                not self.running
-                or len(self._frames) >= TURN_MESSAGES
-                or self._frames_bytes >= TURN_BYTES
-                or self.mailbox.empty()
-            ):
+            if not self.running or taken == TURN_EVENTS or self._fan_out.full() or self.mailbox.empty():
                 break
             following = self.mailbox.get_nowait()
+            taken += 1
         else:
             self.running = False
-        await self._fan_out()
+        await self._write()
+        self._await_expiry()
 
     def handle(self, event: TopicEvent) -> None:
         if type(event) is Send:
@@ -137,83 +135,101 @@ class Topic(Actor[TopicEvent]):
             self._expire()
 
     def _send(self, event: Send) -> None:
-        outbox = event.outbox
-        member = self._members.get(outbox)
-        if member is None:  # posted behind its own leave, or after this actor gave it up
+        outbox, ref = event.outbox, event.ref
+        member = self._members.present.get(outbox)
+        if member is None:  # posted behind its own leave, or its place was taken
             return
-        message = Message(self._last_id + 1, member.username, event.message, self._timestamp)
-        frame = finished(message)
-        ack = Ack(id=message.id, ref=event.ref, timestamp=self._timestamp, recipients=len(self._members) - 1)
-        place = len(self._frames), finished(ack)
+        own: Optional[tuple[Refs, str]] = None
+        if member.refs is not None and ref is not UNSET:
+            own = member.refs, ref
+            if ref in member.refs:
+                self._fan_out.message(b"", outbox, finished(replace(member.refs[ref], duplicate=True)))
+                return
+        number = self._history.last_id + 1
+        message = Message(number, member.username, event.message, self._timestamp)
+        ack = Ack(id=number, ref=ref, timestamp=self._timestamp, recipients=len(self._members.present) - 1)
+        frame, acknowledgment = finished(message), finished(ack)
         # From here on nothing fails: the message is in the topic's order or it is not.
-        self._last_id += 1
-        self._frames.append(frame)
-        self._frames_bytes += len(frame)
-        own = self._acks.get(outbox)
-        if own is None:
-            self._acks[outbox] = [place]
-        else:
-            own.append(place)
-        self._history.append((self._deadline, message, len(frame)))
-        self._history_bytes += len(frame)
-
-    async def _fan_out(self) -> None:
-        """Write what this turn has so far to every member, once; senders get their acks in the frames' places."""
-        frames, acks = self._frames, self._acks
-        if not frames:
-            return
-        self._frames, self._acks, self._frames_bytes = [], {}, 0
-        self._bound_history()
-        joined_up = frames[0] if len(frames) == 1 else b"".join(frames)
-        stride = max(1, min(STRIDE_MEMBERS, STRIDE_BYTES // len(joined_up)))
-        for count, outbox in enumerate(self._members, 1):
-            if outbox in acks:
-                outbox.write(_with_acks(frames, acks[outbox]))
-            else:
-                outbox.write(joined_up)
-            if not count % stride:
-                await asyncio.sleep(0)  # safe: only this actor changes its members
+        self._history.add(self._now + self._ttl, message, len(frame), own)
+        if own is not None:
+            own[0][own[1]] = ack
+        self._fan_out.message(frame, outbox, acknowledgment)
 
     def _join(self, event: Join) -> None:
-        key = nickname_key(event.username)
-        username, free = event.username, key
-        number = 1
-        while free in self._keys:
-            number += 1
-            username, free = f"{event.username}#{number}", f"{key}#{number}"
-        self._members[event.outbox] = Member(username, free)
-        self._keys.add(free)
-        ttl = self._limits.message_ttl
-        users = len(self._members)
-        event.outbox.write(finished(Joined(username, self.name, users, int(ttl) if ttl == int(ttl) else ttl)))
+        outbox, window = event.outbox, event.window
+        member, replaced = self._members.join(outbox, event.username, window, self._now)
+        users = len(self._members.present)
+        ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
+        joined = Joined(member.username, self.name, users, ttl)
+        replay = b"" if window is None else self._open_window(window, member, joined)
+        if replaced is not None:  # told before the one who joined is, so that a /list of his counts him once
+            self._tell(Replaced(replaced))
+            replaced.close(CloseCode.RESUMED_ELSEWHERE)
+        elif self._members.watchers:
+            self._fan_out.notice(finished(Presence("joined", member.username, users)), outbox)
+        outbox.write(finished(joined))
+        if replay:
+            outbox.write_replay(replay)
         if not event.reply.done():  # the session may be gone; its leave is on its way
             event.reply.set_result(self.mailbox)
-        self._log.bind(username=username, users=users).info("joined")
+        self._log.bind(username=member.username, users=users).info("joined" if replaced is None else "resumed")
+
+    def _open_window(self, window: Window, member: Member, joined: Joined) -> bytes:
+        """Complete ``joined`` with what only those get who ask for it; returns the frames to replay."""
+        joined.epoch, joined.last_id, joined.resume = self._epoch, self._history.last_id, member.token
+        if window.events:
+            joined.members = self._members.names()
+        since = window.since
+        if since is UNSET:
+            return b""
+        if window.epoch not in (UNSET, self._epoch):
+            joined.gap, since = Gap(since + 1, None, "restarted"), 0
+        elif window.epoch is not UNSET:
+            joined.gap = self._history.gap(since) or UNSET
+        return b"".join(finished(Replayed.of(message)) for message in self._history.after(since))
 
     def _leave(self, event: Leave) -> None:
-        member = self._members.pop(event.outbox, None)
-        if member is not None:
-            self._keys.discard(member.key)
-            self._log.bind(username=member.username, users=len(self._members), reason=event.reason).info("left")
+        member = self._members.leave(event.outbox, self._now)
+        if member is None:
+            return
+        users = len(self._members.present)
+        if self._members.watchers:
+            self._fan_out.notice(finished(Presence("left", member.username, users)))
+        self._log.bind(username=member.username, users=users, reason=event.reason).info("left")
 
-    def _bound_history(self) -> None:
-        history, limits = self._history, self._limits
-        while len(history) > limits.history_messages or self._history_bytes > limits.history_bytes:
-            self._history_bytes -= history.popleft()[2]
-        if history and self._expiry is None:
-            self._expiry = asyncio.create_task(self._expire_at(history[0][0]))
+    async def _write(self) -> None:
+        """Write what this turn has to say so far."""
+        if not self._fan_out:
+            return
+        deleted = self._history.deleted_through
+        self._history.evict()
+        self._note_deleted(deleted)
+        fan_out, self._fan_out = self._fan_out, FanOut()
+        await fan_out.write(self._members.present)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        deleted = self._history.deleted_through
+        self._history.expire(self._now)
+        self._members.forget(self._now)
+        self._note_deleted(deleted)
+
+    def _note_deleted(self, before: int) -> None:
+        through = self._history.deleted_through
+        if through > before and self._members.watchers:
+            self._fan_out.notice(finished(Expired(through)))
+
+    def _await_expiry(self) -> None:
+        """Have an expire event posted when the oldest thing that is remembered reaches its end."""
+        if self._expiry is None:
+            deadlines = self._history.oldest_deadline, self._members.oldest_deadline
+            oldest = min((deadline for deadline in deadlines if deadline is not None), default=None)
+            if oldest is not None:
+                self._expiry = asyncio.create_task(self._expire_at(oldest))
 
     async def _expire_at(self, deadline: float) -> None:
         await self._clock.sleep(max(deadline - self._clock.monotonic(), EXPIRY_GRAIN))
         self.post(Expire())
-
-    def _expire(self) -> None:
-        """Forget what has reached its end, and wait for the next oldest, while there is one."""
-        self._expiry = None
-        history, now = self._history, self._clock.monotonic()
-        while history and history[0][0] <= now:
-            self._history_bytes -= history.popleft()[2]
-        self._bound_history()
 
     def crashed(self, event: TopicEvent, exception: Exception) -> None:
         super().crashed(event, exception)
@@ -225,22 +241,10 @@ class Topic(Actor[TopicEvent]):
             self.stranded.append(event)
 
     async def ended(self) -> None:
-        for outbox in self._members:  # none is left, unless the actor gave up
+        for outbox in self._members.present:  # none is left, unless the actor gave up
             outbox.close(CloseCode.CRASHED)
         self._members.clear()
         self._history.clear()
         if self._expiry is not None:
             self._expiry.cancel()
             await asyncio.wait({self._expiry})
-
-
-def _with_acks(frames: list[bytes], acks: list[tuple[int, bytes]]) -> bytes:
-    """The frames, with the sender's acks in the places of its own messages."""
-    parts: list[bytes] = []
-    start = 0
-    for place, ack in acks:
-        parts += frames[start:place]
-        parts.append(ack)
-        start = place + 1
-    parts += frames[start:]
-    return b"".join(parts)

@@ -1,0 +1,80 @@
+"""One turn's way from a topic to its members: frames in order, joined once, one write for each member."""
+
+import asyncio
+from typing import Optional
+
+from chat_actors.members import Member
+from chat_actors.outbox import Outbox
+
+MOST_FRAMES = 256  # of one fan-out, at most; what is left waits for the next turn
+MOST_BYTES = 256 * 1024
+STRIDE_MEMBERS = 128  # written to, or
+STRIDE_BYTES = 256 * 1024  # written, before other tasks get their turn
+
+
+class FanOut:
+    """What one turn has to say: messages to all, notices to those who asked for them, acks to the senders."""
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self._notices: list[int] = []  # places of the frames that are only for members with ``events``
+        self._own: dict[Outbox, list[tuple[int, bytes]]] = {}  # what someone gets in place of a frame
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def full(self) -> bool:
+        """Whether it is time to write."""
+        return len(self._frames) >= MOST_FRAMES or self._bytes >= MOST_BYTES
+
+    def message(self, frame: bytes, sender: Outbox, ack: bytes) -> None:
+        """A frame for everyone; for its sender, the ack in its place. ``frame`` is empty for a duplicate."""
+        place = len(self._frames), ack
+        own = self._own.get(sender)
+        if own is None:
+            self._own[sender] = [place]
+        else:
+            own.append(place)
+        self._frames.append(frame)
+        self._bytes += len(frame)
+
+    def notice(self, frame: bytes, about: Optional[Outbox] = None) -> None:
+        """A frame for those with ``events``, except the one it is about."""
+        place = len(self._frames)
+        self._notices.append(place)
+        if about is not None:
+            self._own.setdefault(about, []).append((place, b""))
+        self._frames.append(frame)
+        self._bytes += len(frame)
+
+    async def write(self, members: dict[Outbox, Member]) -> None:
+        """Write to each member once. Nobody but the caller may change the members meanwhile."""
+        frames, own, hidden = self._frames, self._own, [(place, b"") for place in self._notices]
+        everything = frames[0] if len(frames) == 1 else b"".join(frames)
+        plain = _spliced(frames, hidden) if hidden else everything
+        stride = max(1, min(STRIDE_MEMBERS, STRIDE_BYTES // (len(everything) or 1)))
+        count = 0
+        for outbox, member in members.items():
+            if outbox in own:
+                pieces = own[outbox]
+                data = _spliced(frames, pieces if member.events or not hidden else sorted(pieces + hidden))
+            else:
+                data = everything if member.events else plain
+            if data:
+                outbox.write(data)
+                count += 1
+                if not count % stride:
+                    await asyncio.sleep(0)
+
+
+def _spliced(frames: list[bytes], pieces: list[tuple[int, bytes]]) -> bytes:
+    """The frames joined, with each piece in the place of the frame that stands there."""
+    parts: list[bytes] = []
+    start = 0
+    for place, piece in pieces:
+        parts += frames[start:place]
+        parts.append(piece)
+        start = place + 1
+    parts += frames[start:]
+    return b"".join(parts)

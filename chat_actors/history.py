@@ -1,0 +1,82 @@
+"""What a topic remembers of its messages: in order, for the window's length, within bounds. No asyncio."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Optional, Union
+
+from msgspec import Struct
+
+from chat_actors.protocol import Ack, Gap, Message
+
+Refs = dict[str, Ack]  # a member's own references, and how the messages that had them were acknowledged
+
+
+class Limits(Struct, frozen=True):
+    """How long (seconds) and how much a topic remembers."""
+
+    message_ttl: float = 30.0
+    history_messages: int = 10_000
+    history_bytes: int = 8 * 1024 * 1024
+
+
+class History:
+    """The messages of one topic, oldest first; their ids have no holes. A ref is forgotten with its message."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.last_id = 0  # the newest message's
+        self._limits = limits
+        # (monotonic deadline, message, bytes of its frame, where the sender's ref is kept)
+        self._entries: deque[tuple[float, Message, int, Optional[tuple[Refs, str]]]] = deque()
+        self._bytes = 0
+        self._evicted = 0  # highest id that was deleted before its time
+
+    def add(self, deadline: float, message: Message, size: int, ref: Optional[tuple[Refs, str]]) -> None:
+        """Remember a message of ``size`` bytes until ``deadline`` (monotonic seconds), and its sender's ref with it."""
+        self.last_id = message.id
+        self._bytes += size
+        self._entries.append((deadline, message, size, ref))
+
+    def evict(self) -> None:
+        """Forget the oldest messages that are too many or too much."""
+        limits = self._limits
+        while len(self._entries) > limits.history_messages or self._bytes > limits.history_bytes:
+            self._evicted = self._entries[0][1].id
+            self._forget_oldest()
+
+    def expire(self, now: float) -> None:
+        """Forget the messages whose deadline has come."""
+        while self._entries and self._entries[0][0] <= now:
+            self._forget_oldest()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._entries.clear()
+        self._bytes = 0
+
+    @property
+    def oldest_deadline(self) -> Optional[float]:
+        """When the next message has to go; None where there is none."""
+        return self._entries[0][0] if self._entries else None
+
+    @property
+    def deleted_through(self) -> int:
+        """Messages up to this id have been deleted; 0 if none."""
+        return self._entries[0][1].id - 1 if self._entries else self.last_id
+
+    def after(self, since: int) -> Iterator[Message]:
+        """The messages with an id above ``since``, oldest first."""
+        return (entry[1] for entry in islice(self._entries, max(0, since - self.deleted_through), None))
+
+    def gap(self, since: int) -> Union[Gap, None]:
+        """The messages above ``since`` that are lost; None where none is."""
+        through = self.deleted_through
+        if since >= through:
+            return None
+        return Gap(since + 1, through, "evicted" if self._evicted > since else "expired")
+
+    def _forget_oldest(self) -> None:
+        _, _, size, ref = self._entries.popleft()
+        self._bytes -= size
+        if ref is not None:
+            del ref[0][ref[1]]

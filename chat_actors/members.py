@@ -1,0 +1,113 @@
+"""Who is in a topic, under which name, and who left so recently that he may come back as himself. No asyncio."""
+
+import secrets
+from typing import Optional
+
+from msgspec import Struct
+
+from chat_actors.history import Refs
+from chat_actors.names import nickname_key
+from chat_actors.outbox import Outbox
+from chat_actors.protocol import Window
+
+
+class Member(Struct, eq=False):
+    """``key``: what the username is compared by. The rest is for a member that asked for the window."""
+
+    username: str
+    key: str
+    number: int = 0  # of the join, in the topic's order
+    events: bool = False  # whether it wants notices of what happens to others
+    token: str = ""  # what it may resume by; empty if it did not ask
+    refs: Optional[Refs] = None  # its references within the window
+
+
+class Members:
+    """The members of one topic, and those who left within the window and asked to be known again."""
+
+    def __init__(self, window_seconds: float) -> None:
+        self.present: dict[Outbox, Member] = {}
+        self.watchers = 0  # members with ``events``
+        self._window = window_seconds
+        self._keys: set[str] = set()
+        self._connected: dict[str, Outbox] = {}  # by token
+        self._departed: dict[str, tuple[float, Member]] = {}  # by token; until when (monotonic), oldest first
+        self._joins = 0
+
+    def join(
+        self, outbox: Outbox, username: str, window: Optional[Window], now: float
+    ) -> tuple[Member, Optional[Outbox]]:
+        """The new member, or the one that comes back; and the outbox of its old connection, if that is still here."""
+        member, replaced = None, None
+        if window is not None and window.resume:
+            replaced = self._connected.get(window.resume)
+            if replaced is not None:
+                member = self._remove(replaced)
+            elif window.resume in self._departed:
+                until, known = self._departed.pop(window.resume)
+                member = known if now < until else None
+        if member is None:
+            member = Member("", "")
+            if window is not None:
+                member.token, member.refs = secrets.token_urlsafe(16), {}
+        if not member.key or member.key in self._keys:  # a name is not held back for someone who left
+            member.username, member.key = self._free_name(username)
+        if replaced is None:
+            self._joins += 1
+            member.number = self._joins
+        member.events = window is not None and window.events
+        self._add(outbox, member)
+        return member, replaced
+
+    def leave(self, outbox: Outbox, now: float) -> Optional[Member]:
+        """The member that has left; None if it was none."""
+        if outbox not in self.present:
+            return None
+        member = self._remove(outbox)
+        if member.token:
+            self._departed[member.token] = now + self._window, member
+        return member
+
+    def forget(self, now: float) -> None:
+        """Forget those who left so long ago that they cannot come back as themselves."""
+        for token, (until, _) in list(self._departed.items()):
+            if now < until:
+                break
+            del self._departed[token]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.present.clear()
+        self._departed.clear()
+
+    @property
+    def oldest_deadline(self) -> Optional[float]:
+        """When the next of those who left has to be forgotten; None where there is none."""
+        return next((until for until, _ in self._departed.values()), None)
+
+    def names(self) -> list[str]:
+        """The usernames, oldest member first."""
+        return [member.username for member in sorted(self.present.values(), key=lambda member: member.number)]
+
+    def _free_name(self, username: str) -> tuple[str, str]:
+        """The name and its key; where it is taken, with the smallest number from 2 that makes it free."""
+        key = nickname_key(username)
+        name, free, number = username, key, 1
+        while free in self._keys:
+            number += 1
+            name, free = f"{username}#{number}", f"{key}#{number}"
+        return name, free
+
+    def _add(self, outbox: Outbox, member: Member) -> None:
+        self.present[outbox] = member
+        self._keys.add(member.key)
+        self.watchers += member.events
+        if member.token:
+            self._connected[member.token] = outbox
+
+    def _remove(self, outbox: Outbox) -> Member:
+        member = self.present.pop(outbox)
+        self._keys.discard(member.key)
+        self.watchers -= member.events
+        self._connected.pop(member.token, None)
+        return member
