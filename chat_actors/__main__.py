@@ -1,6 +1,7 @@
 """``python -m chat_actors`` and the command ``chat-actors``: uvicorn with the safe options set."""
 
 import uvicorn
+from loguru import logger
 
 from chat_actors.settings import load_settings
 
@@ -8,6 +9,8 @@ from chat_actors.settings import load_settings
 def main() -> None:
     """Serve until a signal ends it."""
     settings = load_settings()
+    if settings.host not in ("127.0.0.1", "::1", "localhost") and not (settings.token or settings.allowed_origins):
+        logger.bind(host=settings.host).warning("open to everyone: neither CHAT_TOKEN nor CHAT_ALLOWED_ORIGINS is set")
     uvicorn.run(
         "chat_actors.app:app",
         host=settings.host,

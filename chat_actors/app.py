@@ -9,15 +9,18 @@ from contextlib import asynccontextmanager
 from typing import Optional
 
 from fastapi import FastAPI
+from loguru import logger
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from chat_actors import __version__
 from chat_actors.clock import Clock
+from chat_actors.door import Door
 from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
 from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.logs import configure_logging
-from chat_actors.outbox import StallWatch, open_outbox
+from chat_actors.outbox import StallWatch, open_outbox, turn_away
+from chat_actors.protocol import Error, ErrorCode
 from chat_actors.session import Session
 from chat_actors.settings import Settings, load_settings
 from chat_actors.supervisor import Supervisor
@@ -30,6 +33,7 @@ class Chat:
     def __init__(self, settings: Settings, clock: Optional[Clock] = None) -> None:
         self._settings = settings
         self._clock = clock or Clock()
+        self._door = Door(settings)
         self._supervisor: Optional[Supervisor] = None
         self._watch: StallWatch
         self._watching: asyncio.Task[None]
@@ -37,18 +41,38 @@ class Chat:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         supervisor = self.start()
         await receive()  # websocket.connect
-        await send({"type": "websocket.accept"})
-        protocol = uvicorn_protocol(scope)
-        outbox = open_outbox(self._watch, protocol, receive, send)
-        inbox = open_inbox(protocol, outbox.receive, self._settings.frame_bytes)
-        peer = "{}:{}".format(*scope["client"]) if scope.get("client") else "unknown"
-        await Session(inbox, outbox, supervisor.mailbox, self._settings, peer).run()
+        refusal = self._door.refusal(scope["headers"])
+        address, port = scope.get("client") or ("unknown", 0)
+        peer = f"{address}:{port}"
+        if refusal is not None:
+            logger.bind(peer=peer, reason=refusal).info("handshake refused")
+            await send({"type": "websocket.close"})  # before the upgrade: the server answers 403
+            return
+        try:
+            if not self._door.enter(address):
+                logger.bind(peer=peer, code=ErrorCode.SERVER_FULL.value).info("connection refused")
+                await turn_away(send, Error(ErrorCode.SERVER_FULL, "the server is full, try again later"))
+                return
+            await send({"type": "websocket.accept"})
+            protocol = uvicorn_protocol(scope)
+            outbox = open_outbox(self._watch, protocol, receive, send)
+            inbox = open_inbox(protocol, outbox.receive, self._settings.frame_bytes)
+            is_token = None if self._door.knows(scope["headers"]) else self._door.is_token
+            await Session(inbox, outbox, supervisor.mailbox, self._settings, peer, is_token).run()
+        finally:
+            self._door.leave(address)
 
     def start(self) -> Supervisor:
         """The supervisor that runs in this loop; hosts without a lifespan get it with their first connection."""
         if self._supervisor is None or self._supervisor.task.done():
             settings = self._settings
-            limits = Limits(settings.message_ttl, settings.history_messages, settings.history_bytes)
+            limits = Limits(
+                message_ttl=settings.message_ttl,
+                history_messages=settings.history_messages,
+                history_bytes=settings.history_bytes,
+                topics=settings.topics,
+                topic_members=settings.topic_members,
+            )
             self._supervisor = Supervisor(limits, self._clock)
             self._watch = StallWatch(self._clock, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl)
             self._watching = asyncio.create_task(self._watch.run())

@@ -13,11 +13,13 @@ Refs = dict[str, Ack]  # a member's own references, and how the messages that ha
 
 
 class Limits(Struct, frozen=True):
-    """How long (seconds) and how much a topic remembers."""
+    """How long (seconds) and how much a topic remembers; how many topics and members there may be (0: any number)."""
 
     message_ttl: float = 30.0
     history_messages: int = 10_000
     history_bytes: int = 8 * 1024 * 1024
+    topics: int = 0
+    topic_members: int = 0
 
 
 class History:

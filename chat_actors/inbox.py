@@ -45,7 +45,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._protocol = protocol
         self._longest = longest
         self._take: Optional[Take] = None
-        self._held = False
+        self._held: Optional[asyncio.Future[None]] = None  # until then nothing is read
         self._ahead = 0  # messages that uvicorn has and the session has not received
         self._unread = b""  # the beginning of a frame; while held, all that follows as well
         protocol.transport.set_protocol(self)
@@ -54,12 +54,12 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._take = take
 
     def hold(self, until: "asyncio.Future[None]") -> None:
-        self._held = True
+        self._held = until
         self._protocol.transport.pause_reading()
         until.add_done_callback(self._go_on)
 
     def _go_on(self, _: "asyncio.Future[None]") -> None:
-        self._held = False
+        self._held = None
         if not self._protocol.transport.is_closing():
             self._protocol.transport.resume_reading()
             self.data_received(b"")
@@ -75,7 +75,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
         if self._unread:
             data = self._unread + data
         at, size = 0, len(data)
-        while size - at >= 6 and not self._held:  # no frame of a client is shorter
+        while size - at >= 6 and self._held is None:  # no frame of a client is shorter
             first, length, payload = data[at], data[at + 1] - _MASKED, at + 6
             if length >= 126:
                 length, payload = int.from_bytes(data[at + 2 : at + 4], "big") if length == 126 else size, at + 8

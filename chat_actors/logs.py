@@ -21,12 +21,15 @@ class _ToLoguru(logging.Handler):
         level: Any = record.levelname
         if level not in ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
             level = record.levelno
-        logger.opt(exception=record.exc_info).log(level, "{}", record.getMessage())
+        if record.name == "uvicorn.access":  # (client, method, path with its query, HTTP version, status)
+            client, method, path, *rest = record.args  # type: ignore[misc]
+            record.args = (client, method, str(path).partition("?")[0], *rest)
+        logger.opt(exception=record.exc_info).log(level, "{}", record.getMessage().rstrip())
 
 
 def _quiet(record: logging.LogRecord) -> bool:
     """Whether uvicorn's line says something new: each connection has its join and its leave, without the query."""
-    return "WebSocket" not in str(record.msg) and record.msg not in ("connection open", "connection closed")
+    return "WebSocket" not in str(record.msg) and not str(record.msg).startswith("connection ")
 
 
 def _fields(record: "Record") -> dict[str, Any]:

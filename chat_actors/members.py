@@ -34,6 +34,10 @@ class Members:
         self._departed: dict[str, tuple[float, Member]] = {}  # by token; until when (monotonic), oldest first
         self._joins = 0
 
+    def is_here(self, window: Optional[Window]) -> bool:
+        """Whether who joins with this takes the place of a member that is present."""
+        return window is not None and window.resume in self._connected
+
     def join(
         self, outbox: Outbox, username: str, window: Optional[Window], now: float
     ) -> tuple[Member, Optional[Outbox]]:

@@ -12,7 +12,7 @@ from loguru import logger
 
 from chat_actors.clock import Clock
 from chat_actors.lane import Message, Receive, Send, UvicornProtocol
-from chat_actors.protocol import CloseCode, payloads
+from chat_actors.protocol import CloseCode, Error, finished, payloads
 
 CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
 SWEEP_SECONDS = 1.0  # how often the stall clock looks
@@ -236,6 +236,14 @@ def open_outbox(watch: StallWatch, protocol: Optional[UvicornProtocol], receive:
     if protocol is None:
         return PlainOutbox(watch, receive, send)
     return TransportOutbox(watch, receive, send, protocol.transport)
+
+
+async def turn_away(send: Send, error: Error) -> None:
+    """Accept a connection only to say why it cannot stay. It never has an outbox."""
+    await send({"type": "websocket.accept"})
+    for payload in payloads(finished(error)):
+        await send({"type": "websocket.send", "text": payload.decode()})
+    await send(_close_event(CloseCode.OVERLOADED))
 
 
 def _close_event(code: CloseCode) -> Message:

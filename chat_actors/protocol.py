@@ -83,6 +83,7 @@ class JoinFrame(Struct):
     epoch: Union[str, UnsetType] = UNSET
     resume: Union[str, UnsetType] = UNSET
     events: Union[bool, UnsetType] = UNSET
+    token: Union[str, UnsetType] = UNSET  # the server's shared secret, where it has one
 
     @property
     def window(self) -> Optional[Window]:
@@ -250,7 +251,7 @@ _decode_any = msgspec.json.Decoder(Any).decode
 # UnicodeError: a lone surrogate or broken UTF-8; RecursionError: nesting deeper than the decoder goes.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-_WINDOW_FORM = "since must be an integer from 0, epoch and resume strings, events true or false"
+_WINDOW_FORM = "since must be an integer from 0, epoch, resume and token strings, events true or false"
 _JOIN_FORM = 'the first frame must be {"username": "…", "topic": "…"}'
 
 

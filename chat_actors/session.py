@@ -6,18 +6,22 @@ posts events to them; everything it sends goes through its outbox.
 
 import asyncio
 from functools import partial
-from typing import Optional
+from time import monotonic
+from typing import Any, Callable, Optional
 
 from loguru import logger
+from msgspec import UNSET
 
 from chat_actors.actor import Mailbox
 from chat_actors.inbox import Inbox
 from chat_actors.lane import Message
 from chat_actors.outbox import Outbox
+from chat_actors.pace import Pace
 from chat_actors.protocol import (
     CloseCode,
     Data,
     Error,
+    ErrorCode,
     JoinFrame,
     Refused,
     SendFrame,
@@ -35,12 +39,21 @@ class Session:
     """The conversation with one peer, from its first frame to its leave."""
 
     def __init__(
-        self, inbox: Inbox, outbox: Outbox, supervisor: Mailbox[SupervisorEvent], settings: Settings, peer: str
+        self,
+        inbox: Inbox,
+        outbox: Outbox,
+        supervisor: Mailbox[SupervisorEvent],
+        settings: Settings,
+        peer: str,
+        is_token: Optional[Callable[[str], bool]] = None,
     ) -> None:
         self._inbox = inbox
         self._outbox = outbox
         self._supervisor = supervisor
         self._settings = settings
+        self._is_token = is_token  # judges the join frame's token, where one is needed
+        rate = settings.rate_limit
+        self._pace = Pace(rate, settings.rate_burst, monotonic()) if rate else None
         self._refused = 0  # frames in a row
         self._posted_join = False
         self._log = logger.bind(peer=peer)
@@ -56,6 +69,8 @@ class Session:
                 deadline.cancel()
                 await self._chat(topic)
         except JoinFailed as failed:
+            if failed.detail:
+                self._refuse(Refused(ErrorCode.SERVER_FULL, failed.detail))
             outbox.close(failed.code)
         except Exception as exception:
             self._crash(exception)
@@ -76,14 +91,18 @@ class Session:
                 return None
             try:
                 frame = decode_first(data)
+                if type(frame) is JoinFrame:
+                    self._check_token(frame)
+                    break
+                self._refused = 0
+                self._supervisor.put_nowait(ListTopics(self._outbox))
             except Refused as refusal:
                 if not self._go_on_after(refusal):
                     return None
-                continue
-            self._refused = 0
-            if type(frame) is JoinFrame:
-                break
-            self._supervisor.put_nowait(ListTopics(self._outbox))
+            brake = self._brake(self._supervisor)
+            if brake is not None:
+                await brake
+        self._refused = 0
         reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
         self._posted_join = True
         self._supervisor.put_nowait(Join(frame.topic, frame.username, self._outbox, reply, frame.window))
@@ -94,18 +113,32 @@ class Session:
         receive = self._inbox.receive
         self._inbox.take_at_once(partial(self._take, topic))
         while self._post(topic, self._payload(await receive())):
-            if topic.crowded():
-                await topic.room()
+            brake = self._brake(topic)
+            if brake is not None:
+                await brake
 
     def _take(self, topic: Mailbox[TopicEvent], text: str) -> bool:
         """The same for a message that the inbox has read itself; the connection's end comes by ``_chat`` alone."""
         try:
-            if topic.crowded():
-                self._inbox.hold(topic.room())
+            brake = self._brake(topic)
+            if brake is not None:
+                self._inbox.hold(brake)
             return self._post(topic, text)
         except Exception as exception:
             self._crash(exception)
             return False
+
+    def _brake(self, actor: "Mailbox[Any]") -> Optional["asyncio.Future[None]"]:
+        """What a sender waits for before its next frame is read: its own pace, or an actor that has much to do."""
+        if self._pace is not None:
+            seconds = self._pace.wait(monotonic())
+            if seconds:
+                return asyncio.ensure_future(asyncio.sleep(seconds))
+        return actor.room() if actor.crowded() else None
+
+    def _check_token(self, frame: JoinFrame) -> None:
+        if self._is_token is not None and not (frame.token is not UNSET and self._is_token(frame.token)):
+            raise Refused(ErrorCode.INVALID_JOIN, "this server has a token, and the join frame must give it")
 
     def _post(self, topic: Mailbox[TopicEvent], data: Optional[Data]) -> bool:
         """Post what a member's frame asks for; False where the conversation is over."""
@@ -137,13 +170,16 @@ class Session:
 
     def _go_on_after(self, refusal: Refused) -> bool:
         """Answer a frame that breaks the contract; False where it was one too many."""
-        self._log.bind(code=refusal.code.value).info("frame refused")
-        self._outbox.write(finished(Error(refusal.code, refusal.detail)))
+        self._refuse(refusal)
         self._refused += 1
         if self._refused < self._settings.refused_frames:
             return True
         self._outbox.close(CloseCode.TOO_MANY_REFUSED)
         return False
+
+    def _refuse(self, refusal: Refused) -> None:
+        self._log.bind(code=refusal.code.value).info("frame refused")
+        self._outbox.write(finished(Error(refusal.code, refusal.detail)))
 
     def _crash(self, exception: Exception) -> None:
         self._log.opt(exception=exception).error("session crashed")

@@ -14,7 +14,7 @@ from chat_actors.clock import Clock
 from chat_actors.history import Limits
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import CloseCode, Topics, TopicUsers, finished
-from chat_actors.topic import Join, JoinFailed, Leave, Replaced, Topic
+from chat_actors.topic import Join, Leave, Replaced, Topic
 
 # What the actor receives.
 
@@ -65,7 +65,10 @@ class Supervisor(Actor[SupervisorEvent]):
             self._topic_ended(event.active)
 
     def _join(self, event: Join) -> None:
-        active = self._topics.get(event.topic)
+        active, most = self._topics.get(event.topic), self._limits.topics
+        if active is None and most and len(self._topics) >= most:
+            event.refuse(CloseCode.OVERLOADED, f"the server has {most} topics already, join one of them")
+            return
         if active is None or not active.topic.running:
             active = self._create(event.topic)
         active.users += 1
@@ -122,8 +125,8 @@ class Supervisor(Actor[SupervisorEvent]):
                 self._join(join)
 
     def undelivered(self, event: SupervisorEvent) -> None:
-        if type(event) is Join and not event.reply.done():
-            event.reply.set_exception(JoinFailed(CloseCode.RESTARTING))
+        if type(event) is Join:
+            event.refuse(CloseCode.RESTARTING)
 
     async def ended(self) -> None:
         """Tell every member that the server restarts, and see every topic end."""

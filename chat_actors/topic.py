@@ -37,6 +37,18 @@ EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
 # What the actor receives.
 
 
+class JoinFailed(Exception):
+    """What ``Join.reply`` raises where nobody became a member: the connection is to be closed with ``code``.
+
+    ``detail``: a sentence for the client where the server is full; empty otherwise.
+    """
+
+    def __init__(self, code: CloseCode, detail: str = "") -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+
 class Join(Struct, eq=False):
     """Become a member. ``reply`` is set to the topic's mailbox once ``joined`` is on its way."""
 
@@ -45,6 +57,11 @@ class Join(Struct, eq=False):
     outbox: Outbox
     reply: "asyncio.Future[Mailbox[TopicEvent]]"
     window: Optional[Window] = None  # what the joiner wants beyond the plain contract
+
+    def refuse(self, code: CloseCode, detail: str = "") -> None:
+        """Answer that nobody became a member; the session may be gone."""
+        if not self.reply.done():
+            self.reply.set_exception(JoinFailed(code, detail))
 
 
 class Leave(Struct, eq=False):
@@ -78,14 +95,6 @@ class Replaced(Struct, eq=False):
     outbox: Outbox
 
 
-class JoinFailed(Exception):
-    """What ``Join.reply`` raises where nobody became a member: the connection is to be closed with ``code``."""
-
-    def __init__(self, code: CloseCode) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 class Topic(Actor[TopicEvent]):
     """The actor. ``stranded``: joins that came behind its end, for the supervisor to place elsewhere."""
 
@@ -94,6 +103,7 @@ class Topic(Actor[TopicEvent]):
         self.stranded: list[Join] = []
         self._tell = tell
         self._ttl = limits.message_ttl
+        self._most_members = limits.topic_members
         self._epoch = secrets.token_hex(4)  # tells this life of the topic from the one before
         self._members = Members(limits.message_ttl)
         self._history = History(limits)
@@ -157,6 +167,9 @@ class Topic(Actor[TopicEvent]):
 
     def _join(self, event: Join) -> None:
         outbox, window = event.outbox, event.window
+        if 0 < self._most_members <= len(self._members.present) and not self._members.is_here(window):
+            event.refuse(CloseCode.OVERLOADED, f"the topic has {self._most_members} members already")
+            return
         member, replaced = self._members.join(outbox, event.username, window, self._now)
         users = len(self._members.present)
         ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
@@ -233,8 +246,8 @@ class Topic(Actor[TopicEvent]):
 
     def crashed(self, event: TopicEvent, exception: Exception) -> None:
         super().crashed(event, exception)
-        if type(event) is Join and not event.reply.done():
-            event.reply.set_exception(JoinFailed(CloseCode.CRASHED))
+        if type(event) is Join:
+            event.refuse(CloseCode.CRASHED)
 
     def undelivered(self, event: TopicEvent) -> None:
         if type(event) is Join:
