@@ -1,0 +1,137 @@
+"""The application in this process: on other hosts, with and without a lifespan, from its start to its end."""
+
+import asyncio
+import json
+import warnings
+from typing import Any, Callable
+
+import pytest
+
+from chat_actors.app import Chat, create_app
+from chat_actors.settings import Settings
+from tests.fakes import FakeClock, FakeServer, Frame, in_clean_loop, log_lines, settle, tasks
+from tests.server import APP, Server, Visit, in_loop
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
+    from starlette.testclient import TestClient, WebSocketTestSession
+
+# The application on other hosts.
+
+
+DEFAULTS = Settings.model_validate({})
+FIRST = {"type": "joined", "username": "alice", "topic": "sports", "users": 1, "ttl": 30}
+
+
+def connect(host: TestClient) -> WebSocketTestSession:
+    return host.websocket_connect("/ws")
+
+
+def join(socket: WebSocketTestSession) -> Frame:
+    socket.send_json({"username": "alice", "topic": "sports"})
+    joined: Frame = socket.receive_json()
+    return joined
+
+
+def test_the_application_runs_under_starlettes_test_client() -> None:
+    with TestClient(create_app(DEFAULTS)) as host, connect(host) as alice, connect(host) as bob:
+        assert join(alice)["users"] == 1
+        assert join(bob)["username"] == "alice#2"
+        alice.send_bytes(b'{"message": "hello"}')
+        assert bob.receive_json()["message"] == "hello"
+        assert alice.receive_json()["recipients"] == 1
+        bob.send_text("/list")
+        assert bob.receive_json()["topics"] == [{"topic": "sports", "users": 2}]
+
+
+def test_two_applications_in_one_process_share_nothing() -> None:
+    one, other = TestClient(create_app(DEFAULTS)), TestClient(create_app(DEFAULTS))
+    with one, other, connect(one) as alice, connect(other) as bob:
+        join(alice)
+        bob.send_text("/list")
+        assert bob.receive_json()["topics"] == []
+        assert join(bob) == FIRST
+
+
+def test_without_a_lifespan_the_actors_start_in_the_loop_of_the_first_connection() -> None:
+    host = TestClient(create_app(DEFAULTS))  # not entered: no lifespan, and a loop for each connection
+    for _ in range(2):
+        with connect(host) as alice:
+            assert join(alice) == FIRST
+
+
+@in_loop
+async def test_uvicorn_without_a_lifespan_serves_and_ends_the_same(start: Callable[..., Server]) -> None:
+    server = start(*APP, "--lifespan", "off")
+    async with Visit(server) as visit:
+        alice, bob = await visit.join("alice", "sports"), await visit.join("bob", "sports")
+        assert (await alice.ask({"message": "hello"}))["recipients"] == 1
+        assert (await bob.recv())["message"] == "hello"
+        await asyncio.to_thread(server.terminate)
+        assert [await alice.close_code(), await bob.close_code()] == [1012, 1012]
+
+
+def test_an_application_takes_its_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_MESSAGE_TTL", "2.5")
+    with TestClient(create_app()) as host, connect(host) as alice:
+        assert join(alice)["ttl"] == 2.5
+
+
+# The actors of one application, with an ASGI server of our own.
+
+
+class Connection(FakeServer):
+    """A WebSocket of an ASGI server made up for the test."""
+
+    def __init__(self, app: Chat, **scope: Any) -> None:
+        super().__init__()
+        self.events.put_nowait({"type": "websocket.connect"})
+        self.task = asyncio.ensure_future(app({"type": "websocket", **scope}, self.receive, self.send))
+
+    async def says(self, text: str) -> None:
+        self.events.put_nowait({"type": "websocket.receive", "text": text})
+        await settle()
+
+    @property
+    def frames(self) -> list[Frame]:
+        return [json.loads(event["text"]) for event in self.sent if event["type"] == "websocket.send"]
+
+
+@in_clean_loop
+async def test_the_end_closes_every_connection_and_waits_for_every_actor() -> None:
+    before = tasks()
+    chat = Chat(DEFAULTS, FakeClock())
+    alice = Connection(chat)
+    await alice.says('{"username": "alice", "topic": "sports"}')
+    await alice.says('{"message": "hello"}')
+    assert alice.frames[1]["timestamp"] == 1_690_000_000  # the clock is the one that was given
+    await chat.stop()
+    await alice.task
+    assert alice.closes == [1012]
+    assert tasks() == before
+
+
+@in_clean_loop
+async def test_start_and_stop_can_be_called_twice() -> None:
+    chat = Chat(DEFAULTS, FakeClock())
+    await chat.stop()  # before the start
+    supervisor = chat.start()
+    assert chat.start() is supervisor
+    await chat.stop()
+    await chat.stop()
+    assert chat.start() is not supervisor
+    await chat.stop()
+
+
+@in_clean_loop
+async def test_the_log_names_the_peer_where_the_host_does() -> None:
+    chat = Chat(DEFAULTS, FakeClock())
+    with log_lines() as lines:
+        for scope in ({"client": ("10.0.0.1", 5000)}, {}):
+            eve = Connection(chat, **scope)
+            await eve.says("{")
+            eve.events.put_nowait({"type": "websocket.disconnect"})
+            await eve.task
+    await chat.stop()
+    refused = [line for line in lines if "frame refused" in line]
+    assert ["10.0.0.1:5000" in refused[0], "unknown" in refused[1]] == [True, True]

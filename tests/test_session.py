@@ -1,0 +1,254 @@
+"""One session alone: the test is its peer, its supervisor and its topic."""
+
+import asyncio
+from typing import Any, Optional
+
+import pytest
+
+from chat_actors.actor import ROOM, Mailbox
+from chat_actors.inbox import Inbox, Take
+from chat_actors.lane import Message
+from chat_actors.protocol import CloseCode
+from chat_actors.session import Session
+from chat_actors.settings import Settings
+from chat_actors.supervisor import ListTopics, SupervisorEvent
+from chat_actors.topic import Join, JoinFailed, Leave, TopicEvent
+from tests.fakes import FakeMember, in_clean_loop, log_lines, settle
+
+
+class PeerInbox(Inbox):
+    """What the peer sends; ``take`` is what the session gave to be called at once, ``held`` what it waits for."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Message] = asyncio.Queue()
+        self.take: Optional[Take] = None
+        self.held: list[asyncio.Future[None]] = []
+        super().__init__(self.events.get)
+
+    def take_at_once(self, take: Take) -> None:
+        self.take = take
+
+    def hold(self, until: "asyncio.Future[None]") -> None:
+        self.held.append(until)
+
+
+class PeerOutbox(FakeMember):
+    """What the peer is sent. Closed once, it closes the connection, as a real one does."""
+
+    def __init__(self, inbox: PeerInbox) -> None:
+        super().__init__()
+        self.reason: Optional[str] = None
+        self._inbox = inbox
+
+    def close(self, code: CloseCode) -> None:
+        super().close(code)
+        self.reason = self.reason or code.name.lower()
+        self._inbox.events.put_nowait({"type": "websocket.disconnect"})
+
+    async def finish(self) -> None:
+        """Nothing to wait for."""
+
+
+class Alone:
+    """A running session and its surroundings."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.inbox = PeerInbox()
+        self.outbox = PeerOutbox(self.inbox)
+        self.supervisor: Mailbox[SupervisorEvent] = Mailbox()
+        self.topic: Mailbox[TopicEvent] = Mailbox()
+        session = Session(self.inbox, self.outbox, self.supervisor, Settings.model_validate(settings), "peer")
+        self.task = asyncio.create_task(session.run())
+
+    def says(self, *texts: str) -> None:
+        for text in texts:
+            self.inbox.events.put_nowait({"type": "websocket.receive", "text": text})
+
+    def goes(self) -> None:
+        self.inbox.events.put_nowait({"type": "websocket.disconnect"})
+
+    async def asks_to_join(self) -> Join:
+        self.says('{"username": "alice", "topic": "sports"}')
+        await settle()
+        *_, asked = mail(self.supervisor)
+        assert isinstance(asked, Join)
+        assert (asked.username, asked.topic, asked.outbox) == ("alice", "sports", self.outbox)
+        return asked
+
+    async def joins(self) -> Take:
+        """Become a member; what the session would have the inbox call for each text that it reads itself."""
+        asked = await self.asks_to_join()
+        asked.reply.set_result(self.topic)
+        await settle()
+        assert self.inbox.take is not None
+        return self.inbox.take
+
+    async def leaves(self) -> str:
+        """See the session end with exactly one leave; its reason."""
+        await asyncio.wait({self.task})
+        (leave,) = mail(self.supervisor)
+        assert isinstance(leave, Leave)
+        assert leave.outbox is self.outbox
+        return leave.reason
+
+    @property
+    def errors(self) -> list[str]:
+        return [frame["error"] for frame in self.outbox.frames]
+
+
+def mail(mailbox: "Mailbox[Any]") -> list[Any]:
+    """Take all that waits."""
+    return [mailbox.get_nowait() for _ in range(mailbox.qsize())]
+
+
+@in_clean_loop
+async def test_a_peer_that_goes_before_it_asks_to_join_leaves_no_topic() -> None:
+    with log_lines() as lines:
+        alone = Alone()
+        alone.goes()
+        await alone.task
+    assert mail(alone.supervisor) == []
+    assert [line for line in lines if "ended before it joined" in line and "closed by peer" in line]
+
+
+@in_clean_loop
+async def test_what_a_member_sends_goes_to_its_topic_and_a_list_to_the_supervisor() -> None:
+    alone = Alone()
+    take = await alone.joins()
+    alone.says('{"message": "one", "ref": "r"}', "/list")
+    await settle()
+    assert take('{"message": "two"}')
+    assert take("/list")
+    assert [(send.message, send.outbox) for send in mail(alone.topic)] == [
+        ("one", alone.outbox),
+        ("two", alone.outbox),
+    ]
+    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics, ListTopics]
+    alone.goes()
+    assert await alone.leaves() == "closed by peer"
+
+
+@in_clean_loop
+async def test_a_join_that_failed_closes_with_its_code_and_leaves() -> None:
+    alone = Alone()
+    (await alone.asks_to_join()).reply.set_exception(JoinFailed(CloseCode.RESTARTING))
+    assert await alone.leaves() == "restarting"
+    assert alone.outbox.closed is CloseCode.RESTARTING
+
+
+@in_clean_loop
+async def test_a_session_that_is_cancelled_while_its_join_waits_leaves() -> None:
+    alone = Alone()
+    reply = (await alone.asks_to_join()).reply
+    alone.task.cancel()
+    assert await alone.leaves() == "restarting"
+    assert alone.task.cancelled()
+    assert reply.cancelled()  # a topic that gets round to it only now has nothing to set
+
+
+@in_clean_loop
+async def test_a_member_whose_session_is_cancelled_is_told_that_the_server_restarts() -> None:
+    alone = Alone()
+    await alone.joins()
+    alone.task.cancel()
+    assert await alone.leaves() == "restarting"
+    assert alone.outbox.closed is CloseCode.RESTARTING
+
+
+@in_clean_loop
+async def test_an_exception_in_a_session_closes_with_1011_and_leaves() -> None:
+    with log_lines() as lines:
+        alone = Alone()
+        await alone.joins()
+        alone.inbox.events.put_nowait({"type": "websocket.receive", "text": object()})  # no server would
+        assert await alone.leaves() == "crashed"
+    assert alone.outbox.closed is CloseCode.CRASHED
+    assert len([line for line in lines if "session crashed" in line and "Traceback" in line]) == 1
+
+
+@in_clean_loop
+async def test_an_exception_at_a_message_taken_at_once_closes_with_1011_and_leaves() -> None:
+    alone = Alone()
+    take = await alone.joins()
+    assert not take(object())  # type: ignore[arg-type]
+    assert await alone.leaves() == "crashed"
+    assert alone.outbox.closed is CloseCode.CRASHED
+
+
+@in_clean_loop
+async def test_too_many_refused_first_frames_close_the_connection() -> None:
+    alone = Alone(refused_frames=3)
+    alone.says("{", "{", "/list", "{", "{", "{", "{")
+    await alone.task
+    assert alone.errors == ["invalid_json"] * 5
+    assert alone.outbox.closed is CloseCode.TOO_MANY_REFUSED
+    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@in_clean_loop
+async def test_too_many_refused_frames_of_a_member_close_the_connection(at_once: bool) -> None:
+    alone = Alone(refused_frames=3)
+    take = await alone.joins()
+    for text in ("{", "{", '{"message": "good"}', "{", "{", "{"):
+        if not at_once:
+            alone.says(text)
+        elif not take(text):
+            break
+    assert await alone.leaves() == "too_many_refused"
+    assert alone.errors == ["invalid_json"] * 5
+    assert alone.outbox.closed is CloseCode.TOO_MANY_REFUSED
+
+
+@in_clean_loop
+async def test_nothing_is_posted_of_what_came_behind_the_frame_that_closes() -> None:
+    alone = Alone(refused_frames=1)
+    take = await alone.joins()
+    alone.says('{"message": "late"}')  # on its way, when the frame is read that closes
+    assert not take("{")
+    assert await alone.leaves() == "too_many_refused"
+    assert mail(alone.topic) == []
+
+
+@in_clean_loop
+async def test_a_frame_over_the_limit_closes_the_connection() -> None:
+    alone = Alone(frame_bytes=1024)
+    await alone.joins()
+    alone.inbox.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1024)})
+    alone.inbox.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1025)})
+    assert await alone.leaves() == "frame_too_big"
+    assert alone.errors == ["invalid_json"]
+    assert alone.outbox.closed is CloseCode.FRAME_TOO_BIG
+
+
+@in_clean_loop
+async def test_a_member_reads_nothing_more_while_its_topic_is_crowded() -> None:
+    alone = Alone()
+    take = await alone.joins()
+    alone.says(*['{"message": "x"}'] * (ROOM + 5))
+    await settle()
+    while alone.topic.qsize() < ROOM:
+        await settle()
+    await settle()
+    assert alone.topic.qsize() == ROOM
+    assert take('{"message": "x"}')  # what has been read is posted, but the inbox is to hold the rest
+    (held,) = alone.inbox.held
+    assert not held.done()
+    assert len(mail(alone.topic)) == ROOM + 1
+    alone.topic.relieve()
+    await settle()
+    assert held.done()
+    assert alone.topic.qsize() == 5
+    alone.goes()
+    assert await alone.leaves() == "closed by peer"
+
+
+@in_clean_loop
+async def test_the_time_to_join_is_over_for_who_has_not_joined_and_for_nobody_else() -> None:
+    member, stranger = Alone(join_timeout=0.01), Alone(join_timeout=0.01)
+    await member.joins()
+    stranger.says("{", "/list")
+    await stranger.task
+    assert stranger.outbox.closed is CloseCode.NO_JOIN
+    member.goes()
+    assert await member.leaves() == "closed by peer"
