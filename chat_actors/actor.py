@@ -5,6 +5,7 @@ the event that raised it. The end is an event too: mail before it is handled, ma
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Callable, Generic, Optional, TypeVar
 
@@ -26,6 +27,13 @@ class Mailbox(asyncio.Queue[Optional[Event]]):
         super().__init__()
         self._waiting: list[asyncio.Future[None]] = []
 
+    def end(self, undelivered: Callable[[Event], None]) -> None:
+        """Give what is in the mailbox, and whatever comes after this, to ``undelivered`` (for the actor alone)."""
+        self.put_nowait = lambda event: None if event is None else undelivered(event)  # type: ignore[assignment,method-assign]
+        while not self.empty():
+            self.put_nowait(self.get_nowait())
+        self.relieve()
+
     def crowded(self) -> bool:
         """Whether a sender is expected to wait for ``room`` before it posts more."""
         return self.qsize() >= ROOM
@@ -46,25 +54,28 @@ class Mailbox(asyncio.Queue[Optional[Event]]):
                 caught_up.set_result(None)
 
 
-class Actor(Generic[Event]):
+class Actor(ABC, Generic[Event]):
     """Runs from its construction, in the running loop. Subclasses handle one event each in ``handle``."""
 
     def __init__(self, clock: Clock, **fields: Any) -> None:
         self.mailbox: Mailbox[Event] = Mailbox()
-        self.post: Callable[[Event], None] = self.mailbox.put_nowait
         self.running = True  # False as soon as it is decided that no more mail will be handled
         self._clock = clock
         self._log = logger.bind(**fields)
         self._crashes: deque[float] = deque(maxlen=MOST_CRASHES + 1)
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
 
+    def post(self, event: Event) -> None:
+        """Put an event into the mailbox; never waits."""
+        self.mailbox.put_nowait(event)
+
     def stop(self) -> None:
         """End behind all the mail there is; ``task`` is done when it has ended. Can be called twice."""
         self.mailbox.put_nowait(None)
 
+    @abstractmethod
     def handle(self, event: Event) -> None:
         """Take one event. What it raises costs this event only, unless too many events raise in a short time."""
-        raise NotImplementedError
 
     async def turn(self, event: Event) -> None:
         """Take the event that came, and as many of those behind it as suits the actor."""
@@ -108,10 +119,5 @@ class Actor(Generic[Event]):
                     self.mailbox.relieve()
         finally:
             self.running = False
-            self.post = self.undelivered
-            self.mailbox.relieve()
-            while not self.mailbox.empty():
-                left = self.mailbox.get_nowait()
-                if left is not None:
-                    self.undelivered(left)
+            self.mailbox.end(self.undelivered)
             await self.ended()

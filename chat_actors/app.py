@@ -41,7 +41,8 @@ class Chat:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         supervisor = self.start()
         await receive()  # websocket.connect
-        refusal = self._door.refusal(scope["headers"])
+        headers = scope.get("headers", ())
+        refusal = self._door.refusal(headers)
         address, port = scope.get("client") or ("unknown", 0)
         peer = f"{address}:{port}"
         if refusal is not None:
@@ -57,7 +58,7 @@ class Chat:
             protocol = uvicorn_protocol(scope)
             outbox = open_outbox(self._watch, protocol, receive, send)
             inbox = open_inbox(protocol, outbox.receive, self._settings.frame_bytes)
-            is_token = None if self._door.knows(scope["headers"]) else self._door.is_token
+            is_token = None if self._door.knows(headers) else self._door.is_token
             await Session(inbox, outbox, supervisor.mailbox, self._settings, peer, is_token).run()
         finally:
             self._door.leave(address)

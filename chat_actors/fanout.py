@@ -3,6 +3,8 @@
 import asyncio
 from typing import Optional
 
+from loguru import logger
+
 from chat_actors.members import Member
 from chat_actors.outbox import Outbox
 
@@ -62,7 +64,10 @@ class FanOut:
             else:
                 data = everything if member.events else plain
             if data:
-                outbox.write(data)
+                try:
+                    outbox.write(data)
+                except Exception as exception:  # a bug in one way out must not cost the others their frames
+                    logger.opt(exception=exception).error("write failed")
                 count += 1
                 if not count % stride:
                     await asyncio.sleep(0)

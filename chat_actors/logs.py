@@ -2,14 +2,13 @@
 
 import logging
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from loguru import logger
 
 if TYPE_CHECKING:
-    from loguru import Record
+    from loguru import Message
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
@@ -32,34 +31,32 @@ def _quiet(record: logging.LogRecord) -> bool:
     return "WebSocket" not in str(record.msg) and not str(record.msg).startswith("connection ")
 
 
-def _fields(record: "Record") -> dict[str, Any]:
-    return {key: value for key, value in record["extra"].items() if not key.startswith("_")}
+def _write_text(message: "Message") -> None:
+    record = message.record
+    fields = "".join(f" {key}={value!r}" for key, value in record["extra"].items())
+    line = f"{record['time']:YYYY-MM-DD HH:mm:ss.SSS} {record['level'].name: <8} {record['message']}{fields}\n"
+    sys.stderr.write(line + message.strip("\n") + "\n" * (record["exception"] is not None))
 
 
-def _text_line(record: "Record") -> str:
-    record["extra"]["_fields"] = "".join(f" {key}={value!r}" for key, value in _fields(record).items())
-    return "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <8} {message}{extra[_fields]}\n{exception}"
-
-
-def _json_line(record: "Record") -> str:
-    exception = record["exception"]
+def _write_json(message: "Message") -> None:
+    record = message.record
     line = {
         "time": record["time"].isoformat(),
         "level": record["level"].name,
         "message": record["message"],
-        **_fields(record),
+        **record["extra"],
     }
-    if exception is not None:
-        line["exception"] = "".join(traceback.format_exception(*exception))  # repr() of some hold what they failed on
-    record["extra"]["_line"] = msgspec.json.encode(line).decode()
-    return "{extra[_line]}\n"
+    if record["exception"] is not None:
+        line["exception"] = message.strip("\n")
+    sys.stderr.write(msgspec.json.encode(line, enc_hook=str).decode() + "\n")
 
 
 def configure_logging(level: str, as_json: bool) -> None:
     """Send every log line of this process to standard error, in one format; ``level`` is the least that is shown."""
     logger.remove()
     # diagnose would print the values of variables, message bodies among them.
-    logger.add(sys.stderr, level=level, format=_json_line if as_json else _text_line, diagnose=False, backtrace=False)
+    # The format leaves the exception alone; the sinks write the rest, for they need not escape any markup.
+    logger.add(_write_json if as_json else _write_text, level=level, format="", diagnose=False, backtrace=False)
     handler = _ToLoguru()
     handler.addFilter(_quiet)
     access = logging.getLogger("uvicorn.access")

@@ -6,6 +6,8 @@ lanes are bounded in bytes and watched by the stall clock: whoever does not read
 """
 
 import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
 from typing import Any, Optional, Union
 
 from loguru import logger
@@ -18,8 +20,24 @@ CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and th
 SWEEP_SECONDS = 1.0  # how often the stall clock looks
 
 
-class Outbox:
-    """What both lanes share: the bound, the stall clock and the end. ``write`` and ``close`` never wait."""
+class Outbox(ABC):
+    """A way out, as the actors see it: nothing here waits, and nothing raises."""
+
+    @abstractmethod
+    def write(self, frames: bytes) -> None:
+        """Send a run of finished frames. A peer that is gone gets nothing; one that is too slow is aborted."""
+
+    @abstractmethod
+    def write_replay(self, frames: bytes) -> None:
+        """The same for what is stored already: it comes on top of what may wait for this peer."""
+
+    @abstractmethod
+    def close(self, code: CloseCode) -> None:
+        """Send what was written, then a close frame; nothing after it. The first call counts."""
+
+
+class ConnectionOutbox(Outbox):
+    """What both lanes share: the bound, the stall clock and the end."""
 
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
         self.receive = receive  # the connection's ASGI events; ends with websocket.disconnect, always
@@ -30,20 +48,14 @@ class Outbox:
         self._written = 0  # bytes, since the connection was opened
         self._gone = 0  # of them, those that have left the process
         self._progress_at = watch.now()  # when _gone last grew, or nothing waited
-        self._mark = 0, self._progress_at  # so many bytes had been written at that moment
+        self._marks: deque[tuple[int, float]] = deque()  # so many bytes had been written at that moment, and wait
         watch.outboxes.add(self)
 
-    def write(self, frames: bytes) -> None:
-        """Send a run of finished frames. A peer that is gone gets nothing; one that is too slow is aborted."""
-        raise NotImplementedError
-
     def write_replay(self, frames: bytes) -> None:
-        """The same for what is stored already: it comes on top of what may wait for this peer."""
         self._most_bytes += len(frames)
         self.write(frames)
 
     def close(self, code: CloseCode) -> None:
-        """Send what was written, then a close frame; nothing after it. The first call counts."""
         if self.reason is None:
             self.reason = code.name.lower()
             self._begin_close(code)
@@ -64,24 +76,30 @@ class Outbox:
         gone = self._written - buffered
         if gone > self._gone or not buffered:
             self._gone, self._progress_at = gone, now
-        if gone >= self._mark[0]:
-            self._mark = self._written, now
+        marks = self._marks
+        while marks and gone >= marks[0][0]:
+            marks.popleft()
+        if buffered:
+            marks.append((self._written, now))
         if now - self._progress_at >= self._watch.stall_seconds:
             self.drop_slow("no progress")
-        elif now - self._mark[1] >= self._watch.window_seconds:
+        elif marks and now - marks[0][1] >= self._watch.window_seconds:
             self.drop_slow("a frame waited longer than a message lives")
 
+    @abstractmethod
     def _buffered(self) -> int:
-        raise NotImplementedError
+        """Bytes that wait for the peer."""
 
+    @abstractmethod
     def _begin_close(self, code: CloseCode) -> None:
-        raise NotImplementedError
+        """Have a close frame sent behind what is written."""
 
+    @abstractmethod
     def _abort(self) -> None:
-        raise NotImplementedError
+        """End the connection, whatever waits."""
 
 
-class TransportOutbox(Outbox):
+class TransportOutbox(ConnectionOutbox):
     """The fast lane: the same bytes object to every transport, one call for each."""
 
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send, transport: asyncio.Transport) -> None:
@@ -146,7 +164,7 @@ class TransportOutbox(Outbox):
             self._transport.abort()
 
 
-class PlainOutbox(Outbox):
+class PlainOutbox(ConnectionOutbox):
     """The lane for any ASGI server: the JSON text of each frame, sent in turn by a task."""
 
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
@@ -177,6 +195,8 @@ class PlainOutbox(Outbox):
         if self._receiving is not None:
             self._receiving.cancel()
             await asyncio.wait({self._receiving})
+            if not self._receiving.cancelled():
+                self._receiving.exception()  # the connection is over, whatever it has to say
 
     async def _send_in_turn(self) -> None:
         try:
@@ -216,7 +236,7 @@ class StallWatch:
     """The stall clock of all outboxes: one task that looks at each of them every second."""
 
     def __init__(self, clock: Clock, most_bytes: int, stall_seconds: float, window_seconds: float) -> None:
-        self.outboxes: set[Outbox] = set()
+        self.outboxes: set[ConnectionOutbox] = set()
         self.most_bytes = most_bytes  # that may wait for one peer
         self.stall_seconds = stall_seconds  # without progress while something waits
         self.window_seconds = window_seconds  # that a byte may wait at all
@@ -228,10 +248,15 @@ class StallWatch:
             await self._sleep(SWEEP_SECONDS)
             now = self.now()
             for outbox in list(self.outboxes):
-                outbox.check(now)
+                try:
+                    outbox.check(now)
+                except Exception as exception:  # a bug in the look at one peer must not stop the clock of all
+                    logger.opt(exception=exception).error("stall check failed")
 
 
-def open_outbox(watch: StallWatch, protocol: Optional[UvicornProtocol], receive: Receive, send: Send) -> Outbox:
+def open_outbox(
+    watch: StallWatch, protocol: Optional[UvicornProtocol], receive: Receive, send: Send
+) -> ConnectionOutbox:
     """The outbox of a connection, on the fastest lane its server offers."""
     if protocol is None:
         return PlainOutbox(watch, receive, send)

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from chat_actors.actor import Mailbox
 from chat_actors.inbox import Inbox
 from chat_actors.lane import Message
-from chat_actors.outbox import Outbox
+from chat_actors.outbox import ConnectionOutbox
 from chat_actors.pace import Pace
 from chat_actors.protocol import (
     CloseCode,
@@ -41,7 +41,7 @@ class Session:
     def __init__(
         self,
         inbox: Inbox,
-        outbox: Outbox,
+        outbox: ConnectionOutbox,
         supervisor: Mailbox[SupervisorEvent],
         settings: Settings,
         peer: str,

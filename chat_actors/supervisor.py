@@ -58,18 +58,20 @@ class Supervisor(Actor[SupervisorEvent]):
         elif type(event) is Leave:
             self._leave(event)
         elif type(event) is Replaced:
-            self._take_out(event.outbox)
+            self._replaced(event)
         elif type(event) is ListTopics:
             self._tell_topics(event)
         elif type(event) is TopicEnded:
             self._topic_ended(event.active)
+        else:
+            raise TypeError(f"not an event of the supervisor: {type(event)}")
 
     def _join(self, event: Join) -> None:
         active, most = self._topics.get(event.topic), self._limits.topics
         if active is None and most and len(self._topics) >= most:
             event.refuse(CloseCode.OVERLOADED, f"the server has {most} topics already, join one of them")
             return
-        if active is None or not active.topic.running:
+        if active is None:
             active = self._create(event.topic)
         active.users += 1
         self._where[event.outbox] = active
@@ -80,8 +82,12 @@ class Supervisor(Actor[SupervisorEvent]):
         active = self._take_out(event.outbox)
         if active is not None:
             active.topic.post(event)
-            if active.users == 0:
-                self._retire(active)
+            self._retire_if_empty(active)
+
+    def _replaced(self, event: Replaced) -> None:
+        active = self._take_out(event.outbox)
+        if active is not None:  # the one who took its place may have left already
+            self._retire_if_empty(active)
 
     def _take_out(self, outbox: Outbox) -> Optional[_Active]:
         """Count a member out of its topic; None if it was counted out before."""
@@ -106,8 +112,10 @@ class Supervisor(Actor[SupervisorEvent]):
         self._log.bind(topic=name).info("topic created")
         return active
 
-    def _retire(self, active: _Active) -> None:
+    def _retire_if_empty(self, active: _Active) -> None:
         """End a topic behind its last leave; a join after this meets a new topic of that name."""
+        if active.users:
+            return
         active.topic.stop()
         if self._topics.get(active.topic.name) is active:
             del self._topics[active.topic.name]
@@ -125,8 +133,10 @@ class Supervisor(Actor[SupervisorEvent]):
                 self._join(join)
 
     def undelivered(self, event: SupervisorEvent) -> None:
-        if type(event) is Join:
-            event.refuse(CloseCode.RESTARTING)
+        stranded = event.active.topic.stranded if type(event) is TopicEnded else [event]
+        for join in stranded:
+            if type(join) is Join:
+                join.refuse(CloseCode.RESTARTING)
 
     async def ended(self) -> None:
         """Tell every member that the server restarts, and see every topic end."""

@@ -141,8 +141,10 @@ class Topic(Actor[TopicEvent]):
             self._join(event)
         elif type(event) is Leave:
             self._leave(event)
-        else:
+        elif type(event) is Expire:
             self._expire()
+        else:
+            raise TypeError(f"not an event of a topic: {type(event)}")
 
     def _send(self, event: Send) -> None:
         outbox, ref = event.outbox, event.ref
@@ -254,7 +256,7 @@ class Topic(Actor[TopicEvent]):
             self.stranded.append(event)
 
     async def ended(self) -> None:
-        for outbox in self._members.present:  # none is left, unless the actor gave up
+        for outbox in self._members.present:  # none is left, unless the actor gave up or the server ends
             outbox.close(CloseCode.CRASHED)
         self._members.clear()
         self._history.clear()
