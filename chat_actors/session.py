@@ -72,6 +72,9 @@ class Session:
             if failed.detail:
                 self._refuse(Refused(ErrorCode.SERVER_FULL, failed.detail))
             outbox.close(failed.code)
+        except asyncio.CancelledError:  # by the server: its time to end gracefully is over
+            outbox.close(CloseCode.RESTARTING)
+            raise
         except Exception as exception:
             self._crash(exception)
         finally:
@@ -123,7 +126,7 @@ class Session:
             brake = self._brake(topic)
             if brake is not None:
                 self._inbox.hold(brake)
-            return self._post(topic, text)
+            return self._outbox.reason is None and self._post(topic, text)
         except Exception as exception:
             self._crash(exception)
             return False
@@ -156,7 +159,9 @@ class Session:
         return True
 
     def _payload(self, event: Message) -> Optional[Data]:
-        """What a frame holds; None where it is the last one."""
+        """What a frame holds; None where the conversation is over, whichever side has ended it."""
+        if self._outbox.reason is not None:
+            return None
         data: Optional[Data] = event.get("text")
         if data is None:
             data = event.get("bytes")

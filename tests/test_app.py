@@ -88,23 +88,32 @@ class Connection(FakeServer):
         self.events.put_nowait({"type": "websocket.connect"})
         self.task = asyncio.ensure_future(app({"type": "websocket", **scope}, self.receive, self.send))
 
-    async def says(self, text: str) -> None:
+    async def says(self, text: str) -> Frame:
+        """Send a text; the last frame that was sent back, to this one or before."""
         self.events.put_nowait({"type": "websocket.receive", "text": text})
         await settle()
+        return self.frames[-1]
+
+    async def goes(self) -> None:
+        self.events.put_nowait({"type": "websocket.disconnect"})
+        await self.task
 
     @property
     def frames(self) -> list[Frame]:
         return [json.loads(event["text"]) for event in self.sent if event["type"] == "websocket.send"]
 
 
+JOIN = '{"username": "alice", "topic": "sports"}'
+
+
 @in_clean_loop
-async def test_the_end_closes_every_connection_and_waits_for_every_actor() -> None:
+async def test_the_end_closes_every_member_and_waits_for_every_actor() -> None:
     before = tasks()
     chat = Chat(DEFAULTS, FakeClock())
     alice = Connection(chat)
-    await alice.says('{"username": "alice", "topic": "sports"}')
-    await alice.says('{"message": "hello"}')
-    assert alice.frames[1]["timestamp"] == 1_690_000_000  # the clock is the one that was given
+    await alice.says(JOIN)
+    ack = await alice.says('{"message": "hello"}')
+    assert ack["timestamp"] == 1_690_000_000  # the clock is the one that was given
     await chat.stop()
     await alice.task
     assert alice.closes == [1012]
@@ -123,15 +132,53 @@ async def test_start_and_stop_can_be_called_twice() -> None:
     await chat.stop()
 
 
+@pytest.mark.parametrize(("scope", "peer"), [({"client": ("10.0.0.1", 5000)}, "10.0.0.1:5000"), ({}, "unknown:0")])
 @in_clean_loop
-async def test_the_log_names_the_peer_where_the_host_does() -> None:
+async def test_the_log_names_the_peer_where_the_host_does(scope: dict[str, Any], peer: str) -> None:
     chat = Chat(DEFAULTS, FakeClock())
     with log_lines() as lines:
-        for scope in ({"client": ("10.0.0.1", 5000)}, {}):
-            eve = Connection(chat, **scope)
-            await eve.says("{")
-            eve.events.put_nowait({"type": "websocket.disconnect"})
-            await eve.task
+        eve = Connection(chat, **scope)
+        await eve.says("{")
+        await eve.goes()
     await chat.stop()
-    refused = [line for line in lines if "frame refused" in line]
-    assert ["10.0.0.1:5000" in refused[0], "unknown" in refused[1]] == [True, True]
+    assert [line for line in lines if "frame refused" in line and peer in line]
+
+
+@in_clean_loop
+async def test_a_handshake_that_the_door_refuses_is_never_accepted() -> None:
+    chat = Chat(DEFAULTS, FakeClock())
+    with log_lines() as lines:
+        eve = Connection(chat, headers=[(b"host", b"chat.example"), (b"origin", b"https://evil.example")])
+        await eve.task
+    await chat.stop()
+    assert eve.sent == [{"type": "websocket.close"}]
+    assert len([line for line in lines if "handshake refused" in line]) == 1
+
+
+@in_clean_loop
+async def test_one_connection_too_many_is_told_so_and_the_place_of_one_that_goes_is_free_again() -> None:
+    chat = Chat(Settings.model_validate({"connections": 1}), FakeClock())
+    alice = Connection(chat)
+    await alice.says(JOIN)
+    for _ in range(2):  # those that are turned away take no place
+        bob = Connection(chat)
+        await bob.task
+        assert [frame["error"] for frame in bob.frames] == ["server_full"]
+        assert bob.closes == [1013]
+    await alice.goes()
+    bob = Connection(chat)
+    assert (await bob.says(JOIN))["type"] == "joined"
+    await bob.goes()
+    await chat.stop()
+
+
+@in_clean_loop
+async def test_a_token_in_the_handshake_need_not_be_in_the_join() -> None:
+    chat = Chat(Settings.model_validate({"token": "secret"}), FakeClock())
+    alice = Connection(chat, headers=[(b"authorization", b"Bearer secret")])
+    assert (await alice.says(JOIN))["type"] == "joined"
+    bob = Connection(chat)
+    assert (await bob.says(JOIN))["error"] == "invalid_join"
+    await alice.goes()
+    await bob.goes()
+    await chat.stop()

@@ -3,7 +3,6 @@
 from tests.fakes import in_clean_loop, settle, tasks
 from tests.window import Room, held, joined, short, token
 
-
 # Events.
 
 

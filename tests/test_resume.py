@@ -11,7 +11,6 @@ from chat_actors.topic import JoinFailed
 from tests.fakes import POISON, FakeMember, in_clean_loop, settle, tasks
 from tests.window import Chat, Room, joined, short, token
 
-
 # Resume.
 
 

@@ -1,29 +1,30 @@
 """One session alone: the test is its peer, its supervisor and its topic."""
 
 import asyncio
-from typing import Any, Optional
+import json
+from typing import Any, Callable, Optional
 
 import pytest
 
 from chat_actors.actor import ROOM, Mailbox
 from chat_actors.inbox import Inbox, Take
-from chat_actors.lane import Message
+from chat_actors.lane import Receive
+from chat_actors.outbox import StallWatch, open_outbox
 from chat_actors.protocol import CloseCode
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.supervisor import ListTopics, SupervisorEvent
-from chat_actors.topic import Join, JoinFailed, Leave, TopicEvent
-from tests.fakes import FakeMember, in_clean_loop, log_lines, settle
+from chat_actors.topic import Join, JoinFailed, Leave, Send, TopicEvent
+from tests.fakes import FakeClock, FakeServer, in_clean_loop, log_lines, settle
 
 
-class PeerInbox(Inbox):
-    """What the peer sends; ``take`` is what the session gave to be called at once, ``held`` what it waits for."""
+class HoldingInbox(Inbox):
+    """Keeps ``take``, for the test to call, and what the session has it wait for."""
 
-    def __init__(self) -> None:
-        self.events: asyncio.Queue[Message] = asyncio.Queue()
+    def __init__(self, receive: Receive) -> None:
+        super().__init__(receive)
         self.take: Optional[Take] = None
         self.held: list[asyncio.Future[None]] = []
-        super().__init__(self.events.get)
 
     def take_at_once(self, take: Take) -> None:
         self.take = take
@@ -32,40 +33,26 @@ class PeerInbox(Inbox):
         self.held.append(until)
 
 
-class PeerOutbox(FakeMember):
-    """What the peer is sent. Closed once, it closes the connection, as a real one does."""
-
-    def __init__(self, inbox: PeerInbox) -> None:
-        super().__init__()
-        self.reason: Optional[str] = None
-        self._inbox = inbox
-
-    def close(self, code: CloseCode) -> None:
-        super().close(code)
-        self.reason = self.reason or code.name.lower()
-        self._inbox.events.put_nowait({"type": "websocket.disconnect"})
-
-    async def finish(self) -> None:
-        """Nothing to wait for."""
-
-
 class Alone:
     """A running session and its surroundings."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.inbox = PeerInbox()
-        self.outbox = PeerOutbox(self.inbox)
+    def __init__(self, is_token: Optional[Callable[[str], bool]] = None, **settings: Any) -> None:
+        self.server = FakeServer()
+        watch = StallWatch(FakeClock(), 1 << 20, 10.0, 30.0)
+        self.outbox = open_outbox(watch, None, self.server.receive, self.server.send)
+        self.inbox = HoldingInbox(self.outbox.receive)
         self.supervisor: Mailbox[SupervisorEvent] = Mailbox()
         self.topic: Mailbox[TopicEvent] = Mailbox()
-        session = Session(self.inbox, self.outbox, self.supervisor, Settings.model_validate(settings), "peer")
+        chosen = Settings.model_validate(settings)
+        session = Session(self.inbox, self.outbox, self.supervisor, chosen, "peer", is_token)
         self.task = asyncio.create_task(session.run())
 
     def says(self, *texts: str) -> None:
         for text in texts:
-            self.inbox.events.put_nowait({"type": "websocket.receive", "text": text})
+            self.server.events.put_nowait({"type": "websocket.receive", "text": text})
 
     def goes(self) -> None:
-        self.inbox.events.put_nowait({"type": "websocket.disconnect"})
+        self.server.events.put_nowait({"type": "websocket.disconnect"})
 
     async def asks_to_join(self) -> Join:
         self.says('{"username": "alice", "topic": "sports"}')
@@ -92,8 +79,10 @@ class Alone:
         return leave.reason
 
     @property
-    def errors(self) -> list[str]:
-        return [frame["error"] for frame in self.outbox.frames]
+    def errors(self) -> list[tuple[str, str]]:
+        """Code and detail of each."""
+        frames = [json.loads(event["text"]) for event in self.server.sent if event["type"] == "websocket.send"]
+        return [(frame["error"], frame["detail"]) for frame in frames]
 
 
 def mail(mailbox: "Mailbox[Any]") -> list[Any]:
@@ -133,7 +122,16 @@ async def test_a_join_that_failed_closes_with_its_code_and_leaves() -> None:
     alone = Alone()
     (await alone.asks_to_join()).reply.set_exception(JoinFailed(CloseCode.RESTARTING))
     assert await alone.leaves() == "restarting"
-    assert alone.outbox.closed is CloseCode.RESTARTING
+    assert alone.server.closes == [CloseCode.RESTARTING]
+
+
+@in_clean_loop
+async def test_a_join_that_failed_for_a_bound_is_told_which() -> None:
+    alone = Alone()
+    (await alone.asks_to_join()).reply.set_exception(JoinFailed(CloseCode.OVERLOADED, "the topic is full"))
+    assert await alone.leaves() == "overloaded"
+    assert alone.errors == [("server_full", "the topic is full")]
+    assert alone.server.closes == [CloseCode.OVERLOADED]
 
 
 @in_clean_loop
@@ -152,7 +150,7 @@ async def test_a_member_whose_session_is_cancelled_is_told_that_the_server_resta
     await alone.joins()
     alone.task.cancel()
     assert await alone.leaves() == "restarting"
-    assert alone.outbox.closed is CloseCode.RESTARTING
+    assert alone.server.closes == [CloseCode.RESTARTING]
 
 
 @in_clean_loop
@@ -160,9 +158,9 @@ async def test_an_exception_in_a_session_closes_with_1011_and_leaves() -> None:
     with log_lines() as lines:
         alone = Alone()
         await alone.joins()
-        alone.inbox.events.put_nowait({"type": "websocket.receive", "text": object()})  # no server would
+        alone.server.events.put_nowait({"type": "websocket.receive", "text": object()})  # no server would
         assert await alone.leaves() == "crashed"
-    assert alone.outbox.closed is CloseCode.CRASHED
+    assert alone.server.closes == [CloseCode.CRASHED]
     assert len([line for line in lines if "session crashed" in line and "Traceback" in line]) == 1
 
 
@@ -172,7 +170,7 @@ async def test_an_exception_at_a_message_taken_at_once_closes_with_1011_and_leav
     take = await alone.joins()
     assert not take(object())  # type: ignore[arg-type]
     assert await alone.leaves() == "crashed"
-    assert alone.outbox.closed is CloseCode.CRASHED
+    assert alone.server.closes == [CloseCode.CRASHED]
 
 
 @in_clean_loop
@@ -180,8 +178,8 @@ async def test_too_many_refused_first_frames_close_the_connection() -> None:
     alone = Alone(refused_frames=3)
     alone.says("{", "{", "/list", "{", "{", "{", "{")
     await alone.task
-    assert alone.errors == ["invalid_json"] * 5
-    assert alone.outbox.closed is CloseCode.TOO_MANY_REFUSED
+    assert [code for code, _ in alone.errors] == ["invalid_json"] * 5
+    assert alone.server.closes == [CloseCode.TOO_MANY_REFUSED]
     assert [type(event) for event in mail(alone.supervisor)] == [ListTopics]
 
 
@@ -196,8 +194,8 @@ async def test_too_many_refused_frames_of_a_member_close_the_connection(at_once:
         elif not take(text):
             break
     assert await alone.leaves() == "too_many_refused"
-    assert alone.errors == ["invalid_json"] * 5
-    assert alone.outbox.closed is CloseCode.TOO_MANY_REFUSED
+    assert [code for code, _ in alone.errors] == ["invalid_json"] * 5
+    assert alone.server.closes == [CloseCode.TOO_MANY_REFUSED]
 
 
 @in_clean_loop
@@ -214,16 +212,16 @@ async def test_nothing_is_posted_of_what_came_behind_the_frame_that_closes() -> 
 async def test_a_frame_over_the_limit_closes_the_connection() -> None:
     alone = Alone(frame_bytes=1024)
     await alone.joins()
-    alone.inbox.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1024)})
-    alone.inbox.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1025)})
+    alone.server.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1024)})
+    alone.server.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1025)})
     assert await alone.leaves() == "frame_too_big"
-    assert alone.errors == ["invalid_json"]
-    assert alone.outbox.closed is CloseCode.FRAME_TOO_BIG
+    assert [code for code, _ in alone.errors] == ["invalid_json"]
+    assert alone.server.closes == [CloseCode.FRAME_TOO_BIG]
 
 
 @in_clean_loop
 async def test_a_member_reads_nothing_more_while_its_topic_is_crowded() -> None:
-    alone = Alone()
+    alone = Alone(rate_limit=0)
     take = await alone.joins()
     alone.says(*['{"message": "x"}'] * (ROOM + 5))
     await settle()
@@ -244,11 +242,56 @@ async def test_a_member_reads_nothing_more_while_its_topic_is_crowded() -> None:
 
 
 @in_clean_loop
+async def test_a_sender_above_its_rate_is_read_more_slowly_and_loses_nothing() -> None:
+    alone = Alone(rate_limit=1000, rate_burst=1)
+    take = await alone.joins()
+    assert take('{"message": "0"}')
+    assert not alone.inbox.held
+    assert take('{"message": "1"}')
+    (held,) = alone.inbox.held
+    assert not held.done()
+    await held
+    alone.says(*[f'{{"message": "{number}"}}' for number in range(2, 5)])
+    sends = [await alone.topic.get() for _ in range(5)]
+    assert [send.message for send in sends if isinstance(send, Send)] == list("01234")
+    alone.goes()
+    assert await alone.leaves() == "closed by peer"
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@in_clean_loop
+async def test_nothing_more_is_read_of_a_sender_above_its_rate_until_it_may_go_on(joined: bool) -> None:
+    alone = Alone(rate_limit=0.001, rate_burst=1)
+    if joined:
+        await alone.joins()
+    alone.says(*["/list"] * 5)
+    await settle()
+    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics] * 2
+    alone.task.cancel()
+    await asyncio.wait({alone.task})
+
+
+@in_clean_loop
+async def test_where_a_token_is_needed_a_join_without_it_is_refused_and_may_be_tried_again() -> None:
+    alone = Alone(is_token="secret".__eq__)
+    alone.says('{"username": "alice", "topic": "sports"}')
+    alone.says('{"username": "alice", "topic": "sports", "token": "wrong"}')
+    alone.says('{"username": "alice", "topic": "sports", "token": "secret"}')
+    await settle()
+    (join,) = mail(alone.supervisor)
+    assert isinstance(join, Join)
+    assert [code for code, _ in alone.errors] == ["invalid_join"] * 2
+    join.reply.set_result(alone.topic)
+    alone.goes()
+    assert await alone.leaves() == "closed by peer"
+
+
+@in_clean_loop
 async def test_the_time_to_join_is_over_for_who_has_not_joined_and_for_nobody_else() -> None:
     member, stranger = Alone(join_timeout=0.01), Alone(join_timeout=0.01)
     await member.joins()
     stranger.says("{", "/list")
     await stranger.task
-    assert stranger.outbox.closed is CloseCode.NO_JOIN
+    assert stranger.server.closes == [CloseCode.NO_JOIN]
     member.goes()
     assert await member.leaves() == "closed by peer"

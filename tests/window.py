@@ -63,7 +63,7 @@ def short(member: FakeMember) -> list[str]:
         if frame["type"] == "message":
             return f"{frame['id']} {frame['message']}" + " again" * ("replayed" in frame)
         if frame["type"] == "ack":
-            return f"{frame['id']} ack" + " duplicate" * frame.get("duplicate", False)
+            return f"{frame['id']} ack" + " duplicate" * ("duplicate" in frame)
         if frame["type"] == "presence":
             return f"{frame['username']} {frame['event']} {frame['users']}"
         return f"expired {frame['through']}" if frame["type"] == "expired" else str(frame["type"])
@@ -80,5 +80,6 @@ def held(thing: object) -> object:
     if isinstance(thing, Struct):
         return type(thing), [held(getattr(thing, name)) for name in thing.__struct_fields__]
     if type(thing).__module__.startswith("chat_actors.") and not isinstance(thing, (Outbox, FakeClock)):
-        return type(thing), [(name, held(value)) for name, value in vars(thing).items()]
+        # The moments of the last crashes are no part of what the members brought.
+        return type(thing), [(name, held(value)) for name, value in vars(thing).items() if name != "_crashes"]
     return type(thing)

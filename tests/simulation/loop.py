@@ -123,6 +123,8 @@ class ShuffledLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.complaints.append(f"{context['message']}: {context.get('exception')!r}")
 
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None: ...
+
     def get_debug(self) -> bool:
         return False
 

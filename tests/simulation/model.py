@@ -93,7 +93,7 @@ class Model:
         elif now >= until:
             member = None
         if member is None:
-            token = self._tokens.get(event.outbox, "") if event.window is not None else None
+            token = None if event.window is None else self._tokens.get(event.outbox, f"unseen {self._joins}")
             member = Member("", 0, token, False, None if event.window is None else {})
         names = {one.username.casefold() for one in self.present.values()}
         if not member.username or member.username.casefold() in names:

@@ -13,7 +13,7 @@ from tests.simulation.loop import ShuffledLoop
 
 Frame = dict[str, Any]
 
-_decode = msgspec.json.Decoder(Frame).decode
+decode = msgspec.json.Decoder(Frame).decode
 
 
 class Peer(asyncio.Transport):
@@ -29,7 +29,7 @@ class Peer(asyncio.Transport):
         self._random = rng.random
         self._direct = direct
         # From it to the server.
-        self._protocol: Any = self  # who is given the bytes it sends
+        self._protocol: Any = self  # who is given the bytes it sends; on the fast lane an inbox, from the accept on
         self._unread = b""  # by the server
         self._reading = True
         self._ended = False  # the server knows that it is gone
@@ -50,7 +50,7 @@ class Peer(asyncio.Transport):
             self._payloads += payloads(b"".join(self._written))
             self._written.clear()
         if len(self._frames) < len(self._payloads):
-            self._frames += [_decode(payload) for payload in self._payloads[len(self._frames) :]]
+            self._frames += [decode(payload) for payload in self._payloads[len(self._frames) :]]
         return self._frames
 
     def say(self, data: bytes) -> None:
@@ -72,7 +72,7 @@ class Peer(asyncio.Transport):
             self._loop.call_soon(self._deliver)
 
     def _deliver(self) -> None:
-        if self._reading and self._unread and not self._ended:
+        if self._unread and self._reading and self._protocol is not self and not self._ended:
             data, self._unread = self._unread, b""
             self._protocol.data_received(data)
         if self.gone and not self._ended:
@@ -106,8 +106,12 @@ class Peer(asyncio.Transport):
     # uvicorn's protocol: it gets what the session does not take itself.
 
     def data_received(self, data: bytes) -> None:
-        at = 8 if data[1] == 0xFE else 6
-        self._event({"type": "websocket.receive", "text": data[at:].decode()})
+        while data:
+            size, at = data[1] - 0x80, 6
+            if size == 126:
+                size, at = int.from_bytes(data[2:4], "big"), 8
+            self._event({"type": "websocket.receive", "text": data[at : at + size].decode()})
+            data = data[at + size :]
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         self._event({"type": "websocket.disconnect"})
@@ -139,6 +143,7 @@ class Peer(asyncio.Transport):
 
     def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
+        self._loop.call_soon(self._deliver)
 
     def pause_reading(self) -> None:
         self._reading = False

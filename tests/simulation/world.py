@@ -92,13 +92,13 @@ class Observed(Supervisor):
 class Client:
     """One connection: its peer, its session, and what the peer has said since it said its join."""
 
-    def __init__(self, peer: Peer, task: "asyncio.Task[None]") -> None:
+    def __init__(self, number: int, peer: Peer, task: "asyncio.Task[None]") -> None:
+        self.number = number
         self.peer = peer
         self.task = task
-        self.topic = ""  # until it has said its join
+        self.username = self.topic = ""  # until it has said its join
         self.said: list[tuple[str, Union[str, UnsetType]]] = []  # messages, each with its ref
         self.outbox: Optional[Outbox] = None  # once its handler has begun
-        self.cancelled = False
 
     def joined(self) -> Optional[dict[str, Any]]:
         """The frame by which it knows that it is a member."""
@@ -177,10 +177,6 @@ class World:
 
         task = self.loop.create_task(handler())
         task.add_done_callback(lambda _: peer.hang_up())  # as uvicorn does
-        client = Client(peer, task)
+        client = Client(len(self.clients), peer, task)
         self.clients.append(client)
         return client
-
-    def stop(self) -> None:
-        self.stopped = True
-        self.supervisor.stop()
