@@ -13,22 +13,18 @@ from loguru import logger
 from msgspec import UNSET
 
 from chat_actors.actor import Mailbox
+from chat_actors.decoding import Data, Refused, decode_first, decode_next, is_bigger
 from chat_actors.inbox import Inbox
 from chat_actors.lane import Message
 from chat_actors.outbox import ConnectionOutbox
 from chat_actors.pace import Pace
 from chat_actors.protocol import (
     CloseCode,
-    Data,
     Error,
     ErrorCode,
     JoinFrame,
-    Refused,
     SendFrame,
-    decode_first,
-    decode_next,
     finished,
-    is_bigger,
 )
 from chat_actors.settings import Settings
 from chat_actors.supervisor import ListTopics, SupervisorEvent

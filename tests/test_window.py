@@ -5,7 +5,8 @@ from typing import Any, Optional
 
 import pytest
 
-from chat_actors.protocol import ErrorCode, JoinFrame, Refused, Window, decode_first
+from chat_actors.decoding import Refused, decode_first
+from chat_actors.protocol import ErrorCode, JoinFrame, Window
 from chat_actors.topic import Join
 from tests.fakes import FakeMember, Frame, in_clean_loop, settle
 from tests.test_outbox import Lane, both_lanes, slow
