@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_actors.decoding import Data, Refused, decode_first, decode_next, is_bigger
-from chat_actors.protocol import JoinFrame, ListCommand, SendFrame
+from chat_actors.protocol import Ack, Error, JoinFrame, ListCommand, Message, SendFrame, finished, payloads
 
 LONGEST = 4096
 DEEP = "[" * 10_000 + "]" * 10_000
