@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from chat_actors.actor import CRASH_SECONDS, MOST_CRASHES, Actor
+from chat_actors.actor import CRASH_SECONDS, MOST_CRASHES, ROOM, Actor
 from tests.fakes import FakeClock, in_clean_loop, log_lines, settle
 
 FAIL = "fail"
@@ -173,3 +173,15 @@ async def test_those_who_wait_for_room_are_let_go_when_the_actor_ends(cancel: bo
         actor.stop()
     await room
     assert not actor.running
+
+
+@in_clean_loop
+async def test_mail_that_comes_after_the_end_is_undelivered_and_nobody_waits_for_room() -> None:
+    actor = Notes()
+    actor.stop()
+    await actor.task
+    for number in range(ROOM + 1):  # by the address, which others hold longer than the actor lives
+        actor.mailbox.put_nowait(str(number))
+    actor.stop()
+    assert actor.notes == ["ended", *(f"undelivered {number}" for number in range(ROOM + 1))]
+    assert not actor.mailbox.crowded()

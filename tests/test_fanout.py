@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chat_actors.fanout import MOST_BYTES, MOST_FRAMES, STRIDE_BYTES, STRIDE_MEMBERS, FanOut
 from chat_actors.members import Member
 from chat_actors.outbox import Outbox
-from tests.fakes import FakeMember, in_clean_loop
+from tests.fakes import FakeMember, in_clean_loop, log_lines
 
 
 def everyone(*events: bool) -> tuple[list[FakeMember], dict[Outbox, Member]]:
@@ -28,6 +28,18 @@ async def test_whoever_did_not_send_gets_the_same_bytes_object() -> None:
     await fan_out.write(members)
     assert (alice.writes, bob.writes) == ([b"ack1.ack2."], [b"one.two."])
     assert bob.writes[0] is carol.writes[0]
+
+
+@in_clean_loop
+async def test_a_way_out_that_fails_costs_the_others_nothing() -> None:
+    (alice, bob, carol), members = everyone(False, False, False)
+    bob.write = None  # type: ignore[assignment]  # as a bug would
+    fan_out = FanOut()
+    fan_out.message(b"one.", alice, b"ack1.")
+    with log_lines() as lines:
+        await fan_out.write(members)
+    assert (alice.writes, carol.writes) == ([b"ack1."], [b"one."])
+    assert len([line for line in lines if "write failed" in line]) == 1
 
 
 @in_clean_loop

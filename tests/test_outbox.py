@@ -10,7 +10,7 @@ from typing import Optional, cast
 import pytest
 
 from chat_actors.lane import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
-from chat_actors.outbox import Outbox, StallWatch, open_outbox, turn_away
+from chat_actors.outbox import ConnectionOutbox, StallWatch, open_outbox, turn_away
 from chat_actors.protocol import CloseCode, Error, ErrorCode, finished, payloads
 from chat_actors.protocol import Message as Said
 from tests.fakes import FakeClock, FakeServer, FakeTransport, in_clean_loop, log_lines, remains, settle, tasks
@@ -32,7 +32,7 @@ class Lane:
         self.watching = asyncio.create_task(self.watch.run())
         self.outbox = self.open()
 
-    def open(self) -> Outbox:
+    def open(self) -> ConnectionOutbox:
         return open_outbox(self.watch, None, self.server.receive, self.server.send)
 
     def stall(self) -> None:
@@ -56,7 +56,7 @@ class Lane:
 
 
 class FastLane(Lane):
-    def open(self) -> Outbox:
+    def open(self) -> ConnectionOutbox:
         self.transport = FakeTransport()
         protocol = cast(UvicornProtocol, SimpleNamespace(transport=self.transport))
         return open_outbox(self.watch, protocol, self.server.receive, self.server.send)
@@ -256,6 +256,23 @@ async def test_a_frame_that_waits_longer_than_a_message_lives_aborts_a_peer_that
         await lane.read_one("1")
     assert lane.outbox.reason is None
     await lane.seconds(1)
+    assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind: type[Lane]) -> None:
+    lane = kind(most_bytes=100_000)
+    lane.stall()
+    for _ in range(29):
+        lane.outbox.write(frame("1"))
+    await lane.seconds(1)
+    for _ in range(60):
+        lane.outbox.write(frame("1"))
+    for _ in range(31):
+        assert lane.outbox.reason is None
+        await lane.seconds(1)
+        await lane.read_one("1")
     assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
 
 

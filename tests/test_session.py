@@ -204,6 +204,7 @@ async def test_nothing_is_posted_of_what_came_behind_the_frame_that_closes() -> 
     take = await alone.joins()
     alone.says('{"message": "late"}')  # on its way, when the frame is read that closes
     assert not take("{")
+    assert not take('{"message": "late as well"}')
     assert await alone.leaves() == "too_many_refused"
     assert mail(alone.topic) == []
 

@@ -381,3 +381,44 @@ async def test_the_end_closes_the_members_of_a_topic_that_is_giving_up() -> None
     await chat.supervisor.task
     assert alice.closed in (CloseCode.RESTARTING, CloseCode.CRASHED)
     assert tasks() == before
+
+
+@in_clean_loop
+async def test_a_member_that_resumes_and_leaves_at_once_leaves_no_ghost_topic() -> None:
+    chat = Chat()
+    old = chat.join("alice", window=Window())
+    await settle()
+    token = old.frames[0]["resume"]
+    new = chat.join("alice", window=Window(resume=token))
+    chat.leave(new)  # before the supervisor hears of the takeover
+    await settle()
+    chat.leave(old)
+    assert await chat.listed() == []
+    assert len(tasks()) == 2  # this test's and the supervisor's
+
+
+@in_clean_loop
+async def test_a_join_stranded_behind_a_crash_is_answered_also_when_the_server_ends() -> None:
+    chat = Chat()
+    (alice,) = await chat.enter("alice")
+    chat.send(alice, *FATAL)
+    late = chat.join("bob")
+    for _ in range(2):  # far enough for the topic to give up with the join behind it
+        await asyncio.sleep(0)
+    chat.supervisor.stop()
+    await chat.supervisor.task
+    await settle()
+    with pytest.raises(JoinFailed):
+        late.reply.result()
+
+
+@in_clean_loop
+async def test_an_event_that_is_none_of_the_actors_is_reported_as_a_bug() -> None:
+    chat = Chat()
+    (alice,) = await chat.enter("alice")
+    with log_lines() as lines:
+        chat.post("nonsense")  # type: ignore[arg-type]
+        alice.reply.result().put_nowait("nonsense")  # type: ignore[arg-type]
+        await settle()
+    assert len([line for line in lines if "crashed" in line and "TypeError" in line]) == 2
+    assert await chat.listed() == [("sports", 1)]

@@ -1,0 +1,65 @@
+"""``python -m tests.faults.served``: the server as ``python -m chat_actors`` starts it, which also says how it is.
+
+On SIGUSR1 it logs how many tasks there are, and how many objects of the package are alive. Two variables bring
+faults that cannot come from outside: ``FAULTS_CRASH_EVERY=n`` has each topic fail at every nth message,
+``FAULTS_OPEN_FILES=n`` is the limit on open files.
+"""
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+
+from loguru import logger
+
+import chat_actors.app as served
+from chat_actors.__main__ import main
+from chat_actors.lane import Receive, Scope, Send
+from chat_actors.outbox import Outbox
+from chat_actors.session import Session
+from chat_actors.topic import Send as SendEvent
+from chat_actors.topic import Topic, TopicEvent
+
+application = served.app
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
+    await application(scope, receive, send)
+
+
+def tell() -> None:
+    """Log what is alive; what only the garbage collector holds is not."""
+    gc.collect()
+    alive = gc.get_objects()
+    kinds = {"sessions": Session, "outboxes": Outbox, "topics": Topic}
+    counts = {name: sum(isinstance(thing, kind) for thing in alive) for name, kind in kinds.items()}
+    logger.bind(tasks=len(asyncio.all_tasks()), **counts).info("alive")
+
+
+def crash_every(messages: int) -> None:
+    """Have each topic fail at its nth, 2nth ... message, before it has done anything with it."""
+    handle = Topic.handle
+    taken: dict[str, int] = {}
+
+    def handle_or_fail(self: Topic, event: TopicEvent) -> None:
+        if type(event) is SendEvent:
+            taken[self.name] = taken.get(self.name, 0) + 1
+            if self.name != "witness" and not taken[self.name] % messages:
+                raise RuntimeError("a fault on purpose")
+        handle(self, event)
+
+    vars_of_topic: object = Topic
+    setattr(vars_of_topic, "handle", handle_or_fail)  # noqa: B010
+
+
+if __name__ == "__main__":
+    if "FAULTS_CRASH_EVERY" in os.environ:
+        crash_every(int(os.environ["FAULTS_CRASH_EVERY"]))
+    if "FAULTS_OPEN_FILES" in os.environ:
+        limit = int(os.environ["FAULTS_OPEN_FILES"])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    vars(served)["app"] = app
+    main()
