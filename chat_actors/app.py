@@ -80,7 +80,7 @@ class Chat:
         return self._supervisor
 
     async def stop(self) -> None:
-        """Close what is still open with 1012 and wait until every actor has ended. Can be called twice."""
+        """Close every member with 1012 and wait until every actor has ended. Can be called twice."""
         if self._supervisor is not None:
             self._supervisor.stop()
             await asyncio.wait({self._supervisor.task})

@@ -12,11 +12,10 @@ out as a ``Gap``, and a message whose ack was lost is sent again all the same: r
 """
 
 import asyncio
-import logging
 import random
+import secrets
 from collections import deque
 from contextlib import suppress
-from itertools import count
 from typing import Any, Callable, Literal, Optional, Union
 
 import msgspec
@@ -24,9 +23,10 @@ from msgspec import UNSET, Struct
 from websockets.asyncio import client as websockets
 from websockets.exceptions import ConnectionClosed
 
-from chat_actors import protocol
+from chat_actors import protocol as wire
 from chat_actors.clock import Clock
-from chat_actors.protocol import Ack, CloseCode, ErrorCode, Joined, JoinFrame, Refused, SendFrame, Topics
+from chat_actors.decoding import Refused, decode_next
+from chat_actors.protocol import Ack, CloseCode, ErrorCode, ListCommand, Message, Topics
 
 # A dead connection is found within 20 s, so that there is time left to come back within the window.
 OPTIONS = {"ping_interval": 10, "ping_timeout": 10, "close_timeout": 2, "max_size": 16 << 20, "compression": None}
@@ -34,17 +34,8 @@ LEFT, LOST = 1000, 1006  # RFC 6455, section 7.4.1
 # The server would close this client again, or does not understand it (1002 …); after any other code it comes back.
 FINAL = {CloseCode.TOO_MANY_REFUSED, CloseCode.FRAME_TOO_BIG, CloseCode.RESUMED_ELSEWHERE, 1002, 1003, 1007, 1010}
 
-_log = logging.getLogger(__name__)
-
-
-class Message(Struct, frozen=True, tag_field="type", tag="message"):
-    """Somebody else's message. ``id`` counts 1, 2, 3 …; ``timestamp``: Unix seconds; ``replayed``: from the past."""
-
-    id: int
-    username: str
-    message: str
-    timestamp: int
-    replayed: bool = False
+_decode_first = msgspec.json.Decoder(Union[wire.Joined, wire.Error]).decode
+_decode_next = msgspec.json.Decoder(Union[Message, Ack, Topics, wire.Error]).decode
 
 
 class Gap(Struct, frozen=True):
@@ -63,9 +54,17 @@ class Disconnected(Exception):
         self.code = code
         self.reason = reason
 
-    @classmethod
-    def by(cls, closed: ConnectionClosed) -> "Disconnected":
-        return cls(LOST, "") if closed.rcvd is None else cls(closed.rcvd.code, closed.rcvd.reason)
+
+class Tuning(Struct, frozen=True):
+    """What can be set beside who joins what. ``backoff``: the wait (seconds) before an attempt is anything up to a
+    limit, the first, that doubles with each failure up to the second; a connection that lasts that long resets it."""
+
+    replay: bool = False  # begin with the messages that the server still has
+    longest: int = 4096  # characters of a message that the server takes
+    most_unread: int = 1000  # messages that may wait to be read
+    backoff: tuple[float, float] = 0.5, 5.0
+    random: Callable[[], float] = random.random
+    clock: Clock = msgspec.field(default_factory=Clock)
 
 
 class _Request(Struct, eq=False):
@@ -75,63 +74,36 @@ class _Request(Struct, eq=False):
     text: str  # of the message; empty if it is none
     answer: "asyncio.Future[Union[Ack, Topics, Exception]]"
 
-    def has_sent(self, message: Message) -> bool:
-        """Whether this message, which was replayed, is its own; known once it has been answered."""
-        ack = self.answer.result()
-        return isinstance(ack, Ack) and ack.duplicate is True and ack.id == message.id
-
-
-_decode_first = msgspec.json.Decoder(Union[Joined, protocol.Error]).decode
-_decode_next = msgspec.json.Decoder(Union[Message, Ack, Topics, protocol.Error]).decode
-
 
 class Chat:
     """A member of a topic, for the length of its ``async with`` block; iterate over it for what happens there.
 
     Entering it is one attempt to get in: it raises Refused if the server refuses the join, Disconnected if it closes,
-    and OSError or an exception of ``websockets`` if there is no such server. Later it comes back by itself. Before an
-    attempt it waits for anything up to ``backoff[0]`` seconds, a limit that doubles with every failure to at most
-    ``backoff[1]``, and starts anew when a connection has lasted for that long.
+    and OSError or an exception of ``websockets`` if there is no such server. Later it comes back by itself.
 
-    At most ``most_unread`` messages wait to be read; then the socket is not read either. But while somebody waits for
-    an answer, which stands behind all that is to come, it is, and messages without room become a Gap ("unread").
-
-    ``replay``: begin with what the server still has. ``longest``: characters of a message that the server takes.
-    ``options``: of ``websockets``' own ``connect``, such as ``additional_headers``.
+    Where as many messages wait as may, the socket is not read either. But while somebody waits for an answer, which
+    stands behind all that is to come, it is, and messages that find no room become a Gap ("unread").
     """
 
-    def __init__(
-        self,
-        url: str,
-        username: str,
-        topic: str,
-        *,
-        replay: bool = False,
-        longest: int = 4096,
-        most_unread: int = 1000,
-        backoff: tuple[float, float] = (0.5, 5.0),
-        random: Callable[[], float] = random.random,
-        clock: Clock = Clock(),  # noqa: B008  # it has no state
-        **options: Any,
-    ) -> None:
+    def __init__(self, url: str, username: str, topic: str, tuning: Optional[Tuning] = None, **options: Any) -> None:
+        """``options`` are those of ``websockets``' own ``connect``, such as ``additional_headers``."""
         self.username = username  # as the server gave it; another one if it was taken while we were away
-        self._url, self._options = url, {**OPTIONS, **options}
-        self._longest, self._most_unread = longest, most_unread
-        self._backoff, self._random, self._clock = backoff, random, clock
+        self._tuning = tuning or Tuning()
         # The connection, and the task that reads it and replaces it.
-        self._join = JoinFrame(username, topic, 0 if replay else UNSET, UNSET, "")  # as the next one has to send it
+        self._url, self._options = url, {**OPTIONS, **options}
+        self._join = wire.JoinFrame(username, topic, 0 if self._tuning.replay else UNSET, UNSET, "")  # the next one's
         self._unanswered_joins = 0
         self._failures = 0  # in a row
-        self._socket: Optional[websockets.ClientConnection] = None
+        self._socket: Optional[websockets.ClientConnection] = None  # once it has joined
         self._staying: asyncio.Task[None]
         self._ended: Optional[Exception] = None
         # One request at a time: so an answer, or an error, which has no ref, can only mean the one that waits.
         self._turn = asyncio.Lock()
         self._request: Optional[_Request] = None
-        self._numbers = count(1)
-        # What waits to be read, each with the request that may turn out to have sent it.
-        self._unread: deque[tuple[Union[Message, Gap], Optional[_Request]]] = deque()
-        self._seen = 0  # messages up to this id are in there, or have been, or are our own
+        # What came.
+        self._seen = 0  # the highest id, our own included
+        self._unread: deque[Union[Message, Gap]] = deque()
+        self._suspects: list[Message] = []  # of the unread: one may be our own, which the answer to our request tells
         self._changed = asyncio.Event()  # set at any change that something in here may wait for
 
     async def send(self, text: str) -> Ack:
@@ -140,16 +112,16 @@ class Chat:
         Raises Refused if the server does not take such a message, and what ended the chat if it is over. Cancelling it
         only ends the waiting: a message whose turn had come is sent all the same.
         """
-        payload = msgspec.json.encode(SendFrame(text, str(next(self._numbers)))).decode()
-        if type(protocol.decode_next(payload, self._longest)) is not SendFrame:
+        payload = msgspec.json.encode(wire.SendFrame(text, secrets.token_hex(8))).decode()
+        if isinstance(decode_next(payload, self._tuning.longest), ListCommand):
             raise Refused(ErrorCode.UNKNOWN_COMMAND, "a message cannot be a command; there is topics()")
         ack: Ack = await self._ask(payload, text)
         return ack
 
-    async def topics(self) -> list[protocol.TopicUsers]:
+    async def topics(self) -> Topics:
         """The active topics, oldest first. Raises what ended the chat if it is over."""
-        answer: Topics = await self._ask("/list")
-        return answer.topics
+        topics: Topics = await self._ask("/list")
+        return topics
 
     def __aiter__(self) -> "Chat":
         return self
@@ -157,27 +129,21 @@ class Chat:
     async def __anext__(self) -> Union[Message, Gap]:
         """The next event, in the topic's order; behind the last one what ended the chat is raised.
 
-        Our own messages are left out. The server sends them in a replay only, and there their acks tell them.
+        Our own messages are left out: the server sends them in a replay only, and there they have the ids of our acks.
         """
-        while True:
-            if self._unread:
-                event, request = self._unread[0]
-                if request is None or request.answer.done():
-                    self._unread.popleft()
-                    self._changed.set()
-                    if request is None or isinstance(event, Gap) or not request.has_sent(event):
-                        return event
-                    continue
-            elif self._ended is not None:
-                raise self._ended
+        while not self._unread or self._unread[0] in self._suspects:
             await self._change()
+        self._changed.set()
+        return self._unread.popleft()
 
     async def __aenter__(self) -> "Chat":
+        self._staying = asyncio.create_task(self._stay())
         try:
-            socket = await self._open()
-        except ConnectionClosed as closed:
-            raise Disconnected.by(closed) from None
-        self._staying = asyncio.create_task(self._stay(socket))
+            while self._join.epoch is UNSET:
+                await self._change()
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -186,8 +152,8 @@ class Chat:
 
     async def _ask(self, payload: str, text: str = "") -> Any:
         async with self._turn:
-            if self._request is not None:  # who asked was cancelled
-                await asyncio.shield(self._request.answer)
+            while self._request is not None:  # who asked was cancelled
+                await self._change()
             if self._ended is not None:
                 raise self._ended
             self._request = request = _Request(payload, text, asyncio.get_running_loop().create_future())
@@ -199,7 +165,7 @@ class Chat:
             return answer
 
     async def _write(self) -> None:
-        """Write the request to the connection; if either is missing, the next connection gets it."""
+        """Write the request to the connection; if there is none, or it ends, the next one gets it."""
         if self._request is not None and self._socket is not None:
             with suppress(ConnectionClosed):
                 await self._socket.send(self._request.payload)
@@ -208,115 +174,109 @@ class Chat:
         if self._request is not None:
             self._request.answer.set_result(answer)
             self._request = None
-            self._changed.set()
+        self._suspects.clear()
+        self._changed.set()
 
     async def _change(self) -> None:
+        """Wait for a change; when the chat is over there is none to come."""
+        if self._ended is not None:
+            raise self._ended
         self._changed.clear()
         await self._changed.wait()
 
-    async def _stay(self, socket: websockets.ClientConnection) -> None:
-        """Read connection after connection, until one has ended for good."""
+    async def _stay(self) -> None:
+        """Have connection after connection, until one has ended for good."""
         ended: Exception = Disconnected(LEFT, "left")
+        first, most = self._tuning.backoff
         try:
             while True:
-                lost = await self._read(socket)
-                socket = await self._come_back(lost)
+                self._raise_if_final(await self._converse())
+                limit = min(most, first * 2 ** min(self._failures, 32))
+                self._failures += 1
+                await self._tuning.clock.sleep(self._tuning.random() * limit)
         except Exception as final:
             ended = final
         finally:
             self._ended = ended
             self._settle(ended)
-            self._changed.set()
-
-    async def _come_back(self, lost: Exception) -> websockets.ClientConnection:
-        """A connection that has joined, after as many attempts as it takes. Raises what ends the chat for good."""
-        while True:
-            self._raise_if_final(lost)
-            first, most = self._backoff
-            delay = self._random() * min(most, first * 2 ** min(self._failures, 32))
-            self._failures += 1
-            _log.info("connection lost (%r), next attempt in %.1f s", lost, delay)
-            await self._clock.sleep(delay)
-            try:
-                return await self._open()
-            except Exception as why:
-                lost = why
 
     def _raise_if_final(self, lost: Exception) -> None:
-        if isinstance(lost, ConnectionClosed):
-            disconnected = Disconnected.by(lost)
-            if disconnected.code == CloseCode.RESUMED_ELSEWHERE and self._unanswered_joins:
-                self._unanswered_joins -= 1  # one that we had given up on may have come late: each resumes once
-            elif disconnected.code in FINAL:
-                raise disconnected from lost
-        elif not (isinstance(lost, Refused) and lost.code is ErrorCode.SERVER_FULL):
-            final = websockets.process_exception(lost)  # type: ignore[attr-defined]  # documented, not in __all__
-            if final is not None:
-                raise final
+        if isinstance(lost, Disconnected):
+            final = lost.code in FINAL
+            if lost.code == CloseCode.RESUMED_ELSEWHERE and self._unanswered_joins:
+                self._unanswered_joins -= 1  # "elsewhere" may be a connection that we gave up, whose join came late
+                final = False
+        elif isinstance(lost, Refused):
+            final = lost.code is not ErrorCode.SERVER_FULL
+        else:
+            final = websockets.process_exception(lost) is not None  # type: ignore[attr-defined]  # though documented
+        if final or self._join.epoch is UNSET:  # or we have never been in
+            raise lost
 
-    async def _open(self) -> websockets.ClientConnection:
-        """Connect and join, once."""
-        socket = await websockets.connect(self._url, **self._options)
+    async def _converse(self) -> Exception:
+        """Connect, join, and take what comes; returns why that ended."""
+        began = self._tuning.clock.monotonic()
         try:
-            await socket.send(msgspec.json.encode(self._join).decode())
-            self._unanswered_joins += 1
-            joined = _decode_first(await socket.recv())
-            self._unanswered_joins -= 1
-            if isinstance(joined, protocol.Error):
-                raise Refused(joined.error, joined.detail)
-        except BaseException:
-            socket.transport.abort()
-            raise
-        self.username = joined.username
+            async with websockets.connect(self._url, **self._options) as socket:
+                await socket.send(msgspec.json.encode(self._join).decode())
+                self._unanswered_joins += 1
+                joined = _decode_first(await socket.recv())
+                self._unanswered_joins -= 1
+                if isinstance(joined, wire.Error):
+                    raise Refused(joined.error, joined.detail)
+                self._welcome(joined)
+                self._socket = socket
+                await self._write()
+                while True:
+                    await self._take(_decode_next(await socket.recv()))
+        except ConnectionClosed as closed:
+            return Disconnected(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Disconnected(LOST, "")
+        except Exception as why:
+            return why
+        finally:
+            self._socket = None
+            if self._tuning.clock.monotonic() - began >= self._tuning.backoff[1]:
+                self._failures = 0
+
+    def _welcome(self, joined: wire.Joined) -> None:
         if self._join.since is UNSET and joined.last_id is not UNSET:
             self._seen = joined.last_id
         if joined.gap is not UNSET:
             self._seen = joined.gap.to or 0
-            self._unread.append((Gap(joined.gap.from_, joined.gap.to, joined.gap.reason), None))
-            self._changed.set()
-        self._join.epoch, self._join.resume = joined.epoch, joined.resume
-        return socket
+            self._unread.append(Gap(joined.gap.from_, joined.gap.to, joined.gap.reason))
+        self.username = joined.username
+        self._join.epoch, self._join.resume, self._join.since = joined.epoch, joined.resume, self._seen
+        self._changed.set()
 
-    async def _read(self, socket: websockets.ClientConnection) -> Exception:
-        """Take what comes on a connection that has joined; returns why it ended."""
-        self._socket, began = socket, self._clock.monotonic()
-        try:
-            await self._write()
-            while True:
-                await self._take(_decode_next(await socket.recv()))
-        except Exception as why:
-            return why
-        finally:
-            self._socket, self._join.since = None, self._seen
-            if self._clock.monotonic() - began >= self._backoff[1]:
-                self._failures = 0
-            await socket.close()
-
-    async def _take(self, frame: Union[Message, Ack, Topics, protocol.Error]) -> None:
-        if isinstance(frame, protocol.Error):
+    async def _take(self, frame: Union[Message, Ack, Topics, wire.Error]) -> None:
+        if isinstance(frame, wire.Error):
             self._settle(Refused(frame.error, frame.detail))
-        elif not isinstance(frame, Message):
-            if isinstance(frame, Ack) and frame.duplicate is UNSET:
-                self._seen = frame.id  # it stands in the message's place
+        elif isinstance(frame, Message):
+            if frame.id > self._seen:
+                await self._take_message(frame)
+        else:
+            if isinstance(frame, Ack):
+                if frame.duplicate is UNSET:
+                    self._seen = frame.id  # it stands in the message's place
+                for message in self._suspects:
+                    if message.id == frame.id and frame.duplicate is not UNSET:
+                        self._unread.remove(message)
             self._settle(frame)
-        elif frame.id > self._seen:
-            suspect = self._request if self._request and self._request.text == frame.message else None
-            while len(self._unread) >= self._most_unread and self._request is None:
-                await self._change()
-            self._seen = frame.id
-            if len(self._unread) < self._most_unread:
-                self._unread.append((frame, suspect if frame.replayed else None))
-            else:
-                self._lose(frame.id)
-            self._changed.set()
+        self._join.since = self._seen
 
-    def _lose(self, number: int) -> None:
-        newest, _ = self._unread[-1]
-        first = number
-        if isinstance(newest, Gap) and newest.reason == "unread":
-            first = newest.first
-            self._unread.pop()
-        self._unread.append((Gap(first, number, "unread"), None))
+    async def _take_message(self, message: Message) -> None:
+        while len(self._unread) >= self._tuning.most_unread and self._request is None:
+            await self._change()
+        self._seen, newest = message.id, self._unread[-1] if self._unread else None
+        self._changed.set()
+        if len(self._unread) < self._tuning.most_unread:
+            self._unread.append(message)
+            if self._request is not None and self._request.text == message.message:
+                self._suspects.append(message)
+        elif isinstance(newest, Gap) and newest.reason == "unread":
+            self._unread[-1] = Gap(newest.first, message.id, "unread")
+        else:
+            self._unread.append(Gap(message.id, message.id, "unread"))
 
 
 connect = Chat  # it reads better: ``async with connect(…) as chat``

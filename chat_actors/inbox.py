@@ -77,9 +77,12 @@ class DirectInbox(Inbox, asyncio.Protocol):
         at, size = 0, len(data)
         while size - at >= 6 and self._held is None:  # no frame of a client is shorter
             first, length, payload = data[at], data[at + 1] - _MASKED, at + 6
-            if length >= 126:
-                length, payload = int.from_bytes(data[at + 2 : at + 4], "big") if length == 126 else size, at + 8
-            if not 0 <= length <= self._longest:
+            if length == 126:
+                length, payload = int.from_bytes(data[at + 2 : at + 4], "big"), at + 8
+                sound = 126 <= length <= self._longest
+            else:
+                sound = 0 <= length < 126
+            if not sound:  # not masked, a length that has a shorter form, or 64 KiB and more
                 self._give_up(data[at:])
                 return
             end = payload + length

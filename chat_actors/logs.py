@@ -23,6 +23,9 @@ class _ToLoguru(logging.Handler):
         if record.name == "uvicorn.access":  # (client, method, path with its query, HTTP version, status)
             client, method, path, *rest = record.args  # type: ignore[misc]
             record.args = (client, method, str(path).partition("?")[0], *rest)
+        if str(record.msg).startswith("Invalid UTF-8"):  # the peer's fault, which uvicorn reports as its own
+            logger.bind(code="invalid_utf8").info("frame refused")
+            return
         logger.opt(exception=record.exc_info).log(level, "{}", record.getMessage().rstrip())
 
 

@@ -164,7 +164,7 @@ class Session:
             if data is None:  # a disconnect: its code is unreliable, so it is not looked at
                 return None
         if is_bigger(data, self._settings.frame_bytes):
-            self._log.bind(code=CloseCode.FRAME_TOO_BIG.name).info("frame refused")
+            self._log.bind(code=CloseCode.FRAME_TOO_BIG.name.lower()).info("frame refused")
             self._outbox.close(CloseCode.FRAME_TOO_BIG)
             return None
         return data

@@ -132,6 +132,11 @@ class Supervisor(Actor[SupervisorEvent]):
                 active.users -= 1
                 self._join(join)
 
+    def crashed(self, event: SupervisorEvent, exception: Exception) -> None:
+        super().crashed(event, exception)
+        if type(event) is Join:
+            event.refuse(CloseCode.CRASHED)
+
     def undelivered(self, event: SupervisorEvent) -> None:
         stranded = event.active.topic.stranded if type(event) is TopicEnded else [event]
         for join in stranded:

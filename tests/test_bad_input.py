@@ -225,3 +225,13 @@ async def test_who_does_not_join_in_time_is_closed(start: StartServer) -> None:
         assert await eve.close_code() == 4408
         # Alice connected before Eve, so her time to join is over as well; but she has joined.
         assert (await alice.ask({"message": "hello"}))["id"] == 1
+
+
+@in_loop
+async def test_invalid_utf_8_in_a_text_frame_is_the_peers_fault_and_no_traceback(start: Callable[..., Server]) -> None:
+    server = start(*APP)
+    async with Visit(server) as visit:
+        alice = await visit.join("alice", "sports")
+        alice.connection.transport.write(bytes([0x81, 0x82, 0, 0, 0, 0, 0xFF, 0xFE]))
+        assert await alice.close_code() == 1007
+    server.terminate()

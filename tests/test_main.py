@@ -69,7 +69,7 @@ def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch
 async def test_it_serves_until_a_signal_ends_it(start: Callable[..., Server]) -> None:
     server = start("chat_actors", CHAT_PORT="0")
     async with Visit(server) as visit:
-        alice = await visit.join("alice", "sports")
+        alice = await visit.join("alice", "sports", compression="deflate")
         assert not alice.connection.protocol.extensions  # no deflate, though the client offers it
         await asyncio.to_thread(server.terminate)
         assert await alice.close_code() == 1012

@@ -6,7 +6,7 @@ import pytest
 
 from chat_actors.members import Member, Members
 from chat_actors.outbox import Outbox
-from chat_actors.protocol import Ack, Window
+from chat_actors.protocol import Ack, CloseCode, Window
 
 PLAIN = None
 ASKS = Window()
@@ -14,9 +14,16 @@ ACK = Ack(id=1, timestamp=0, recipients=0)
 
 
 class Connection(Outbox):
-    """An outbox that nothing is written to."""
+    """An outbox that the members are found by, and that they never use."""
 
-    def __init__(self) -> None: ...
+    def write(self, frames: bytes) -> None:
+        raise AssertionError
+
+    def write_replay(self, frames: bytes) -> None:
+        raise AssertionError
+
+    def close(self, code: CloseCode) -> None:
+        raise AssertionError
 
 
 class Topic:

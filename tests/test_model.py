@@ -80,7 +80,9 @@ class Model:
             if window.since is not UNSET:
                 self.replay(member, joined, window.since, window.epoch)
         if not old:
-            self.notice({"type": "presence", "event": "joined", "username": person.name, "users": len(self.here)}, member)
+            self.notice(
+                {"type": "presence", "event": "joined", "username": person.name, "users": len(self.here)}, member
+            )
 
     def replay(self, member: FakeMember, joined: Frame, since: int, epoch: object) -> None:
         lost = self.lost[since:]
@@ -172,14 +174,13 @@ class TopicMachine(RuleBasedStateMachine):
 
     @initialize(target=members)
     def somebody_is_there(self) -> FakeMember:
-        member = self.join("eve", Window(events=True))
+        member = self.post_join("eve", Window(events=True))
         self.run(self.deliver(0))
         self.epoch = member.frames[0]["epoch"]
         self.compare()
         return member
 
-    @rule(target=members, username=usernames, window=windows)
-    def join(self, username: str, window: Optional[Window], again: Optional[Person] = None) -> FakeMember:
+    def post_join(self, username: str, window: Optional[Window], again: Optional[Person] = None) -> FakeMember:
         async def new() -> FakeMember:
             return FakeMember()
 
@@ -192,10 +193,14 @@ class TopicMachine(RuleBasedStateMachine):
         self.mail.append((event, lambda: self.model.join(member, username, window, again)))
         return member
 
+    @rule(target=members, username=usernames, window=windows)
+    def join(self, username: str, window: Optional[Window]) -> FakeMember:
+        return self.post_join(username, window)
+
     @rule(target=members, member=members, username=usernames, window=windows.filter(bool))
     def resume(self, member: FakeMember, username: str, window: Window) -> FakeMember:
         person = self.model.people.get(member)
-        return self.join(username, window, person if person and person.token else None)
+        return self.post_join(username, window, person if person and person.token else None)
 
     @rule(member=members)
     def leave(self, member: FakeMember) -> None:
@@ -278,7 +283,7 @@ class TopicMachine(RuleBasedStateMachine):
 def test_whatever_is_posted_to_a_topic_each_member_sees_what_the_model_says() -> None:
     logger.disable("chat_actors")  # some ten thousand joins and leaves
     try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             TopicMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
         )
     finally:

@@ -422,3 +422,13 @@ async def test_an_event_that_is_none_of_the_actors_is_reported_as_a_bug() -> Non
         await settle()
     assert len([line for line in lines if "crashed" in line and "TypeError" in line]) == 2
     assert await chat.listed() == [("sports", 1)]
+
+
+@in_clean_loop
+async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat()
+    monkeypatch.setattr(Supervisor, "_create", None)
+    (alice,) = await chat.enter("alice")
+    with pytest.raises(JoinFailed) as failed:
+        alice.reply.result()
+    assert failed.value.code is CloseCode.CRASHED
