@@ -195,3 +195,21 @@ def test_in_json_an_exception_is_a_field_without_the_values_of_variables(lines: 
     assert json.loads(line)["level"] == "ERROR"
     assert "UnicodeEncodeError: " in json.loads(line)["exception"]
     assert "the secr" not in line
+
+
+def test_invalid_utf_8_is_the_peers_fault_and_leaves_one_plain_line(lines: Lines) -> None:
+    configure_logging("INFO", as_json=False)
+    try:
+        b"\xff".decode()
+    except UnicodeDecodeError:
+        logging.getLogger("uvicorn.error").exception("Invalid UTF-8 sequence received from client.")
+    (line,) = lines()
+    assert re.fullmatch(rf"{TIME} INFO     frame refused code='invalid_utf8'", line)
+
+
+def test_the_access_log_names_the_path_without_its_query(lines: Lines) -> None:
+    configure_logging("INFO", as_json=False)
+    words = ("127.0.0.1:1", "GET", "/docs?token=secret", "1.1", 200)
+    logging.getLogger("uvicorn.access").info('%s - "%s %s HTTP/%s" %d', *words)
+    (line,) = lines()
+    assert line.endswith('127.0.0.1:1 - "GET /docs HTTP/1.1" 200')

@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 
 from chat_actors.__main__ import main
+from tests.fakes import log_lines
 from tests.server import Server, Visit, in_loop
 
 SAFE: dict[str, Any] = {
@@ -63,6 +64,27 @@ def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch
     main()
     changed = {"host": "::1", "port": 9000, "ws_max_size": 2048, "timeout_graceful_shutdown": 5, "proxy_headers": True}
     assert runs == [{**SAFE, **changed}]
+
+
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [
+        ({"HOST": "0.0.0.0"}, True),
+        ({"HOST": "127.0.0.1"}, False),
+        ({"HOST": "0.0.0.0", "TOKEN": "secret"}, False),
+        ({"HOST": "0.0.0.0", "ALLOWED_ORIGINS": "https://chat.example"}, False),
+    ],
+)
+def test_a_start_on_a_public_address_without_a_guard_says_so_once(
+    runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], warned: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"CHAT_{name}", value)
+    with log_lines() as lines:
+        main()
+    assert len(runs) == 1
+    assert len([line for line in lines if line.startswith("WARNING open to everyone")]) == warned
+    assert not any("secret" in line for line in lines)
 
 
 @in_loop

@@ -483,3 +483,42 @@ async def test_the_fast_lane_is_taken_where_uvicorn_has_a_connection_of_its_own(
     send = send_alone if protocol is None else protocol.send
     await FindProtocol(app)(scope, server.receive, send)
     assert found == [protocol if fast else None]
+
+
+@in_clean_loop
+async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
+    async def receive() -> Message:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionResetError
+
+    watch = StallWatch(FakeClock(), 1, 10, 30)
+    outbox = open_outbox(watch, None, receive, FakeServer().send)
+    reading = asyncio.ensure_future(outbox.receive())
+    await settle()
+    reading.cancel()
+    await outbox.finish()
+
+
+@in_clean_loop
+async def test_a_look_that_fails_does_not_stop_the_clock_of_the_others() -> None:
+    clock = FakeClock()
+    watch = StallWatch(clock, 1, 10, 30)
+    looks = 0
+
+    class Broken:
+        def check(self, now: float) -> None:
+            nonlocal looks
+            looks += 1
+            raise ValueError
+
+    watch.outboxes.add(Broken())  # type: ignore[arg-type]
+    running = asyncio.ensure_future(watch.run())
+    with log_lines() as lines:
+        for _ in range(2):
+            await settle()
+            await clock.advance(1)
+    assert looks == 2
+    assert len([line for line in lines if "stall check failed" in line]) == 2
+    running.cancel()

@@ -23,6 +23,15 @@ FIELDS: dict[str, tuple[Value, str, Value]] = {
     "frame_bytes": (65536, "1024", 1024),
     "join_timeout": (10.0, "2.5", 2.5),
     "refused_frames": (20, "1", 1),
+    "rate_limit": (20.0, "0", 0.0),
+    "rate_burst": (100, "1", 1),
+    "connections": (10_000, "1", 1),
+    "connections_per_address": (0, "5", 5),
+    "topics": (10_000, "1", 1),
+    "topic_members": (0, "5", 5),
+    "allowed_origins": ("", "https://a.example", "https://a.example"),
+    "require_origin": (False, "1", True),
+    "token": ("", "secret", "secret"),
     "history_messages": (10_000, "0", 0),
     "history_bytes": (8 * 1024 * 1024, "0", 0),
     "outbox_bytes": (1024 * 1024, "2048", 2048),
@@ -31,7 +40,7 @@ FIELDS: dict[str, tuple[Value, str, Value]] = {
     "proxy_headers": (False, "true", True),
 }
 
-# A host is whatever the system resolves; every other field has values that are wrong.
+# A host is whatever the system resolves, origins and token are any text; every other field has values that are wrong.
 WRONG: dict[str, list[str]] = {
     "port": ["abc", "", "-1", "65536", "80.5"],
     "log_level": ["info", "LOUD", ""],
@@ -41,6 +50,13 @@ WRONG: dict[str, list[str]] = {
     "frame_bytes": ["1023", "16777217", "64K"],
     "join_timeout": ["0", "-1", "nan"],
     "refused_frames": ["0", "x"],
+    "rate_limit": ["-1", "fast", "nan"],
+    "rate_burst": ["0", "x"],
+    "connections": ["0", "x"],
+    "connections_per_address": ["-1", "x"],
+    "topics": ["0", "x"],
+    "topic_members": ["-1", "x"],
+    "require_origin": ["maybe"],
     "history_messages": ["-1", "x"],
     "history_bytes": ["-1", "8M"],
     "outbox_bytes": ["1023", "1M"],
@@ -95,7 +111,7 @@ def test_each_wrong_variable_has_its_own_sentence(
         load_settings()
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition("=")[0] for line in lines] == [f"CHAT_{field.upper()}" for field in WRONG]
-    assert [*FIELDS] == ["host", *WRONG]  # no field is left out
+    assert {*FIELDS} - {*WRONG} == {"host", "allowed_origins", "token"}  # no other field is left out
 
 
 def test_settings_do_not_change() -> None:
