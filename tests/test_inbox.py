@@ -1,0 +1,203 @@
+"""The way in: what the session takes at once, what goes on to uvicorn byte for byte, and the order of both."""
+
+import asyncio
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chat_actors.inbox import Inbox, open_inbox
+from tests.fakes import in_clean_loop
+from tests.hostile.inputs import chunks
+from tests.hostile.stage import LONGEST, Stage, a_message, listening
+from tests.hostile.twins import IMPLEMENTATIONS, hear
+from tests.hostile.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, frame, header, text
+
+BAD_UTF8 = frame(FIN | TEXT, b"caf\xe9")
+BINARY_FRAME = frame(FIN | BINARY, b"binary")
+
+
+@pytest.mark.parametrize("words", ["", "x", "grüße", "x" * 125, "x" * 126, "😀" * 250])
+def test_a_whole_text_frame_is_taken_at_once(words: str) -> None:
+    stage = listening()
+    stage.read(text(words), text("next"))
+    assert stage.texts == [words, "next"]
+    assert not stage.uvicorn.data
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 11, 100])
+def test_a_text_frame_is_taken_when_the_last_of_it_is_read(size: int) -> None:
+    stage = listening()
+    data = text("one") + text("") + text("x" * 200) + text("two")
+    for at in range(0, len(data), size):
+        stage.read(data[at : at + size])
+    assert stage.texts == ["one", "", "x" * 200, "two"]
+    assert not stage.uvicorn.data
+
+
+def test_before_the_session_takes_messages_they_are_uvicorns() -> None:
+    stage = Stage()
+    stage.read(text("join") + frame(FIN | PING))
+    assert stage.uvicorn.data == [text("join"), frame(FIN | PING)]
+
+
+OTHERS = {
+    "binary": BINARY_FRAME,
+    "the beginning of a message": frame(TEXT, b"be"),
+    "its end": frame(FIN | CONT, b"end"),
+    "compressed": frame(FIN | RSV1 | TEXT, b"\x4a\x04\x00"),
+    "reserved bits": frame(FIN | RSV2 | TEXT, b"x"),
+    "ping": frame(FIN | PING, b"ping"),
+    "pong": frame(FIN | PONG),
+    "close": frame(FIN | CLOSE, b"\x03\xe8bye"),
+    "bad UTF-8": BAD_UTF8,
+}
+
+
+@pytest.mark.parametrize("data", OTHERS.values(), ids=OTHERS)
+def test_all_other_frames_go_on_to_uvicorn_byte_for_byte(data: bytes) -> None:
+    stage = listening()
+    stage.read(text("before") + data[:4])
+    assert not stage.uvicorn.data
+    stage.read(data[4:])
+    assert stage.uvicorn.data == [data]
+    assert stage.texts == ["before"]
+
+
+GIVEN_UP = {
+    "not masked": frame(FIN | TEXT, b"hello", mask=None),
+    "longer than may be": text("x" * (LONGEST + 1)),
+    "64 KiB and more": header(FIN | TEXT, 1 << 63),
+    "a length in too many bytes": frame(FIN | TEXT, b"x" * 125, width=2),
+}
+
+
+@pytest.mark.parametrize("data", GIVEN_UP.values(), ids=GIVEN_UP)
+def test_a_frame_that_is_broken_or_too_big_and_all_behind_it_are_uvicorns(data: bytes) -> None:
+    stage = listening()
+    behind = data[8:] + text("behind")
+    stage.read(text("before"), data[:8], behind)
+    assert stage.texts == ["before"]
+    assert stage.uvicorn.data == [data[:8], behind]
+    assert stage.pipe.protocol is stage.uvicorn
+
+
+def test_the_longest_message_is_taken() -> None:
+    stage = listening()
+    stage.read(text("x" * LONGEST))
+    assert stage.texts == ["x" * LONGEST]
+
+
+@pytest.mark.parametrize("kind", ["binary", "compressed", "bad UTF-8"])
+@in_clean_loop
+async def test_no_text_overtakes_a_message_that_uvicorn_has(kind: str) -> None:
+    ahead = OTHERS[kind]
+    stage = listening()
+    stage.read(ahead + text("second"), text("third"))
+    assert stage.uvicorn.data == [ahead, text("second"), text("third")]
+    for _ in range(2):
+        await stage.inbox.receive()
+        stage.read(frame(FIN | PONG))
+    stage.read(text("fourth"))
+    assert not stage.texts
+    for _ in range(2):
+        await stage.inbox.receive()
+    stage.read(text("fifth"))
+    assert stage.texts == ["fifth"]
+
+
+@in_clean_loop
+async def test_a_message_in_fragments_is_waited_for_once() -> None:
+    stage = listening()
+    stage.read(frame(TEXT, b"be") + frame(CONT, b"gin") + frame(FIN | CONT, b"end") + text("second"))
+    assert not stage.texts
+    for _ in range(2):
+        await stage.inbox.receive()
+    stage.read(text("third"))
+    assert stage.texts == ["third"]
+
+
+def test_control_frames_are_not_waited_for() -> None:
+    stage = listening()
+    stage.read(frame(FIN | PING) + text("taken"))
+    assert stage.texts == ["taken"]
+
+
+def test_nothing_is_taken_after_the_conversation_is_over() -> None:
+    stage = listening()
+    stage.goes_on = False
+    stage.read(text("last") + text("late"), text("later"))
+    assert stage.texts == ["last"]
+
+
+@in_clean_loop
+async def test_while_held_nothing_is_read_and_then_all_goes_on_in_order() -> None:
+    stage = listening()
+    until = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    numbers = count()
+
+    def take_and_hold(words: str) -> bool:
+        number = next(numbers)
+        if number < len(until):
+            stage.inbox.hold(until[number])
+        return stage.take(words)
+
+    stage.inbox.take_at_once(take_and_hold)
+    stage.read(text("one") + text("two") + BINARY_FRAME + frame(FIN | PING) + text("three")[:3])
+    assert (stage.texts, stage.uvicorn.data, stage.pipe.reading) == (["one"], [], False)
+    stage.read(text("three")[3:])  # was on its way
+    assert (stage.texts, stage.uvicorn.data, stage.pipe.reading) == (["one"], [], False)
+    until[0].set_result(None)
+    await asyncio.sleep(0)
+    assert (stage.texts, stage.uvicorn.data, stage.pipe.reading) == (["one", "two"], [], False)
+    until[1].set_result(None)
+    await asyncio.sleep(0)
+    assert stage.texts == ["one", "two"]
+    assert stage.uvicorn.data == [BINARY_FRAME, frame(FIN | PING), text("three")]
+    assert stage.pipe.reading
+
+
+@in_clean_loop
+async def test_a_connection_that_ends_while_held_is_left_alone() -> None:
+    stage = listening()
+    until = asyncio.get_running_loop().create_future()
+
+    def take_and_hold(words: str) -> bool:
+        stage.inbox.hold(until)
+        return stage.take(words)
+
+    stage.inbox.take_at_once(take_and_hold)
+    stage.read(text("one") + text("two"))
+    stage.pipe.close()
+    until.set_result(None)
+    await asyncio.sleep(0)
+    assert (stage.texts, stage.pipe.reading) == (["one"], False)
+
+
+def test_all_that_happens_to_the_connection_is_told_to_uvicorn() -> None:
+    stage = listening()
+    failure = ConnectionResetError()
+    stage.pipe.protocol.pause_writing()
+    stage.pipe.protocol.resume_writing()
+    assert stage.pipe.protocol.eof_received() is True
+    stage.pipe.protocol.connection_lost(failure)
+    assert stage.uvicorn.told == ["pause", "resume", "eof", failure]
+
+
+@in_clean_loop
+async def test_another_servers_messages_come_one_by_one() -> None:
+    inbox = open_inbox(None, a_message, LONGEST)
+    assert type(inbox) is Inbox
+    inbox.take_at_once(lambda text: pytest.fail(text))
+    assert (await inbox.receive())["text"] == "hello"
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(pieces=chunks(), turns=st.lists(st.integers(0, 4)))
+def test_however_a_stream_is_read_its_messages_and_its_end_are_those_of_uvicorn_alone(
+    implementation: str, pieces: list[bytes], turns: list[int]
+) -> None:
+    alone = asyncio.run(hear(implementation, [bytes([byte]) for byte in b"".join(pieces)], direct=False))
+    assert asyncio.run(hear(implementation, pieces, direct=True, turns=turns)) == alone
