@@ -68,12 +68,16 @@ async def test_expired_is_told_where_time_or_the_bounds_have_deleted_something()
 
 
 @in_clean_loop
-async def test_a_member_that_is_forgotten_is_no_expired() -> None:
+async def test_a_member_that_left_is_forgotten_in_time_and_without_a_word() -> None:
     room = Room()
-    watcher, alice = await room.watcher(), room.ask("alice")
-    room.leave(alice)
+    watcher = await room.watcher()
+    when_new = held(room.topic)
+    room.leave(room.ask("alice"))  # and nobody says anything
     await settle()
-    await room.clock.advance(60)
+    await room.clock.advance(29.75)
+    assert held(room.topic) != when_new
+    await room.clock.advance(0.25)
+    assert held(room.topic) == when_new
     assert short(watcher) == ["alice joined 2", "alice left 1"]
 
 

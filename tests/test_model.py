@@ -1,156 +1,39 @@
-"""A topic against a model that is too plain to be wrong: whatever is posted, each member sees what the model says."""
+"""A topic against a model of it: whatever is posted, each member sees what the model says."""
 
 import asyncio
 import math
 from collections.abc import Coroutine
-from typing import Any, Callable, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from loguru import logger
 from msgspec import UNSET
 
 from chat_actors.actor import CRASH_SECONDS, MOST_CRASHES
 from chat_actors.protocol import CloseCode, Window
 from chat_actors.topic import Join, Leave, Send, TopicEvent
-from tests.fakes import POISON, FakeMember, Frame, settle
+from tests.fakes import POISON, FakeMember, settle
+from tests.model import KEPT, TTL, Model, Person
 from tests.window import Room, held
 
 T = TypeVar("T")
 
-TTL = 30
-KEPT = 6  # messages, at most
-PLAIN: Frame = {"topic": "sports", "ttl": TTL}
-
-
-class Person:
-    """Someone whom the topic knows again, if ``refs`` is not None: the acks of his refs."""
-
-    def __init__(self, name: str, asked: bool) -> None:
-        self.name = name
-        self.refs: Optional[dict[str, Frame]] = {} if asked else None
-        self.events = False
-        self.token = ""
-
-
-class Stored(NamedTuple):
-    """A message that can be replayed until its deadline, and whose ref it is."""
-
-    deadline: float
-    frame: Frame
-    sender: Person
-    ref: Optional[str]
-
-
-class Model:
-    """What each member must have seen, by the contract's own words."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.here: dict[FakeMember, Person] = {}  # oldest first
-        self.gone: dict[Person, float] = {}  # known until then
-        self.stored: list[Stored] = []
-        self.lost: list[str] = []  # how message 1, 2, … was lost
-        self.seen: dict[FakeMember, list[Frame]] = {}
-        self.people: dict[FakeMember, Person] = {}
-        self.closed: list[FakeMember] = []
-
-    def join(self, member: FakeMember, username: str, window: Optional[Window], again: Optional[Person]) -> None:
-        """``again``: whose token the join has."""
-        old = [one for one, person in self.here.items() if person is again]
-        back = again is not None and self.now < self.gone.pop(again, 0)
-        person = again if again is not None and (old or back) else Person("", window is not None)
-        if old:
-            self.here = {member if one is old[0] else one: person for one, person in self.here.items()}
-            self.closed += old
-        else:
-            names = {person.name for person in self.here.values()}
-            free = [username, *(f"{username}#{number}" for number in range(2, 99))]
-            person.name = next(name for name in [person.name or username, *free] if name not in names)
-            self.here[member] = person
-        self.people[member] = person
-        person.events = window is not None and window.events
-        joined = {**PLAIN, "type": "joined", "username": person.name, "users": len(self.here)}
-        self.seen[member] = [joined]
-        if window is not None:
-            joined["epoch"], joined["last_id"] = "this", len(self.lost) + len(self.stored)
-            if window.events:
-                joined["members"] = [person.name for person in self.here.values()]
-            if window.since is not UNSET:
-                self.replay(member, joined, window.since, window.epoch)
-        if not old:
-            self.notice(
-                {"type": "presence", "event": "joined", "username": person.name, "users": len(self.here)}, member
-            )
-
-    def replay(self, member: FakeMember, joined: Frame, since: int, epoch: object) -> None:
-        lost = self.lost[since:]
-        if epoch == "another":
-            joined["gap"] = {"from": since + 1, "to": None, "reason": "restarted"}
-            since = 0
-        elif epoch == "this" and lost:
-            reason = "evicted" if "evicted" in lost else "expired"
-            joined["gap"] = {"from": since + 1, "to": len(self.lost), "reason": reason}
-        self.seen[member] += [{**one.frame, "replayed": True} for one in self.stored if one.frame["id"] > since]
-
-    def leave(self, member: FakeMember) -> None:
-        person = self.here.pop(member, None)
-        if person is not None:
-            if person.refs is not None:
-                self.gone[person] = self.now + TTL
-            self.notice({"type": "presence", "event": "left", "username": person.name, "users": len(self.here)})
-
-    def send(self, member: FakeMember, text: str, ref: Optional[str]) -> None:
-        person = self.here.get(member)
-        if person is None:
-            return
-        if person.refs is not None and ref in person.refs:
-            self.seen[member].append({**person.refs[ref], "duplicate": True})
-            return
-        if text == POISON:
-            return
-        frame: Frame = {"id": len(self.lost) + len(self.stored) + 1, "timestamp": int(self.now)}
-        ack = {**frame, "type": "ack", "status": "delivered", "recipients": len(self.here) - 1}
-        frame = {**frame, "type": "message", "username": person.name, "message": text}
-        if ref is not None:
-            ack["ref"] = ref
-            if person.refs is not None:
-                person.refs[ref] = ack
-        self.stored.append(Stored(self.now + TTL, frame, person, ref))
-        for one in self.here:
-            self.seen[one].append(ack if one is member else frame)
-
-    def notice(self, frame: Frame, about: Optional[FakeMember] = None) -> None:
-        for member, person in self.here.items():
-            if person.events and member is not about:
-                self.seen[member].append(frame)
-
-    def delete(self, reason: str) -> None:
-        """Delete what is too old, or too much."""
-        before = len(self.lost)
-        while self.stored and (self.stored[0].deadline <= self.now if reason == "expired" else len(self.stored) > KEPT):
-            oldest = self.stored.pop(0)
-            self.lost.append(reason)
-            if oldest.sender.refs is not None and oldest.ref is not None:
-                del oldest.sender.refs[oldest.ref]
-        if len(self.lost) > before:
-            self.notice({"type": "expired", "through": len(self.lost)})
-
-
-windows = st.none() | st.builds(
+usernames = st.sampled_from(["ann", "bob"])
+windows = st.builds(
     Window,
-    since=st.just(UNSET) | st.integers(0, 15),
-    epoch=st.sampled_from([UNSET, "this", "another"]),
+    since=st.just(UNSET) | st.integers(0, 9),
+    epoch=st.sampled_from(["this", "this", "another", UNSET]),
     events=st.booleans(),
 )
-usernames = st.sampled_from(["ann", "bob"])
+places = st.integers(0, 3)
+refs = st.sampled_from([None, "r", "s"])
+seconds = st.sampled_from([0, 1, 15, 29, 30])
 
 
 class TopicMachine(RuleBasedStateMachine):
     """Posts to a topic, in drains of any length, and tells the model the same."""
-
-    members = Bundle("members")
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,10 +41,12 @@ class TopicMachine(RuleBasedStateMachine):
         self.room = self.run(self.open())
         self.model = Model()
         self.mail: list[tuple[TopicEvent, Callable[[], None]]] = []  # what to post, and to tell the model
+        self.members: list[FakeMember] = []  # all that ever joined, newest first
+        self.connected: list[FakeMember] = []  # of them, those that have not left: as the other side knows
         self.tokens: set[str] = set()
-        self.epoch = ""
         self.crashes: list[float] = []
         self.texts = 0
+        self.agreed = True
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)
@@ -172,15 +57,19 @@ class TopicMachine(RuleBasedStateMachine):
         self.when_new = held(room.topic)
         return room
 
-    @initialize(target=members)
-    def somebody_is_there(self) -> FakeMember:
-        member = self.post_join("eve", Window(events=True))
+    @initialize()
+    def somebody_watches(self) -> None:
+        self.join("eve", Window(events=True))
         self.run(self.deliver(0))
-        self.epoch = member.frames[0]["epoch"]
+        self.epoch = self.members[0].frames[0]["epoch"]
         self.compare()
-        return member
 
-    def post_join(self, username: str, window: Optional[Window], again: Optional[Person] = None) -> FakeMember:
+    @rule(username=usernames)
+    def join_plain(self, username: str) -> None:
+        self.join(username, None)
+
+    @rule(username=usernames, window=windows)
+    def join(self, username: str, window: Optional[Window], again: Optional[Person] = None) -> None:
         async def new() -> FakeMember:
             return FakeMember()
 
@@ -191,47 +80,71 @@ class TopicMachine(RuleBasedStateMachine):
             wire = Window(window.since, epoch, again.token if again else window.resume, window.events)
         event = Join("sports", username, member, member.reply, wire)
         self.mail.append((event, lambda: self.model.join(member, username, window, again)))
-        return member
+        self.members.insert(0, member)
+        self.connected.insert(0, member)
 
-    @rule(target=members, username=usernames, window=windows)
-    def join(self, username: str, window: Optional[Window]) -> FakeMember:
-        return self.post_join(username, window)
+    @rule(place=places, username=usernames, window=windows)
+    def resume(self, place: int, username: str, window: Window) -> None:
+        self.wait(0)  # until all know their tokens
+        known = [person for person in dict.fromkeys(map(self.model.people.__getitem__, self.members)) if person.token]
+        self.join(username, window, known[place % len(known)])
 
-    @rule(target=members, member=members, username=usernames, window=windows.filter(bool))
-    def resume(self, member: FakeMember, username: str, window: Window) -> FakeMember:
-        person = self.model.people.get(member)
-        return self.post_join(username, window, person if person and person.token else None)
+    @precondition(lambda self: self.connected)
+    @rule(place=places, seconds=seconds, taken=st.booleans(), window=windows)
+    def come_back(self, place: int, seconds: int, taken: bool, window: Window) -> None:
+        """Leave, and resume some time later."""
+        self.wait(0)
+        person = self.model.people[self.connected[place % len(self.connected)]]
+        self.leave(place, False)
+        if taken:
+            self.join_plain(person.name)
+        self.wait(0)  # the leave comes before the time passes
+        self.wait(seconds)
+        self.join("ann", window, person if person.token else None)
 
-    @rule(member=members)
-    def leave(self, member: FakeMember) -> None:
+    @precondition(lambda self: self.connected)
+    @rule(place=places, sends_late=st.booleans())
+    def leave(self, place: int, sends_late: bool) -> None:
+        member = self.connected.pop(place % len(self.connected))
         self.mail.append((Leave(member, "closed by peer"), lambda: self.model.leave(member)))
+        if sends_late:
+            self.post_send(member, "too late", None)
 
-    @rule(member=members, ref=st.sampled_from([None, "r", "s"]))
-    def send(self, member: FakeMember, ref: Optional[str], text: str = "") -> None:
-        self.texts += 1
-        text = text or str(self.texts)
+    @precondition(lambda self: self.connected)
+    @rule(place=places, refs=st.lists(refs, min_size=1, max_size=4))
+    def send(self, place: int, refs: list[Optional[str]]) -> None:
+        for ref in refs:
+            self.texts += 1
+            self.post_send(self.connected[place % len(self.connected)], str(self.texts), ref)
+
+    @precondition(lambda self: self.connected)
+    @rule(place=places, seconds=seconds)
+    def send_again(self, place: int, seconds: int) -> None:
+        """Send, and send the same ref some time later."""
+        self.send(place, ["r"])
+        self.wait(0)
+        self.wait(seconds)
+        self.send(place, ["r"])
+
+    @precondition(lambda self: self.connected and len(self.crashes) < MOST_CRASHES)
+    @rule(place=places, ref=refs)
+    def send_what_fails(self, place: int, ref: Optional[str]) -> None:
+        self.crashes.append(math.inf)  # not yet
+        self.post_send(self.connected[place % len(self.connected)], POISON, ref)
+
+    def post_send(self, member: FakeMember, text: str, ref: Optional[str]) -> None:
         event = Send(member, text, UNSET if ref is None else ref)
         self.mail.append((event, lambda: self.model.send(member, text, ref)))
 
-    @precondition(lambda self: len(self.crashes) < MOST_CRASHES)
-    @rule(member=members, ref=st.sampled_from([None, "r"]))
-    def send_what_fails(self, member: FakeMember, ref: Optional[str]) -> None:
-        self.crashes.append(math.inf)  # not yet
-        self.send(member, ref, POISON)
-
-    @rule(seconds=st.sampled_from([0, 0, 1, 10, 29, 30, 31]))
+    @rule(seconds=seconds)
     def wait(self, seconds: int) -> None:
         """Let all be handled that was posted, that much later."""
         self.run(self.deliver(seconds))
         self.compare()
 
-    @rule()
     def all_leave_and_are_forgotten(self) -> None:
-        for member in self.model.people:
-            self.leave(member)
-        self.wait(0)
-        for member in list(self.model.here):  # those who joined meanwhile
-            self.leave(member)
+        while self.connected:
+            self.leave(0, False)
         self.wait(0)
         self.wait(TTL)
         assert held(self.room.topic) == self.when_new
@@ -241,8 +154,12 @@ class TopicMachine(RuleBasedStateMachine):
             self.room.topic.stop()
             await self.room.topic.task
 
-        self.run(end())
-        self.loop.close()
+        try:
+            if self.agreed:
+                self.all_leave_and_are_forgotten()
+        finally:
+            self.run(end())
+            self.loop.close()
 
     async def deliver(self, seconds: int) -> None:
         for event, _ in self.mail:
@@ -251,6 +168,7 @@ class TopicMachine(RuleBasedStateMachine):
 
     def compare(self) -> None:
         model, clock = self.model, self.room.clock
+        self.agreed = False  # not yet
         model.now = clock.now
         for event, tell in self.mail:
             if type(event) is not Send:  # the bounds are looked at whenever something is written
@@ -273,6 +191,7 @@ class TopicMachine(RuleBasedStateMachine):
             seen.clear()
             assert member.closed is (CloseCode.RESUMED_ELSEWHERE if member in model.closed else None)
         assert [told.outbox for told in self.room.told] == model.closed
+        self.agreed = True
 
     def check_token(self, person: Person, token: str) -> None:
         assert (token == person.token) if person.token else (token not in self.tokens)
