@@ -11,6 +11,8 @@ import random
 from collections.abc import Coroutine
 from typing import Any, Callable, Optional
 
+Call = Callable[..., Any]
+
 MOST_STEPS = 20_000  # of one schedule; more means that it goes round in circles
 
 # An exponent on a number from 0 to 1, which then says where in the queue of those that are ready the next one is
@@ -42,8 +44,15 @@ class ShuffledLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)
         try:
             task = self.create_task(main)
+            ready, some, skew = self._ready, self._random, self._skew
             while not task.done():
-                self._step()
+                if ready:
+                    handle = ready.pop(int(len(ready) * some() ** skew))
+                    if not handle._cancelled:
+                        self._begin_step(handle)
+                        handle._run()
+                else:
+                    self._go_on()
             task.result()
         finally:
             asyncio._set_running_loop(None)
@@ -54,7 +63,8 @@ class ShuffledLoop(asyncio.AbstractEventLoop):
         for _ in range(100):
             for task in asyncio.all_tasks(self):
                 task.cancel()
-            ready, self._ready = self._ready, []
+            ready = self._ready.copy()
+            self._ready.clear()
             for handle in ready:
                 handle._run()
         asyncio._set_running_loop(None)
@@ -70,42 +80,46 @@ class ShuffledLoop(asyncio.AbstractEventLoop):
         while self._timers and self._timers[0][0] <= self._now:
             self._ready.append(heapq.heappop(self._timers)[2])
 
-    def _step(self) -> None:
-        ready, timers = self._ready, self._timers
-        if ready:
-            handle = ready.pop(int(len(ready) * self._random() ** self._skew))
-            if not handle._cancelled:
-                self.steps += 1
-                if self.trace is not None:
-                    self.trace.append(f"{self._now:.3f} {_named(handle)}")
-                handle._run()
-                if self.steps > MOST_STEPS:
-                    raise Stuck("the schedule goes round in circles")
-        elif self._idle is not None:
+    def timers(self) -> int:
+        """How many wait for time to pass."""
+        return sum(not timer.cancelled() for _, _, timer in self._timers)
+
+    def _begin_step(self, handle: asyncio.Handle) -> None:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise Stuck("the schedule goes round in circles")
+        if self.trace is not None:
+            self.trace.append(f"{self._now:.3f} {_handle_name(handle)}")
+
+    def _go_on(self) -> None:
+        """Nothing is ready: have something become ready."""
+        timers = self._timers
+        if self._idle is not None:
             idle, self._idle = self._idle, None
             if not idle.done():
                 idle.set_result(None)
+        elif timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
         elif timers:
-            if timers[0][2].cancelled():
-                heapq.heappop(timers)
-            else:
-                self.pass_time(max(0.0, timers[0][0] - self._now))
+            self.pass_time(max(0.0, timers[0][0] - self._now))
         else:
             raise Stuck("nothing more will ever happen")
 
     # What asyncio's tasks, futures and timers call.
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(self, callback: Call, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
-    def call_later(
-        self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Call, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Call, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         self._set += 1
         heapq.heappush(self._timers, (when, self._set, timer))
@@ -129,10 +143,15 @@ class ShuffledLoop(asyncio.AbstractEventLoop):
         return False
 
 
-def _named(handle: asyncio.Handle) -> str:
-    """What a handle runs, in words that are the same in every run."""
+def task_name(task: "asyncio.Task[Any]") -> str:
+    """What a task runs, in words that are the same in every run."""
+    coroutine: Any = task.get_coro()
+    return str(coroutine.__qualname__)
+
+
+def _handle_name(handle: asyncio.Handle) -> str:
     callback: Any = handle._callback  # type: ignore[attr-defined]
     task = getattr(callback, "__self__", None)
     if isinstance(task, asyncio.Task):
-        return str(task.get_coro().__qualname__)  # type: ignore[union-attr]
+        return task_name(task)
     return str(getattr(callback, "__qualname__", type(callback).__name__))

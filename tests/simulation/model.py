@@ -7,8 +7,18 @@ from msgspec import UNSET, Struct, UnsetType
 from chat_actors.history import Limits
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Window
-from chat_actors.topic import Expire, Join, Leave, Send, TopicEvent
+from chat_actors.topic import Expire, Join, Leave
 
+
+class Said(Struct, eq=False):
+    """A send, as the topic handled it."""
+
+    outbox: Outbox
+    message: str
+    ref: Union[str, UnsetType]
+
+
+Handled = Union[Said, Join, Leave, Expire]
 Item = tuple[Any, ...]  # a frame in few words: its type, and what matters of it
 
 
@@ -47,8 +57,8 @@ class Model:
         self._evicted = 0
         self._joins = 0
 
-    def handle(self, event: TopicEvent, now: float) -> None:
-        if type(event) is Send:
+    def handle(self, event: Handled, now: float) -> None:
+        if type(event) is Said:
             self._send(event, now)
             return
         while len(self._stored) > self._limits.history_messages:
@@ -63,7 +73,7 @@ class Model:
                 self._forget()
             self._departed = {token: known for token, known in self._departed.items() if now < known[0]}
 
-    def _send(self, event: Send, now: float) -> None:
+    def _send(self, event: Said, now: float) -> None:
         sender = self.present.get(event.outbox)
         if sender is None:
             return
@@ -86,6 +96,8 @@ class Model:
     def _join(self, event: Join, now: float) -> None:
         window = event.window or Window()
         old = next((one for one, member in self.present.items() if member.token == window.resume), None)
+        if old is None and 0 < self._limits.topic_members <= len(self.present):
+            return
         until, member = self._departed.pop(window.resume, (now, None))
         if old is not None:
             member = self.present.pop(old)
@@ -117,7 +129,8 @@ class Model:
             return [("joined", member.username, users, None, None, None)]
         oldest_first = sorted(self.present.values(), key=lambda one: one.number)
         names = [one.username for one in oldest_first] if window.events else None
-        since, lost = window.since, None
+        since = window.since
+        lost: Optional[tuple[int, Optional[int], str]] = None
         through = self._stored[0].id - 1 if self._stored else self.accepted
         if since is UNSET:
             since = self.accepted

@@ -1,42 +1,39 @@
-"""Random programs: a seed decides what happens to a world, in which order, and how fast one thing follows another.
-
-``simulate`` runs the one schedule of a seed and checks it; the same seed is the same schedule.
-"""
+"""Random programs: what happens to a world, in which order, and how fast one thing follows another."""
 
 import asyncio
 import gc
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Optional
 
 import msgspec
 from msgspec import UNSET
 
 from chat_actors.actor import MOST_CRASHES
-from chat_actors.history import Limits
 from chat_actors.outbox import CLOSE_SECONDS
 from chat_actors.protocol import payloads
-from chat_actors.session import Session
 from chat_actors.supervisor import ListTopics
+from chat_actors.topic import EXPIRY_GRAIN
 from tests.simulation import check
-from tests.simulation.check import Broken, rooms
-from tests.simulation.loop import ShuffledLoop, Stuck
+from tests.simulation.check import rooms
 from tests.simulation.peer import Peer, decode
-from tests.simulation.world import BOOM, Client, Crash, Observed, Rooms, World, small_bounds
+from tests.simulation.world import BOOM, Client, Crash, Rooms, World
 
 TOPICS = ("sports", "movies")
-USERNAMES = ("ann", "ann", "Ann", "bob", BOOM)
+USERNAMES = ("ann",) * 4 + ("bob",) * 3 + ("Ann", BOOM)
+LENGTH = (2, 22)  # of a program, in actions
 MOST_CLIENTS = 6  # at a time
 MANY, FEW = 10_000, 2  # messages that a topic may keep
+PACE_SECONDS = 10.0  # in which the fastest sender has been read to the end
 REFS = ("r1", "r2")
 SECONDS = (0.05, 0.5, 3.0, 29.0, 31.0)
 ACTIONS = {  # how often each is chosen, relative to the others
-    "connect": 9.0,
-    "say": 8.0,
-    "hang_up": 5.0,
-    "cancel": 4.0,
+    "join": 8.0,
+    "come_back": 3.0,
+    "connect": 2.0,
+    "say": 9.0,
+    "hang_up": 3.0,
+    "cancel": 6.0,
     "list": 3.0,
     "time_passes": 1.5,
     "look": 1.0,
@@ -62,33 +59,19 @@ class Asker:
         self.answers += [rooms(decode(payload)) for payload in payloads(frames)]
 
 
-class Failure(Exception):
-    """A schedule that broke something; the seed repeats it."""
-
-    def __init__(self, seed: int, why: str, actions: list[str]) -> None:
-        super().__init__(seed, why, actions)
-        self.seed = seed
-        self.why = why
-        self.actions = actions
-
-    def __str__(self) -> str:
-        return f"seed {self.seed}: {self.why}\nafter: {', '.join(self.actions)}"
-
-
 class Program:
     """One random program and its execution."""
 
-    def __init__(self, world: World, rng: random.Random) -> None:
+    def __init__(self, world: World, rng: random.Random, actions: list[str], counts: "Counter[str]") -> None:
         self.world = world
-        self.actions: list[str] = []  # what it has done, in words
-        self.counts: Counter[str] = Counter()
+        self._actions = actions  # is given what is done, in words
+        self._counts = counts
         self._rng = rng
         self._texts = 0  # messages said
 
     async def run(self) -> None:
         rng, loop = self._rng, self.world.loop
-        for name in rng.choices(NAMES, WEIGHTS, k=rng.randrange(3, 30)):
-            self.counts[name] += 1
+        for name in rng.choices(NAMES, WEIGHTS, k=rng.randrange(*LENGTH)):
             pending = getattr(self, "_" + name)()
             if pending is not None:
                 await pending
@@ -116,46 +99,57 @@ class Program:
     # What may happen.
 
     def _connect(self) -> None:
-        rng = self._rng
-        if len(self._connected()) < MOST_CLIENTS:
-            direct = rng.random() < 0.6
-            client = self.world.connect(Peer(self.world.loop, rng, direct), direct)
-            self._note(f"connect {client.number}")
-            if rng.random() < 0.9:
-                self._say_join(client)
+        self._open()
 
-    def _say_join(self, client: Client) -> None:
+    def _open(self) -> Optional[Client]:
         rng = self._rng
-        client.topic = rng.choice(TOPICS)
-        client.username = rng.choice(USERNAMES)
-        frame: dict[str, Any] = {"username": client.username, "topic": client.topic}
-        if rng.random() < 0.5:
-            frame.update(self._window(client.topic))
+        if len(self._connected()) >= MOST_CLIENTS:
+            return None
+        direct = rng.random() < 0.6
+        client = self.world.connect(Peer(self.world.loop, rng, direct), direct)
+        self._note(f"connect {client.number}")
+        return client
+
+    def _join(self, client: Optional[Client] = None) -> None:
+        client = client or self._open()
+        if client is not None:
+            rng = self._rng
+            keys: dict[str, Any] = {}
+            if rng.random() < 0.2:
+                keys["resume"] = "unknown"
+            if rng.random() < 0.3:
+                keys["events"] = True
+            if rng.random() < 0.3:
+                keys["since"] = rng.randrange(5)
+                if rng.random() < 0.2:
+                    keys["epoch"] = "another"
+            self._say_join(client, rng.choice(USERNAMES), rng.choice(TOPICS), keys)
+
+    def _come_back(self) -> None:
+        """Resume a member, who may still be there, on another connection."""
+        rng = self._rng
+        frames = [client.joined() for client in self.world.clients]
+        known = [frame for frame in frames if frame is not None and "resume" in frame]
+        client = self._open() if known else None
+        if client is not None:
+            frame = known[-1] if rng.random() < 0.5 else rng.choice(known)
+            keys = {"resume": frame["resume"], "events": rng.random() < 0.3}
+            if rng.random() < 0.6:
+                keys["since"], keys["epoch"] = rng.randrange(5), frame["epoch"]
+            self._say_join(client, rng.choice(USERNAMES), frame["topic"], keys)
+
+    def _say_join(self, client: Client, username: str, topic: str, keys: dict[str, Any]) -> None:
+        client.username, client.topic = username, topic
+        frame = {"username": username, "topic": topic, **keys}
         client.peer.say(_encode(frame))
         self._note(f"{client.number} says {frame}")
-
-    def _window(self, topic: str) -> dict[str, Any]:
-        """Keys that a join may have, with what earlier clients of the topic were given."""
-        rng = self._rng
-        known = [frame for frame in (client.joined() for client in self.world.clients) if frame is not None]
-        known = [frame for frame in known if frame["topic"] == topic and "resume" in frame]
-        keys: dict[str, Any] = {}
-        if rng.random() < 0.5:
-            keys["events"] = True
-        if rng.random() < 0.6:
-            keys["since"] = rng.randrange(5)
-            if rng.random() < 0.6:
-                keys["epoch"] = known[-1]["epoch"] if known and rng.random() < 0.8 else "another"
-        if rng.random() < 0.6:
-            keys["resume"] = rng.choice(known)["resume"] if known else "unknown"
-        return keys
 
     def _say(self) -> None:
         client = self._someone("say")
         if client is None:
             return
         if not client.topic:
-            self._say_join(client)
+            self._join(client)
         for _ in range(self._rng.randrange(1, 5)):
             self._texts += 1
             frame = {"message": f"m{self._texts}"}
@@ -167,7 +161,8 @@ class Program:
     def _list(self) -> None:
         client = self._someone("list")
         if client is not None:
-            client.peer.say(b"/list")
+            for _ in range(self._rng.randrange(1, 5)):
+                client.peer.say(b"/list")
 
     def _nonsense(self) -> None:
         client = self._someone("nonsense")
@@ -181,7 +176,10 @@ class Program:
 
     def _cancel(self) -> None:
         client = self._someone("cancel")
-        if client is not None:
+        if client is not None and client.outbox is not None:
+            self._counts["handlers cancelled"] += 1
+            self._counts.update(f"cancelled at session.py:{line}" for line in client.lines())
+            client.cancelled = True
             client.task.cancel()
 
     def _crash(self, times: int = 1) -> None:
@@ -217,6 +215,7 @@ class Program:
         """Compare the views of who is in, once all has happened that can happen."""
         self._note("look")
         world = self.world
+        await asyncio.sleep(PACE_SECONDS if world.paced else 2 * EXPIRY_GRAIN)
         await world.loop.idle()
         if not world.stopped:
             asker = Asker()
@@ -234,7 +233,7 @@ class Program:
         clients = self._connected()
         if not clients:
             return None
-        client = self._rng.choice(clients)
+        client = clients[-1] if self._rng.random() < 0.5 else self._rng.choice(clients)
         self._note(f"{what} {client.number}")
         return client
 
@@ -244,52 +243,6 @@ class Program:
             client.peer.hang_up()
 
     def _note(self, name: str) -> None:
-        self.actions.append(name)
+        self._actions.append(name)
         if self.world.loop.trace is not None:
             self.world.loop.trace.append(name)
-
-
-def simulate(
-    seed: int,
-    supervisor: type[Observed] = Observed,
-    session: type[Session] = Session,
-    trace: Optional[list[str]] = None,
-) -> Counter[str]:
-    """Run the schedule of one seed, between ``prepared()``, and return what it was made of. Raises Failure."""
-    rng = random.Random(seed)
-    loop = ShuffledLoop(rng)
-    loop.trace = trace
-    actions: list[str] = []
-    counts: Counter[str] = Counter()
-
-    async def main() -> None:
-        world = World(loop, Limits(history_messages=rng.choice((MANY, MANY, FEW))), supervisor, session)
-        program = Program(world, rng)
-        program.actions, program.counts = actions, counts
-        await program.run()
-        if trace is not None:
-            trace.extend(str(check.items(client)) for client in world.clients)
-
-    try:
-        loop.run(main())
-        gc.collect()  # what was never retrieved is told when it is freed
-        check.unseen(loop)
-    except Exception as why:
-        loop.abandon()
-        raise Failure(seed, str(why) if isinstance(why, (Broken, Stuck)) else repr(why), actions) from why
-    counts["steps"] = loop.steps
-    return counts
-
-
-@contextmanager
-def prepared() -> Iterator[None]:
-    """What ``simulate`` needs around it: small bounds, and a garbage collector that collects when it is told to."""
-    with small_bounds():
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        try:
-            yield
-        finally:
-            gc.enable()
-            gc.unfreeze()
