@@ -19,8 +19,10 @@ HANDSHAKE = (
 DEFLATE = HANDSHAKE[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
 MASK = b"\x11\x22\x33\x44"
 
-ABORTED = "aborted"  # the end without a close frame
-OPEN = "open"  # no end
+# How a connection ends: by a close code, or
+ABORTED = "aborted"  # without a close frame
+OPEN = "open"  # not at all
+PROTOCOL_ERROR, NOT_TEXT, TOO_BIG = "1002", "1007", "1009"
 
 
 def header(first: int, length: int, mask: Optional[bytes] = MASK, width: int = 0) -> bytes:
@@ -71,6 +73,7 @@ class RawClient:
         self._socket = socket.socket()
         self._socket.setblocking(False)
         self._received = b""  # that is not yet a whole frame
+        self.compresses = False  # as was agreed in the handshake
 
     async def __aenter__(self) -> "RawClient":
         await self._loop.sock_connect(self._socket, self._address)
@@ -100,6 +103,7 @@ class RawClient:
             if not await self._read():
                 return ABORTED
         head, _, self._received = self._received.partition(b"\r\n\r\n")
+        self.compresses = b"permessage-deflate" in head
         return head.split(b" ", 2)[1].decode()
 
     async def upgrade(self, handshake: bytes = HANDSHAKE) -> None:
@@ -128,14 +132,24 @@ class RawClient:
         return True
 
     async def ending(self) -> str:
-        """Read on until the server ends the connection: its close code, or ABORTED."""
+        """Read on until the server ends the connection, and answer its close: the close code, or ABORTED."""
         code = ABORTED
         with suppress(ConnectionError):
             while True:
                 first, payload = await self._next()
                 if first == FIN | CLOSE:
                     code = str(int.from_bytes(payload[:2], "big") or "empty")
+                    await self.send(frame(FIN | CLOSE, payload[:2]))
+                    if code == TOO_BIG:  # the server may wait for the rest of it
+                        break
         return code
+
+    async def read_all(self) -> bytes:
+        """All the bytes there are until the server ends the connection."""
+        with suppress(ConnectionError):
+            while await self._read():
+                pass
+        return self._received
 
     async def _next(self) -> tuple[int, bytes]:
         while True:
