@@ -1,4 +1,4 @@
-"""``python -m tests.faults.crowd PORT NAME COUNT TOPIC …``: members in a process of their own, so that it can be killed.
+"""``python -m tests.faults.crowd PORT NAME COUNT TOPIC …``: members in a process of their own, to be killed.
 
 Says ``ready`` when all are in. They speak once a second, and end with the process, or with its standard input.
 """

@@ -1,8 +1,8 @@
 """``python -m tests.faults.served``: the server as ``python -m chat_actors`` starts it, which also says how it is.
 
-On SIGUSR1 it logs how many tasks there are, and how many objects of the package are alive. Two variables bring
-faults that cannot come from outside: ``FAULTS_CRASH_EVERY=n`` has each topic fail at every nth message,
-``FAULTS_OPEN_FILES=n`` is the limit on open files.
+On SIGUSR1 it logs how many tasks there are, and how many objects of the package are alive. Variables bring faults
+that cannot come from outside: ``FAULTS_CRASH_EVERY=n`` has each topic (but the witnesses') fail at every nth message,
+``FAULTS_OPEN_FILES=n`` is the limit on open files, ``FAULTS_LOOP`` chooses the event loop.
 """
 
 import asyncio
@@ -10,7 +10,11 @@ import gc
 import os
 import resource
 import signal
+from collections import Counter
+from functools import partial
+from unittest.mock import patch
 
+import uvicorn
 from loguru import logger
 
 import chat_actors.app as served
@@ -42,17 +46,16 @@ def tell() -> None:
 def crash_every(messages: int) -> None:
     """Have each topic fail at its nth, 2nth ... message, before it has done anything with it."""
     handle = Topic.handle
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
 
     def handle_or_fail(self: Topic, event: TopicEvent) -> None:
-        if type(event) is SendEvent:
-            taken[self.name] = taken.get(self.name, 0) + 1
-            if self.name != "witness" and not taken[self.name] % messages:
+        if type(event) is SendEvent and self.name != "witness":
+            taken[self.name] += 1
+            if not taken[self.name] % messages:
                 raise RuntimeError("a fault on purpose")
         handle(self, event)
 
-    vars_of_topic: object = Topic
-    setattr(vars_of_topic, "handle", handle_or_fail)  # noqa: B010
+    patch.object(Topic, "handle", handle_or_fail).start()
 
 
 if __name__ == "__main__":
@@ -61,5 +64,7 @@ if __name__ == "__main__":
     if "FAULTS_OPEN_FILES" in os.environ:
         limit = int(os.environ["FAULTS_OPEN_FILES"])
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    vars(served)["app"] = app
+    if "FAULTS_LOOP" in os.environ:
+        patch.object(uvicorn, "run", partial(uvicorn.run, loop=os.environ["FAULTS_LOOP"])).start()
+    patch.object(served, "app", app).start()
     main()

@@ -7,7 +7,6 @@ own. So whoever notes the ids needs to know nothing else to tell what was lost, 
 import asyncio
 import time
 from array import array
-from collections import deque
 from contextlib import suppress
 from typing import Any, Optional
 
@@ -15,6 +14,7 @@ import msgspec
 
 from tests.faults.wire import Frame, Peer, connect, text
 
+STALL_SECONDS = 15.0  # longer than the server lets a reader make no progress, shorter than it remembers
 PATIENCE = 30.0  # seconds; only a run that fails waits so long
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -69,7 +69,8 @@ class Talker:
             peer.send({"username": self.name, "topic": self.topic, **self._window})
             self.stalled = False
             joined = asyncio.ensure_future(self.joined.wait())
-            await asyncio.wait({joined, peer.closed}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {joined, peer.closed}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not joined.done():
                 joined.cancel()
                 await asyncio.sleep(0.05)
@@ -143,15 +144,20 @@ class Talker:
             self._ledger.seconds.append(time.monotonic() - float(sent_at))
 
     def stall(self, peer: Peer) -> None:
-        """Read nothing more, until the server has had enough of it."""
+        """Read nothing for a while that ends within the window, even if the server has not had enough of it."""
         self.stalled = True
         peer.transport.pause_reading()
+        asyncio.get_running_loop().call_later(STALL_SECONDS, self._go_on, peer)
+
+    def _go_on(self, peer: Optional[Peer]) -> None:
+        if self.stalled and peer is not None and peer is self.peer:
+            self.stalled = False
+            peer.transport.resume_reading()
 
     async def wait_for_acks(self) -> None:
         """Say nothing more, and wait until all that was said is acknowledged."""
         self._speaking = False
-        if self.stalled and self.peer is not None:
-            self.peer.transport.resume_reading()
+        self._go_on(self.peer)
         while self._unacked:
             self.news.clear()
             await self.news.wait()
@@ -179,6 +185,10 @@ class Group:
     async def ready(self) -> None:
         for talker in self.talkers:
             await asyncio.wait_for(talker.joined.wait(), PATIENCE)
+
+    def well(self) -> "list[Talker]":
+        """Those who are in and read."""
+        return [talker for talker in self.talkers if talker.peer is not None and not talker.stalled]
 
     async def settle(self) -> None:
         """Stop speaking, and wait until everybody has heard everything. What does not come is lost."""
