@@ -159,6 +159,12 @@ class Expired(Struct, tag_field="type", tag="expired"):
     through: int
 
 
+class Closing(Struct, tag_field="type", tag="closing"):
+    """To members with ``events``, before the server ends: when to come back, each at a time of its own."""
+
+    retry_after_ms: int
+
+
 class Ack(Struct, tag_field="type", tag="ack", kw_only=True):
     """To the sender; ``id`` and ``timestamp`` are those the ``recipients`` others saw.
 
@@ -199,7 +205,7 @@ class Error(Struct, tag_field="type", tag="error"):
     detail: str
 
 
-ServerFrame = Union[Joined, Message, Replayed, Presence, Expired, Ack, Topics, Error]
+ServerFrame = Union[Joined, Message, Replayed, Presence, Expired, Closing, Ack, Topics, Error]
 
 _encode = msgspec.json.Encoder().encode
 
