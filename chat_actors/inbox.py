@@ -21,6 +21,7 @@ _FINAL, _CONTROL = 0x80, 0x08  # in the first byte
 _MASKED = 0x80  # in the second
 
 Take = Callable[[str], bool]
+Brake = Callable[[], "Optional[asyncio.Future[None]]"]
 
 
 class Inbox:
@@ -35,6 +36,9 @@ class Inbox:
     def hold(self, until: "asyncio.Future[None]") -> None:
         """Read nothing more from the peer until then (called by ``take`` alone)."""
 
+    def brake_others(self, brake: Brake) -> None:
+        """Ask ``brake`` what to wait for after each frame that nobody receives: a control frame, a fragment."""
+
 
 class DirectInbox(Inbox, asyncio.Protocol):
     """Stands between the transport and uvicorn's protocol; frames longer than ``longest`` are uvicorn's."""
@@ -45,7 +49,10 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._protocol = protocol
         self._longest = longest
         self._take: Optional[Take] = None
+        self._brake: Brake = lambda: None
         self._held: Optional[asyncio.Future[None]] = None  # until then nothing is read
+        self._full = False  # as much waits for the peer as the transport takes without complaint
+        self._drained: Optional[asyncio.Future[None]] = None  # done when that is over
         self._ahead = 0  # messages that uvicorn has and the session has not received
         self._unread = b""  # the beginning of a frame; while held, all that follows as well
         protocol.transport.set_protocol(self)
@@ -58,10 +65,14 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._protocol.transport.pause_reading()
         until.add_done_callback(self._go_on)
 
+    def brake_others(self, brake: Brake) -> None:
+        self._brake = brake
+
     def _go_on(self, _: "asyncio.Future[None]") -> None:
         self._held = None
         if not self._protocol.transport.is_closing():
-            self._protocol.transport.resume_reading()
+            if not self._ahead:  # otherwise uvicorn reads on once the session has received them
+                self._protocol.transport.resume_reading()
             self.data_received(b"")
 
     async def _receive_next(self) -> Message:
@@ -74,6 +85,8 @@ class DirectInbox(Inbox, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._unread:
             data = self._unread + data
+        if self._held is not None:  # uvicorn has resumed reading in the meantime
+            self._protocol.transport.pause_reading()
         at, size = 0, len(data)
         while size - at >= 6 and self._held is None:  # no frame of a client is shorter
             first, length, payload = data[at], data[at + 1] - _MASKED, at + 6
@@ -89,9 +102,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
             if end > size:
                 break
             if first != _WHOLE_TEXT or not self._taken(data[payload - 4 : payload], data[payload:end]):
-                if first & _FINAL and not first & _CONTROL:
-                    self._ahead += 1
-                self._protocol.data_received(data[at:end])
+                self._pass_on(first, data[at:end])
             at = end
         self._unread = data[at:]
 
@@ -106,6 +117,17 @@ class DirectInbox(Inbox, asyncio.Protocol):
         if not self._take(text):
             self._take = None
         return True
+
+    def _pass_on(self, first: int, frame: bytes) -> None:
+        received = first & _FINAL and not first & _CONTROL  # by the session, as an event
+        self._ahead += bool(received)
+        self._protocol.data_received(frame)
+        if not received and not self._protocol.transport.is_closing():
+            brake = self._brake()
+            if brake is None and self._full:  # who does not read its pongs is not read either
+                brake = self._drained = asyncio.get_running_loop().create_future()
+            if brake is not None:
+                self.hold(brake)
 
     def _give_up(self, data: bytes) -> None:
         """Give the connection back to uvicorn for good: this frame is broken, or too big to wait for."""
@@ -122,9 +144,14 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
+        self._full = True
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
+        self._full = False
+        if self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
         self._protocol.resume_writing()
 
 

@@ -59,6 +59,7 @@ class Session:
         outbox = self._outbox
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(self._settings.join_timeout, outbox.close, CloseCode.NO_JOIN)
+        self._inbox.brake_others(self._keep_pace)
         try:
             topic = await self._join()
             if topic is not None:
@@ -93,6 +94,8 @@ class Session:
                 if type(frame) is JoinFrame:
                     self._check_token(frame)
                     break
+                if self._is_token is not None:
+                    raise Refused(ErrorCode.NOT_JOINED, "this server has a token: join with it first")
                 self._refused = 0
                 self._supervisor.put_nowait(ListTopics(self._outbox))
             except Refused as refusal:
@@ -129,11 +132,12 @@ class Session:
 
     def _brake(self, actor: "Mailbox[Any]") -> Optional["asyncio.Future[None]"]:
         """What a sender waits for before its next frame is read: its own pace, or an actor that has much to do."""
-        if self._pace is not None:
-            seconds = self._pace.wait(monotonic())
-            if seconds:
-                return asyncio.ensure_future(asyncio.sleep(seconds))
-        return actor.room() if actor.crowded() else None
+        return self._keep_pace() or (actor.room() if actor.crowded() else None)
+
+    def _keep_pace(self) -> Optional["asyncio.Future[None]"]:
+        """Count a frame; what to wait for before the next one where this peer is above its rate."""
+        seconds = 0.0 if self._pace is None else self._pace.wait(monotonic())
+        return asyncio.ensure_future(asyncio.sleep(seconds)) if seconds else None
 
     def _check_token(self, frame: JoinFrame) -> None:
         if self._is_token is not None and not (frame.token is not UNSET and self._is_token(frame.token)):

@@ -9,10 +9,8 @@ from tests.faults.wire import connect
 from tests.server import in_loop
 from tests.soak import soak
 
-PINGS = "flood-of-pings"  # not yet: nothing paces them
 
-
-@pytest.mark.parametrize("name", [name for name in FAULTS if name != PINGS])
+@pytest.mark.parametrize("name", FAULTS)
 @in_loop
 async def test_nothing_is_lost_and_nothing_left_over(name: str) -> None:
     fault = FAULTS[name]

@@ -158,6 +158,57 @@ async def test_while_held_nothing_is_read_and_then_all_goes_on_in_order() -> Non
     assert stage.pipe.reading
 
 
+@pytest.mark.parametrize("kind", ["ping", "pong", "the beginning of a message"])
+@in_clean_loop
+async def test_a_frame_that_nobody_receives_is_counted_and_what_follows_waits_for_the_brake(kind: str) -> None:
+    stage = listening()
+    until = asyncio.get_running_loop().create_future()
+    brakes = iter([None, until])
+    stage.inbox.brake_others(lambda: next(brakes))
+    stage.read(OTHERS[kind] * 3)
+    assert (stage.uvicorn.data, stage.pipe.reading) == ([OTHERS[kind]] * 2, False)
+    brakes = iter([None])
+    until.set_result(None)
+    await asyncio.sleep(0)
+    assert (stage.uvicorn.data, stage.pipe.reading) == ([OTHERS[kind]] * 3, True)
+
+
+@in_clean_loop
+async def test_who_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
+    stage = listening()
+    for _ in range(2):
+        stage.uvicorn.data.clear()
+        stage.pipe.protocol.pause_writing()
+        stage.read(text("a message") + frame(FIN | PING) * 2)
+        assert (stage.uvicorn.data, stage.pipe.reading) == ([frame(FIN | PING)], False)
+        stage.pipe.protocol.resume_writing()
+        await asyncio.sleep(0)
+        assert (stage.uvicorn.data, stage.pipe.reading) == ([frame(FIN | PING)] * 2, True)
+    assert stage.texts == ["a message"] * 2
+
+
+@in_clean_loop
+async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it() -> None:
+    stage = listening()
+    until = asyncio.get_running_loop().create_future()
+    stage.inbox.brake_others(lambda: until)
+    stage.read(BINARY_FRAME + frame(FIN | PING))
+    stage.pipe.resume_reading()  # as uvicorn does once the session has received the message
+    stage.read(frame(FIN | PING))
+    assert (stage.uvicorn.data, stage.pipe.reading) == ([BINARY_FRAME, frame(FIN | PING)], False)
+    stage.inbox.brake_others(lambda: None)
+    until.set_result(None)
+    await asyncio.sleep(0)
+    assert (len(stage.uvicorn.data), stage.pipe.reading) == (3, False)  # uvicorn still has a message
+
+
+def test_a_control_frame_that_ended_the_connection_brakes_nothing() -> None:
+    stage = listening()
+    stage.inbox.brake_others(lambda: pytest.fail("asked"))
+    stage.uvicorn.data_received = lambda data: stage.pipe.close()  # type: ignore[method-assign]
+    stage.read(frame(FIN | CLOSE))
+
+
 @in_clean_loop
 async def test_a_connection_that_ends_while_held_is_left_alone() -> None:
     stage = listening()

@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from chat_actors.actor import ROOM, Mailbox
-from chat_actors.inbox import Inbox, Take
+from chat_actors.inbox import Brake, Inbox, Take
 from chat_actors.lane import Receive
 from chat_actors.outbox import StallWatch, open_outbox
 from chat_actors.protocol import CloseCode
@@ -31,6 +31,9 @@ class HoldingInbox(Inbox):
 
     def hold(self, until: "asyncio.Future[None]") -> None:
         self.held.append(until)
+
+    def brake_others(self, brake: Brake) -> None:
+        self.brake = brake
 
 
 class Alone:
@@ -259,6 +262,18 @@ async def test_a_sender_above_its_rate_is_read_more_slowly_and_loses_nothing() -
     assert await alone.leaves() == "closed by peer"
 
 
+@in_clean_loop
+async def test_frames_that_nobody_receives_count_as_well() -> None:
+    limited, unlimited = Alone(rate_limit=0.001, rate_burst=2), Alone(rate_limit=0)
+    await limited.joins()
+    await unlimited.joins()
+    assert [limited.inbox.brake() is None for _ in range(4)] == [True, True, False, False]
+    assert all(unlimited.inbox.brake() is None for _ in range(200))
+    for alone in (limited, unlimited):
+        alone.goes()
+        assert await alone.leaves() == "closed by peer"
+
+
 @pytest.mark.parametrize("joined", [True, False])
 @in_clean_loop
 async def test_nothing_more_is_read_of_a_sender_above_its_rate_until_it_may_go_on(joined: bool) -> None:
@@ -277,11 +292,12 @@ async def test_where_a_token_is_needed_a_join_without_it_is_refused_and_may_be_t
     alone = Alone(is_token="secret".__eq__)
     alone.says('{"username": "alice", "topic": "sports"}')
     alone.says('{"username": "alice", "topic": "sports", "token": "wrong"}')
+    alone.says("/list")
     alone.says('{"username": "alice", "topic": "sports", "token": "secret"}')
     await settle()
     (join,) = mail(alone.supervisor)
     assert isinstance(join, Join)
-    assert [code for code, _ in alone.errors] == ["invalid_join"] * 2
+    assert [code for code, _ in alone.errors] == ["invalid_join", "invalid_join", "not_joined"]
     join.reply.set_result(alone.topic)
     alone.goes()
     assert await alone.leaves() == "closed by peer"
