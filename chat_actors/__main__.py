@@ -1,13 +1,28 @@
 """``python -m chat_actors`` and the command ``chat-actors``: uvicorn with the safe options set."""
 
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Optional
+
 import uvicorn
 from loguru import logger
 
-from chat_actors.settings import load_settings
+from chat_actors import __version__
+from chat_actors.settings import Settings, load_settings, variable
 
 
-def main() -> None:
-    """Serve until a signal ends it."""
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Serve until a signal ends it. An option is another way to set its variable."""
+    parser = argparse.ArgumentParser(
+        prog="chat-actors", description="A real-time chat server with topic rooms.", argument_default=argparse.SUPPRESS
+    )
+    parser.add_argument("--version", action="version", version=f"chat_actors {__version__}")
+    for name, field in Settings.model_fields.items():
+        about = f"{field.description} ({variable(name)}; default: {field.default if field.default != '' else 'none'})"
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="…", help=about)
+    for name, value in vars(parser.parse_args(argv)).items():
+        os.environ[variable(name)] = value
     settings = load_settings()
     if settings.host not in ("127.0.0.1", "::1", "localhost") and not (settings.token or settings.allowed_origins):
         logger.bind(host=settings.host).warning("open to everyone: neither CHAT_TOKEN nor CHAT_ALLOWED_ORIGINS is set")

@@ -14,7 +14,7 @@ class Door:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._origins = {origin.strip().lower() for origin in settings.allowed_origins.split(",") if origin.strip()}
-        self._connections = 0
+        self.connections = 0
         self._by_address: dict[str, int] = {}
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> Optional[str]:
@@ -34,20 +34,25 @@ class Door:
         """Whether no token is needed in the join frame: none is set, or the handshake had it."""
         return not self._settings.token or any(name.lower() == b"authorization" for name, _ in headers)
 
+    def admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether a request gives the token as ``Authorization: Bearer``, or none is set."""
+        given = [value.decode("latin-1") for name, value in headers if name.lower() == b"authorization"]
+        return not self._settings.token or any(self.is_token(_bearer(value)) for value in given)
+
     def is_token(self, token: str) -> bool:
         """Whether this is the shared secret; the comparison takes the same time for every wrong one."""
         return hmac.compare_digest(token.encode(errors="surrogatepass"), self._settings.token.encode())
 
     def enter(self, address: str) -> bool:
         """Count a connection in; False where it is one too many. Pair each with a ``leave``, refused or not."""
-        self._connections += 1
+        self.connections += 1
         count = self._by_address[address] = self._by_address.get(address, 0) + 1
         per_address = self._settings.connections_per_address
-        return self._connections <= self._settings.connections and (not per_address or count <= per_address)
+        return self.connections <= self._settings.connections and (not per_address or count <= per_address)
 
     def leave(self, address: str) -> None:
         """Count a connection out."""
-        self._connections -= 1
+        self.connections -= 1
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]

@@ -39,17 +39,23 @@ class History:
         self._bytes += size
         self._entries.append((deadline, message, size, ref))
 
-    def evict(self) -> None:
-        """Forget the oldest messages that are too many or too much."""
-        limits = self._limits
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def evict(self) -> int:
+        """Forget the oldest messages that are too many or too much; returns how many."""
+        limits, before = self._limits, len(self._entries)
         while len(self._entries) > limits.history_messages or self._bytes > limits.history_bytes:
             self._evicted = self._entries[0][1].id
             self._forget_oldest()
+        return before - len(self._entries)
 
-    def expire(self, now: float) -> None:
-        """Forget the messages whose deadline has come."""
+    def expire(self, now: float) -> int:
+        """Forget the messages whose deadline has come; returns how many."""
+        before = len(self._entries)
         while self._entries and self._entries[0][0] <= now:
             self._forget_oldest()
+        return before - len(self._entries)
 
     def clear(self) -> None:
         """Forget all."""

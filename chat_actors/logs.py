@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,10 +12,15 @@ if TYPE_CHECKING:
     from loguru import Message
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access")
+_RUNNING = "Uvicorn running on %s://"  # how its line begins that tells the address (scheme, host, port)
 
 
 class _ToLoguru(logging.Handler):
-    """Hands the standard library's records, which uvicorn writes, to loguru."""
+    """Hands the standard library's records, which uvicorn writes, to loguru; ``limits`` go with that of the start."""
+
+    def __init__(self, limits: Mapping[str, object]) -> None:
+        super().__init__()
+        self._limits = limits
 
     def emit(self, record: logging.LogRecord) -> None:
         level: Any = record.levelname
@@ -26,7 +32,11 @@ class _ToLoguru(logging.Handler):
         if str(record.msg).startswith("Invalid UTF-8"):  # the peer's fault, which uvicorn reports as its own
             logger.bind(code="invalid_utf8").info("frame refused")
             return
-        logger.opt(exception=record.exc_info).log(level, "{}", record.getMessage().rstrip())
+        message, log = record.getMessage().rstrip(), logger
+        if str(record.msg).startswith(_RUNNING):
+            address = message.partition(" on ")[2].split()[0]
+            log = logger.bind(page=f"{address}/", **self._limits)
+        log.opt(exception=record.exc_info).log(level, "{}", message)
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -54,13 +64,16 @@ def _write_json(message: "Message") -> None:
     sys.stderr.write(msgspec.json.encode(line, enc_hook=str).decode() + "\n")
 
 
-def configure_logging(level: str, as_json: bool) -> None:
-    """Send every log line of this process to standard error, in one format; ``level`` is the least that is shown."""
+def configure_logging(level: str, as_json: bool, limits: Mapping[str, object] = {}) -> None:
+    """Send every log line of this process to standard error, in one format; ``level`` is the least that is shown.
+
+    ``limits`` are those that the line of the start is to name, by variable.
+    """
     logger.remove()
     # diagnose would print the values of variables, message bodies among them.
     # The format leaves the exception alone; the sinks write the rest, for they need not escape any markup.
     logger.add(_write_json if as_json else _write_text, level=level, format="", diagnose=False, backtrace=False)
-    handler = _ToLoguru()
+    handler = _ToLoguru(limits)
     handler.addFilter(_quiet)
     access = logging.getLogger("uvicorn.access")
     access.propagate = access.hasHandlers()  # it has none where the access log is off

@@ -14,6 +14,7 @@ from loguru import logger
 
 from chat_actors.clock import Clock
 from chat_actors.lane import Message, Receive, Send, UvicornProtocol
+from chat_actors.meter import Meter
 from chat_actors.protocol import CloseCode, Error, finished, payloads
 
 CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
@@ -58,21 +59,24 @@ class ConnectionOutbox(Outbox):
     def close(self, code: CloseCode) -> None:
         if self.reason is None:
             self.reason = code.name.lower()
+            self._watch.meter.closed[code] += 1
             self._begin_close(code)
 
     async def finish(self) -> None:
         """Wait until a close that has begun is sent or given up (at most CLOSE_SECONDS); then let go of the peer."""
         self._watch.outboxes.discard(self)
+        self._watch.meter.bytes_out += self._written
 
     def drop_slow(self, detail: str) -> None:
         """Abort a peer that does not read; its session ends, leaves and says why in its one log line."""
         if self.reason is None:
-            self.reason = f"slow: {detail}, {self._buffered()} bytes wait"
+            self.reason = f"slow: {detail}, {self.buffered()} bytes wait"
+            self._watch.meter.slow += 1
             self._abort()
 
     def check(self, now: float) -> None:
         """The stall clock's look at one peer (``now``: monotonic seconds)."""
-        buffered = self._buffered()
+        buffered = self.buffered()
         gone = self._written - buffered
         if gone > self._gone or not buffered:
             self._gone, self._progress_at = gone, now
@@ -86,8 +90,13 @@ class ConnectionOutbox(Outbox):
         elif marks and now - marks[0][1] >= self._watch.window_seconds:
             self.drop_slow("a frame waited longer than a message lives")
 
+    @property
+    def written(self) -> int:
+        """Bytes, since the connection was opened."""
+        return self._written
+
     @abstractmethod
-    def _buffered(self) -> int:
+    def buffered(self) -> int:
         """Bytes that wait for the peer."""
 
     @abstractmethod
@@ -153,7 +162,7 @@ class TransportOutbox(ConnectionOutbox):
         except Exception as gone:  # every server has its own exception for a peer that is no longer there
             logger.bind(why=repr(gone)).debug("close not sent")
 
-    def _buffered(self) -> int:
+    def buffered(self) -> int:
         return self._transport.get_write_buffer_size()
 
     def _abort(self) -> None:
@@ -222,7 +231,7 @@ class PlainOutbox(ConnectionOutbox):
         received, self._receiving = self._receiving, None
         return received.result()
 
-    def _buffered(self) -> int:
+    def buffered(self) -> int:
         return self._waiting
 
     def _begin_close(self, code: CloseCode) -> None:
@@ -235,8 +244,11 @@ class PlainOutbox(ConnectionOutbox):
 class StallWatch:
     """The stall clock of all outboxes: one task that looks at each of them every second."""
 
-    def __init__(self, clock: Clock, most_bytes: int, stall_seconds: float, window_seconds: float) -> None:
+    def __init__(
+        self, clock: Clock, meter: Meter, most_bytes: int, stall_seconds: float, window_seconds: float
+    ) -> None:
         self.outboxes: set[ConnectionOutbox] = set()
+        self.meter = meter
         self.most_bytes = most_bytes  # that may wait for one peer
         self.stall_seconds = stall_seconds  # without progress while something waits
         self.window_seconds = window_seconds  # that a byte may wait at all
@@ -245,8 +257,10 @@ class StallWatch:
 
     async def run(self) -> None:
         while True:
+            due = self.now() + SWEEP_SECONDS
             await self._sleep(SWEEP_SECONDS)
             now = self.now()
+            self.meter.lag.add(max(0.0, now - due))
             for outbox in list(self.outboxes):
                 try:
                     outbox.check(now)
@@ -263,12 +277,13 @@ def open_outbox(
     return TransportOutbox(watch, receive, send, protocol.transport)
 
 
-async def turn_away(send: Send, error: Error) -> None:
+async def turn_away(send: Send, code: CloseCode, error: Optional[Error] = None) -> None:
     """Accept a connection only to say why it cannot stay. It never has an outbox."""
     await send({"type": "websocket.accept"})
-    for payload in payloads(finished(error)):
-        await send({"type": "websocket.send", "text": payload.decode()})
-    await send(_close_event(CloseCode.OVERLOADED))
+    if error is not None:
+        for payload in payloads(finished(error)):
+            await send({"type": "websocket.send", "text": payload.decode()})
+    await send(_close_event(code))
 
 
 def _close_event(code: CloseCode) -> Message:

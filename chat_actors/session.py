@@ -16,6 +16,7 @@ from chat_actors.actor import Mailbox
 from chat_actors.decoding import Data, Refused, decode_first, decode_next, is_bigger
 from chat_actors.inbox import Inbox
 from chat_actors.lane import Message
+from chat_actors.meter import Meter
 from chat_actors.outbox import ConnectionOutbox
 from chat_actors.pace import Pace
 from chat_actors.protocol import (
@@ -40,6 +41,7 @@ class Session:
         outbox: ConnectionOutbox,
         supervisor: Mailbox[SupervisorEvent],
         settings: Settings,
+        meter: Meter,
         peer: str,
         is_token: Optional[Callable[[str], bool]] = None,
     ) -> None:
@@ -47,6 +49,7 @@ class Session:
         self._outbox = outbox
         self._supervisor = supervisor
         self._settings = settings
+        self._meter = meter
         self._is_token = is_token  # judges the join frame's token, where one is needed
         rate = settings.rate_limit
         self._pace = Pace(rate, settings.rate_burst, monotonic()) if rate else None
@@ -183,6 +186,7 @@ class Session:
         return False
 
     def _refuse(self, refusal: Refused) -> None:
+        self._meter.refused[refusal.code] += 1
         self._log.bind(code=refusal.code.value).info("frame refused")
         self._outbox.write(finished(Error(refusal.code, refusal.detail)))
 

@@ -34,12 +34,27 @@ class Settings(BaseSettings):
     allowed_origins: str = Field("", description="origins of web pages that may connect, besides the server's own")
     require_origin: bool = Field(False, description="refuse programs, which name no origin")
     token: str = Field("", description="shared secret that every connection must give; empty: none")
+    topics_page: bool = Field(True, description="answer GET /topics")
     history_messages: int = Field(10_000, ge=0, description="messages a topic keeps, at most")
     history_bytes: int = Field(8 << 20, ge=0, description="bytes of messages a topic keeps, at most")
     outbox_bytes: int = Field(1 << 20, ge=1024, description="bytes that may wait for one reader")
     stall_timeout: float = Field(10.0, gt=0, description="seconds a reader may make no progress")
     shutdown_timeout: int = Field(10, ge=3, description="seconds a shutdown may take (python -m chat_actors)")
     proxy_headers: bool = Field(False, description="trust X-Forwarded-* of a proxy (python -m chat_actors)")
+
+    def changed_limits(self) -> dict[str, float]:
+        """The limits that are not the defaults, by variable."""
+        values = {name: getattr(self, name) for name in type(self).model_fields if name != "port"}
+        return {
+            variable(name): value
+            for name, value in values.items()
+            if type(value) in (int, float) and value != type(self).model_fields[name].default
+        }
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
 
 
 def load_settings() -> Settings:
@@ -48,6 +63,6 @@ def load_settings() -> Settings:
         return Settings.model_validate({})
     except ValidationError as wrong:
         for error in wrong.errors():
-            variable = PREFIX + "_".join(str(part) for part in error["loc"]).upper()
-            print(f"{variable}={error['input']!s}: {error['msg']}.", file=sys.stderr)
+            field = "_".join(str(part) for part in error["loc"])
+            print(f"{variable(field)}={error['input']!s}: {error['msg']}.", file=sys.stderr)
         sys.exit(2)

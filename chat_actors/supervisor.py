@@ -12,9 +12,13 @@ from msgspec import Struct
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.history import Limits
+from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import CloseCode, Topics, TopicUsers, finished
-from chat_actors.topic import Join, Leave, Replaced, Topic
+from chat_actors.topic import Join, Leave, Replaced, Shutdown, Topic, TopicStatistics
+
+RETRY_MS = 1000  # for the server to be there again, before the first member comes back
+RETRY_STEP_MS = 2  # between one member and the next
 
 # What the actor receives.
 
@@ -44,8 +48,9 @@ SupervisorEvent = Union[Join, Leave, Replaced, ListTopics, TopicEnded]
 class Supervisor(Actor[SupervisorEvent]):
     """The actor."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(self, limits: Limits, clock: Clock, meter: Meter) -> None:
         self._limits = limits
+        self._meter = meter
         self._topics: dict[str, _Active] = {}  # the active ones, oldest first
         self._where: dict[Outbox, _Active] = {}  # every member: joined, and not left
         self._tasks: set[asyncio.Task[None]] = set()  # of all topics that have not ended yet
@@ -104,7 +109,7 @@ class Supervisor(Actor[SupervisorEvent]):
         event.outbox.write(self._list)
 
     def _create(self, name: str) -> _Active:
-        active = _Active(Topic(name, self._limits, self._clock, self.post))
+        active = _Active(Topic(name, self._limits, self._clock, self._meter, self.post))
         self._topics[name] = active
         task = active.topic.task
         self._tasks.add(task)
@@ -132,6 +137,16 @@ class Supervisor(Actor[SupervisorEvent]):
                 active.users -= 1
                 self._join(join)
 
+    def statistics(self) -> list[TopicStatistics]:
+        """A snapshot of the active topics, oldest first."""
+        return [active.topic.statistics() for active in self._topics.values()]
+
+    def member(self, outbox: Outbox) -> Optional[tuple[str, str]]:
+        """The topic and the username of a connection; None if it is not a member."""
+        active = self._where.get(outbox)
+        username = None if active is None else active.topic.username(outbox)
+        return None if active is None or username is None else (active.topic.name, username)
+
     def crashed(self, event: SupervisorEvent, exception: Exception) -> None:
         super().crashed(event, exception)
         if type(event) is Join:
@@ -144,10 +159,12 @@ class Supervisor(Actor[SupervisorEvent]):
                 join.refuse(CloseCode.RESTARTING)
 
     async def ended(self) -> None:
-        """Tell every member that the server restarts, and see every topic end."""
-        for outbox in self._where:
-            outbox.close(CloseCode.RESTARTING)
-        for active in self._topics.values():
+        """Have every member told that the server restarts, and see every topic end."""
+        first = RETRY_MS
+        for name, active in self._topics.items():
+            active.topic.post(Shutdown(first, RETRY_STEP_MS))
             active.topic.stop()
+            self._log.bind(topic=name).info("topic removed")
+            first += active.users * RETRY_STEP_MS
         if self._tasks:
             await asyncio.wait(self._tasks)

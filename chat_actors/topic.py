@@ -16,10 +16,12 @@ from chat_actors.clock import Clock
 from chat_actors.fanout import FanOut
 from chat_actors.history import History, Limits, Refs
 from chat_actors.members import Member, Members
+from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import (
     Ack,
     CloseCode,
+    Closing,
     Expired,
     Gap,
     Joined,
@@ -83,7 +85,17 @@ class Expire(Struct):
     """Something that is remembered has reached its end."""
 
 
-TopicEvent = Union[Join, Leave, Send, Expire]
+class Shutdown(Struct):
+    """The server ends: members are told, and those with ``events`` when to come back.
+
+    ``first``, ``step``: milliseconds until the first of them may, and between one member and the next.
+    """
+
+    first: int
+    step: int
+
+
+TopicEvent = Union[Join, Leave, Send, Expire, Shutdown]
 
 
 # What the actor tells the one who made it.
@@ -95,13 +107,24 @@ class Replaced(Struct, eq=False):
     outbox: Outbox
 
 
+class TopicStatistics(Struct, frozen=True):
+    """One topic at one moment. ``messages``: of the window; ``mail``: events that wait, for ``mail_age`` seconds."""
+
+    topic: str
+    users: int
+    messages: int
+    mail: int
+    mail_age: float
+
+
 class Topic(Actor[TopicEvent]):
     """The actor. ``stranded``: joins that came behind its end, for the supervisor to place elsewhere."""
 
-    def __init__(self, name: str, limits: Limits, clock: Clock, tell: Callable[[Replaced], None]) -> None:
+    def __init__(self, name: str, limits: Limits, clock: Clock, meter: Meter, tell: Callable[[Replaced], None]) -> None:
         self.name = name
         self.stranded: list[Join] = []
         self._tell = tell
+        self._meter = meter
         self._ttl = limits.message_ttl
         self._most_members = limits.topic_members
         self._epoch = secrets.token_hex(4)  # tells this life of the topic from the one before
@@ -110,6 +133,7 @@ class Topic(Actor[TopicEvent]):
         self._expiry: Optional[asyncio.Task[None]] = None
         # Of this turn.
         self._fan_out = FanOut()
+        self._metered = 0  # messages up to this id are counted
         self._now = 0.0
         self._timestamp = 0
         super().__init__(clock, topic=name)
@@ -131,6 +155,7 @@ class Topic(Actor[TopicEvent]):
             taken += 1
         else:
             self.running = False
+        self._meter.turns.add(taken)
         await self._write()
         self._await_expiry()
 
@@ -143,6 +168,8 @@ class Topic(Actor[TopicEvent]):
             self._leave(event)
         elif type(event) is Expire:
             self._expire()
+        elif type(event) is Shutdown:
+            self._shut_down(event)
         else:
             raise TypeError(f"not an event of a topic: {type(event)}")
 
@@ -156,6 +183,7 @@ class Topic(Actor[TopicEvent]):
             own = member.refs, ref
             if ref in member.refs:
                 self._fan_out.message(b"", outbox, finished(replace(member.refs[ref], duplicate=True)))
+                self._meter.duplicates += 1
                 return
         number = self._history.last_id + 1
         message = Message(number, member.username, event.message, self._timestamp)
@@ -216,16 +244,33 @@ class Topic(Actor[TopicEvent]):
         """Write what this turn has to say so far."""
         if not self._fan_out:
             return
-        deleted = self._history.deleted_through
-        self._history.evict()
+        deleted, meter = self._history.deleted_through, self._meter
+        meter.evicted += self._history.evict()
         self._note_deleted(deleted)
         fan_out, self._fan_out = self._fan_out, FanOut()
+        accepted, self._metered = self._history.last_id - self._metered, self._history.last_id
+        meter.accepted += accepted
+        meter.delivered += accepted * (len(self._members.present) - 1)
+        began = self._clock.monotonic()
         await fan_out.write(self._members.present)
+        meter.fan_outs.add(self._clock.monotonic() - began)
+
+    def _shut_down(self, event: Shutdown) -> None:
+        for place, (outbox, member) in enumerate(self._members.present.items()):
+            if member.events:
+                outbox.write(finished(Closing(event.first + place * event.step)))
+        self._dismiss(CloseCode.RESTARTING)
+
+    def _dismiss(self, code: CloseCode) -> None:
+        """Close every member, which is its leave."""
+        for outbox in list(self._members.present):
+            outbox.close(code)
+            self._leave(Leave(outbox, code.name.lower()))
 
     def _expire(self) -> None:
         self._expiry = None
         deleted = self._history.deleted_through
-        self._history.expire(self._now)
+        self._meter.expired += self._history.expire(self._now)
         self._members.forget(self._now)
         self._note_deleted(deleted)
 
@@ -246,6 +291,17 @@ class Topic(Actor[TopicEvent]):
         await self._clock.sleep(max(deadline - self._clock.monotonic(), EXPIRY_GRAIN))
         self.post(Expire())
 
+    def statistics(self) -> TopicStatistics:
+        """A snapshot; for a topic that is busy it is of the middle of a turn."""
+        mail = self.mailbox.qsize()
+        age = max(0.0, self._clock.monotonic() - self._now) if mail else 0.0
+        return TopicStatistics(self.name, len(self._members.present), len(self._history), mail, age)
+
+    def username(self, outbox: Outbox) -> Optional[str]:
+        """Who a connection is; None if it is not a member."""
+        member = self._members.present.get(outbox)
+        return None if member is None else member.username
+
     def crashed(self, event: TopicEvent, exception: Exception) -> None:
         super().crashed(event, exception)
         if type(event) is Join:
@@ -256,8 +312,7 @@ class Topic(Actor[TopicEvent]):
             self.stranded.append(event)
 
     async def ended(self) -> None:
-        for outbox in self._members.present:  # none is left, unless the actor gave up or the server ends
-            outbox.close(CloseCode.CRASHED)
+        self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up
         self._members.clear()
         self._history.clear()
         if self._expiry is not None:

@@ -10,6 +10,7 @@ from websockets.frames import Frame, Opcode
 from chat_actors.clock import Clock
 from chat_actors.inbox import open_inbox
 from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protocol
+from chat_actors.meter import Meter
 from chat_actors.outbox import StallWatch, open_outbox
 from chat_actors.settings import load_settings
 
@@ -23,7 +24,7 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()  # websocket.connect
     await send({"type": "websocket.accept"})
     settings = load_settings()
-    watch = StallWatch(Clock(), settings.outbox_bytes, settings.stall_timeout, settings.message_ttl)
+    watch = StallWatch(Clock(), Meter(), settings.outbox_bytes, settings.stall_timeout, settings.message_ttl)
     protocol = uvicorn_protocol(scope)
     outbox = open_outbox(watch, protocol, receive, send)
     inbox = open_inbox(protocol, outbox.receive, settings.frame_bytes)

@@ -159,7 +159,7 @@ class Client:
         """Read on until the server closes; the code it closed with."""
         with suppress(ConnectionClosed):
             while True:
-                await self.connection.recv()
+                await self.recv()
         code = self.connection.close_code
         assert code is not None
         return code

@@ -7,7 +7,8 @@ from typing import Any, Callable
 
 import pytest
 
-from chat_actors.app import Chat, create_app
+from chat_actors.app import create_app
+from chat_actors.chat import Chat
 from chat_actors.settings import Settings
 from tests.fakes import FakeClock, FakeServer, Frame, in_clean_loop, log_lines, settle, tasks
 from tests.server import APP, Server, Visit, in_loop
@@ -118,6 +119,23 @@ async def test_the_end_closes_every_member_and_waits_for_every_actor() -> None:
     await alice.task
     assert alice.closes == [1012]
     assert tasks() == before
+
+
+@in_clean_loop
+async def test_once_the_end_has_begun_nobody_comes_in() -> None:
+    chat = Chat(DEFAULTS, FakeClock())
+    alice = Connection(chat)
+    await alice.says(JOIN)
+    await chat.stop()
+    bob = Connection(chat)
+    await bob.task
+    assert (bob.frames, bob.closes) == ([], [1012])
+    await alice.task
+    chat.open()  # again, as a host may
+    carol = Connection(chat)
+    assert (await carol.says(JOIN))["users"] == 1
+    await carol.goes()
+    await chat.stop()
 
 
 @in_clean_loop

@@ -1,6 +1,7 @@
 """``python -m chat_actors`` is uvicorn with the safe options set."""
 
 import asyncio
+import os
 import runpy
 import sys
 from typing import Any, Callable
@@ -8,7 +9,9 @@ from typing import Any, Callable
 import pytest
 import uvicorn
 
+from chat_actors import __version__
 from chat_actors.__main__ import main
+from chat_actors.settings import Settings
 from tests.fakes import log_lines
 from tests.server import Server, Visit, in_loop
 
@@ -43,12 +46,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_the_command_runs_uvicorn_with_the_safe_options(runs: list[dict[str, Any]]) -> None:
-    main()
+    main([])
     assert runs == [SAFE]
 
 
 def test_the_module_is_the_command(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "chat_actors.__main__")
+    monkeypatch.setattr(sys, "argv", ["chat-actors"])
     runpy.run_module("chat_actors", run_name="__main__")
     assert runs == [SAFE]
     runpy.run_module("chat_actors.__main__", run_name="imported")
@@ -61,9 +65,45 @@ def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch
     monkeypatch.setenv("CHAT_FRAME_BYTES", "2048")
     monkeypatch.setenv("CHAT_SHUTDOWN_TIMEOUT", "5")
     monkeypatch.setenv("CHAT_PROXY_HEADERS", "1")
-    main()
+    main([])
     changed = {"host": "::1", "port": 9000, "ws_max_size": 2048, "timeout_graceful_shutdown": 5, "proxy_headers": True}
     assert runs == [{**SAFE, **changed}]
+
+
+def test_an_option_sets_its_variable(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in ("PORT", "FRAME_BYTES"):
+        monkeypatch.setenv(f"CHAT_{field}", "1")  # so that it is undone
+    main(["--port", "9000", "--frame-bytes", "2048"])
+    assert runs == [{**SAFE, "port": 9000, "ws_max_size": 2048}]
+    assert os.environ["CHAT_PORT"] == "9000"  # where the application looks
+
+
+def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    help_ = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} … {field.description} (CHAT_{name.upper()}; default: " in help_
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"chat_actors {__version__}\n"
+
+
+@in_loop
+async def test_a_start_says_in_one_line_where_it_is_and_which_limits_are_not_the_defaults(
+    start: Callable[..., Server],
+) -> None:
+    server = start("chat_actors", "--port", "0", "--message-ttl", "2", CHAT_TOKEN="secret", CHAT_TOPICS="5")
+    (line,) = server.lines("unning on")
+    address = f"http://127.0.0.1:{server.port}"
+    assert f"{address} " in line and f"page='{address}/'" in line
+    assert line.endswith(" CHAT_MESSAGE_TTL=2.0 CHAT_RATE_LIMIT=0.0 CHAT_TOPICS=5")
+    assert not server.lines("secret")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +121,7 @@ def test_a_start_on_a_public_address_without_a_guard_says_so_once(
     for name, value in variables.items():
         monkeypatch.setenv(f"CHAT_{name}", value)
     with log_lines() as lines:
-        main()
+        main([])
     assert len(runs) == 1
     assert len([line for line in lines if line.startswith("WARNING open to everyone")]) == warned
     assert not any("secret" in line for line in lines)

@@ -10,6 +10,7 @@ from typing import Optional, cast
 import pytest
 
 from chat_actors.lane import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
+from chat_actors.meter import Meter
 from chat_actors.outbox import ConnectionOutbox, StallWatch, open_outbox, turn_away
 from chat_actors.protocol import CloseCode, Error, ErrorCode, finished, payloads
 from chat_actors.protocol import Message as Said
@@ -28,7 +29,8 @@ class Lane:
     def __init__(self, most_bytes: int = 1000, window: float = 30.0) -> None:
         self.server = FakeServer()
         self.clock = FakeClock()
-        self.watch = StallWatch(self.clock, most_bytes, 10.0, window)
+        self.meter = Meter()
+        self.watch = StallWatch(self.clock, self.meter, most_bytes, 10.0, window)
         self.watching = asyncio.create_task(self.watch.run())
         self.outbox = self.open()
 
@@ -400,7 +402,7 @@ async def test_nothing_is_left_of_an_outbox_that_has_finished(kind: type[Lane]) 
 @in_clean_loop
 async def test_whoever_is_turned_away_is_told_why() -> None:
     server = FakeServer()
-    await turn_away(server.send, Error(ErrorCode.SERVER_FULL, "come back later"))
+    await turn_away(server.send, CloseCode.OVERLOADED, Error(ErrorCode.SERVER_FULL, "come back later"))
     error = '{"type":"error","error":"server_full","detail":"come back later"}'
     accept, told, close = server.sent
     assert (accept, told) == ({"type": "websocket.accept"}, {"type": "websocket.send", "text": error})
@@ -493,7 +495,7 @@ async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
         finally:
             raise ConnectionResetError
 
-    watch = StallWatch(FakeClock(), 1, 10, 30)
+    watch = StallWatch(FakeClock(), Meter(), 1, 10, 30)
     outbox = open_outbox(watch, None, receive, FakeServer().send)
     reading = asyncio.ensure_future(outbox.receive())
     await settle()
@@ -504,7 +506,7 @@ async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
 @in_clean_loop
 async def test_a_look_that_fails_does_not_stop_the_clock_of_the_others() -> None:
     clock = FakeClock()
-    watch = StallWatch(clock, 1, 10, 30)
+    watch = StallWatch(clock, Meter(), 1, 10, 30)
     looks = 0
 
     class Broken:

@@ -9,6 +9,7 @@ import pytest
 from chat_actors.actor import ROOM, Mailbox
 from chat_actors.inbox import Brake, Inbox, Take
 from chat_actors.lane import Receive
+from chat_actors.meter import Meter
 from chat_actors.outbox import StallWatch, open_outbox
 from chat_actors.protocol import CloseCode
 from chat_actors.session import Session
@@ -40,14 +41,15 @@ class Alone:
     """A running session and its surroundings."""
 
     def __init__(self, is_token: Optional[Callable[[str], bool]] = None, **settings: Any) -> None:
+        self.meter = Meter()
         self.server = FakeServer()
-        watch = StallWatch(FakeClock(), 1 << 20, 10.0, 30.0)
+        watch = StallWatch(FakeClock(), self.meter, 1 << 20, 10.0, 30.0)
         self.outbox = open_outbox(watch, None, self.server.receive, self.server.send)
         self.inbox = HoldingInbox(self.outbox.receive)
         self.supervisor: Mailbox[SupervisorEvent] = Mailbox()
         self.topic: Mailbox[TopicEvent] = Mailbox()
         chosen = Settings.model_validate(settings)
-        session = Session(self.inbox, self.outbox, self.supervisor, chosen, "peer", is_token)
+        session = Session(self.inbox, self.outbox, self.supervisor, chosen, self.meter, "peer", is_token)
         self.task = asyncio.create_task(session.run())
 
     def says(self, *texts: str) -> None:

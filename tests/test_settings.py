@@ -32,6 +32,7 @@ FIELDS: dict[str, tuple[Value, str, Value]] = {
     "allowed_origins": ("", "https://a.example", "https://a.example"),
     "require_origin": (False, "1", True),
     "token": ("", "secret", "secret"),
+    "topics_page": (True, "0", False),
     "history_messages": (10_000, "0", 0),
     "history_bytes": (8 * 1024 * 1024, "0", 0),
     "outbox_bytes": (1024 * 1024, "2048", 2048),
@@ -57,6 +58,7 @@ WRONG: dict[str, list[str]] = {
     "topics": ["0", "x"],
     "topic_members": ["-1", "x"],
     "require_origin": ["maybe"],
+    "topics_page": ["maybe"],
     "history_messages": ["-1", "x"],
     "history_bytes": ["-1", "8M"],
     "outbox_bytes": ["1023", "1M"],
@@ -112,6 +114,15 @@ def test_each_wrong_variable_has_its_own_sentence(
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition("=")[0] for line in lines] == [f"CHAT_{field.upper()}" for field in WRONG]
     assert {*FIELDS} - {*WRONG} == {"host", "allowed_origins", "token"}  # no other field is left out
+
+
+def test_the_limits_that_were_changed_are_told_and_no_secret_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().changed_limits() == {}
+    for field, (_, text, _) in FIELDS.items():
+        monkeypatch.setenv(f"CHAT_{field.upper()}", text)
+    told = load_settings().changed_limits()
+    limits = [field for field, (default, _, _) in FIELDS.items() if type(default) in (int, float) and field != "port"]
+    assert told == {f"CHAT_{field.upper()}": FIELDS[field][2] for field in limits}
 
 
 def test_settings_do_not_change() -> None:

@@ -45,6 +45,26 @@ async def test_every_connection_is_told_that_the_server_restarts(start: StartSer
     assert len(server.lines("topic removed")) == 2
 
 
+@every_command
+@in_loop
+async def test_who_asked_for_events_is_told_when_to_come_back_and_each_at_another_time(
+    start: StartServer, command: tuple[str, ...]
+) -> None:
+    server = start(*command, CHAT_PORT="0")
+    async with Visit(server) as visit:
+        plain = await visit.join("alice", "sports")
+        watchers = [await visit.connect() for _ in range(3)]
+        for watcher, topic in zip(watchers, ("sports", "sports", "movies")):
+            await watcher.ask({"username": "bob", "topic": topic, "events": True})
+        assert await terminate(server, plain, *watchers) == [1012] * 4
+    assert [json.loads(text)["type"] for text in plain.texts] == ["joined"]
+    closings = [json.loads(watcher.texts[-1]) for watcher in watchers]
+    assert [closing["type"] for closing in closings] == ["closing"] * 3
+    moments = [closing["retry_after_ms"] for closing in closings]
+    assert len({*moments}) == 3 and min(moments) >= 1000
+    assert len(server.lines(" left ", "restarting")) == 4
+
+
 @pytest.fixture
 def sockets() -> Iterator[ExitStack]:
     with ExitStack() as stack:

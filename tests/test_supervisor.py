@@ -8,6 +8,7 @@ import pytest
 
 from chat_actors.actor import MOST_CRASHES
 from chat_actors.history import Limits
+from chat_actors.meter import Meter
 from chat_actors.protocol import CloseCode, Window
 from chat_actors.supervisor import ListTopics, Supervisor, SupervisorEvent
 from chat_actors.topic import Join, JoinFailed, Leave, Send, Topic
@@ -21,7 +22,7 @@ class Chat:
 
     def __init__(self, **limits: Any) -> None:
         self.clock = FakeClock()
-        self.supervisor = Supervisor(Limits(**limits), self.clock)
+        self.supervisor = Supervisor(Limits(**limits), self.clock, Meter())
 
     def post(self, event: SupervisorEvent) -> None:
         self.supervisor.mailbox.put_nowait(event)

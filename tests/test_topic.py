@@ -9,8 +9,9 @@ import pytest
 from msgspec import UNSET, UnsetType
 
 from chat_actors.history import Limits
+from chat_actors.meter import Meter
 from chat_actors.protocol import CloseCode, Message, Window, payloads
-from chat_actors.topic import Join, JoinFailed, Leave, Replaced, Send, Topic
+from chat_actors.topic import Join, JoinFailed, Leave, Replaced, Send, Shutdown, Topic
 from tests.fakes import (
     POISON,
     FakeClock,
@@ -32,7 +33,8 @@ class Room:
     def __init__(self, **limits: Any) -> None:
         self.clock = FakeClock()
         self.told: list[Replaced] = []
-        self.topic = Topic("sports", Limits(**limits), self.clock, self.told.append)
+        self.meter = Meter()
+        self.topic = Topic("sports", Limits(**limits), self.clock, self.meter, self.told.append)
 
     def join(self, username: str, window: Optional[Window] = None) -> FakeMember:
         member = FakeMember()
@@ -443,3 +445,29 @@ async def test_a_topic_that_is_stopped_ends_behind_its_mail_with_its_messages_an
     assert [join.outbox for join in room.topic.stranded] == [late]
     assert tasks() == before
     assert room.clock.asleep == 0
+
+
+# The end of the server.
+
+
+@in_clean_loop
+async def test_at_the_end_of_the_server_each_watcher_is_told_another_time_and_everybody_has_left() -> None:
+    room = Room()
+    plain = room.join("alice")
+    watchers = [room.join(name, Window(events=True)) for name in ("bob", "carol")]
+    await settle()
+    for member in (plain, *watchers):
+        member.take()
+    room.send(plain, "the last word")
+    room.topic.post(Shutdown(1000, 10))
+    room.send(plain, "too late")
+    room.topic.stop()
+    with log_lines() as lines:
+        await room.topic.task
+    assert [frame["type"] for frame in plain.take()] == ["ack"]
+    for watcher, moment in zip(watchers, (1010, 1020)):
+        message, closing = watcher.take()
+        assert message["message"] == "the last word"
+        assert closing == {"type": "closing", "retry_after_ms": moment}
+    assert [member.closed for member in (plain, *watchers)] == [CloseCode.RESTARTING] * 3
+    assert len([line for line in lines if " left " in line and "restarting" in line]) == 3

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from chat_actors.clock import Clock
 from chat_actors.history import Limits
 from chat_actors.logs import configure_logging
+from chat_actors.meter import Meter
 from chat_actors.supervisor import ListTopics, Supervisor
 from chat_actors.topic import Join, Leave, Send
 from tests.fakes import FakeMember
@@ -63,7 +64,7 @@ class Actors:
     """The supervisor, and those who come and go."""
 
     def __init__(self, topics: int) -> None:
-        self._supervisor = Supervisor(Limits(), Clock())
+        self._supervisor = Supervisor(Limits(), Clock(), Meter())
         self._topics = topics
         self._present: deque[FakeMember] = deque()
         self._random = random.Random(1)

@@ -7,7 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 from chat_actors.history import Limits
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Window
-from chat_actors.topic import Expire, Join, Leave
+from chat_actors.topic import Expire, Join, Leave, Shutdown
 
 
 class Said(Struct, eq=False):
@@ -18,7 +18,7 @@ class Said(Struct, eq=False):
     ref: Union[str, UnsetType]
 
 
-Handled = Union[Said, Join, Leave, Expire]
+Handled = Union[Said, Join, Leave, Expire, Shutdown]
 Item = tuple[Any, ...]  # a frame in few words: its type, and what matters of it
 
 
@@ -72,6 +72,11 @@ class Model:
             while self._stored and self._stored[0].deadline <= now:
                 self._forget()
             self._departed = {token: known for token, known in self._departed.items() if now < known[0]}
+        elif type(event) is Shutdown:
+            for place, (outbox, member) in enumerate(self.present.items()):
+                if member.events:
+                    self.due[outbox].append(("closing", event.first + place * event.step))
+            self.present.clear()
 
     def _send(self, event: Said, now: float) -> None:
         sender = self.present.get(event.outbox)
@@ -171,6 +176,8 @@ def item(frame: dict[str, Any]) -> Optional[Item]:
         lost = frame.get("gap")
         gap = None if lost is None else (lost["from"], lost["to"], lost["reason"])
         return kind, frame["username"], frame["users"], frame.get("last_id"), gap, frame.get("members")
+    if kind == "closing":
+        return kind, frame["retry_after_ms"]
     if kind == "presence":
         return kind, frame["event"], frame["username"], frame["users"]
     return None

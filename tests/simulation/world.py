@@ -11,6 +11,7 @@ from chat_actors.actor import MOST_CRASHES
 from chat_actors.clock import Clock
 from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
+from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox, StallWatch, open_outbox
 from chat_actors.session import Session
 from chat_actors.settings import Settings
@@ -59,11 +60,11 @@ class Life:
 class Observed(Supervisor):
     """The supervisor, with a record of the topics it made and of the lists it was asked for."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(self, limits: Limits, clock: Clock, meter: Meter) -> None:
         self.lives: list[Life] = []
         self.lists: dict[Outbox, list[Optional[Rooms]]] = {}  # those due to each; None where a crash leaves it open
         self._inside: dict[str, set[Outbox]] = {}  # by topic: joined and not left, in the order of the mailbox
-        super().__init__(limits, clock)
+        super().__init__(limits, clock, meter)
 
     def handle(self, event: SupervisorEvent) -> None:
         super().handle(event)
@@ -126,11 +127,13 @@ class World:
         self.paced = paced
         self.clock = Clock()
         self.clock.monotonic = self.clock.wall = loop.time
-        self.supervisor = supervisor(limits, self.clock)
+        meter = Meter()
+        self.supervisor = supervisor(limits, self.clock, meter)
         self.stopped = False
         self.clients: list[Client] = []
-        self.watch = StallWatch(self.clock, UNPACED.outbox_bytes, UNPACED.stall_timeout, limits.message_ttl)
+        self.watch = StallWatch(self.clock, meter, UNPACED.outbox_bytes, UNPACED.stall_timeout, limits.message_ttl)
         self._session = session
+        self._meter = meter
 
     def connect(self, peer: Peer, direct: bool) -> Client:
         """Open a connection as ``Chat`` does."""
@@ -139,7 +142,7 @@ class World:
             protocol: Any = peer if direct else None
             client.outbox = open_outbox(self.watch, protocol, peer.receive, peer.send)
             inbox = open_inbox(protocol, client.outbox.receive, settings.frame_bytes)
-            await self._session(inbox, client.outbox, self.supervisor.mailbox, settings, "peer").run()
+            await self._session(inbox, client.outbox, self.supervisor.mailbox, settings, self._meter, "peer").run()
 
         settings = PACED if self.paced else UNPACED
         task = self.loop.create_task(handler())

@@ -1,0 +1,46 @@
+"""The signals that end the server, heard before the host acts on them.
+
+A host such as uvicorn closes every connection first and ends the lifespan last, so that nobody could be told anything.
+Here the chat ends first, and then the host's own handler is called. A second signal goes to the host at once.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any, Callable, Optional
+
+Handler = Callable[[int, Optional[FrameType]], Any]
+
+
+class ExitSignals:
+    """Runs ``stop`` in the loop that runs now, once, before SIGINT or SIGTERM reach whoever handles them."""
+
+    def __init__(self, stop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+        self._stopping: Optional[asyncio.Task[None]] = None
+        self._hosts: dict[int, Handler] = {}
+        if threading.current_thread() is threading.main_thread():  # elsewhere there are no signals to be heard
+            for number in (signal.SIGINT, signal.SIGTERM):
+                host = signal.getsignal(number)
+                if callable(host) and host is not signal.default_int_handler:  # a host that ends with some grace
+                    self._hosts[number] = host
+                    signal.signal(number, self._heard)
+
+    def let_go(self) -> None:
+        """Give the signals back to the host."""
+        for number, host in self._hosts.items():
+            if signal.getsignal(number) == self._heard:
+                signal.signal(number, host)
+
+    def _heard(self, number: int, frame: Optional[FrameType]) -> None:
+        self._loop.call_soon_threadsafe(self._begin, number)
+
+    def _begin(self, number: int) -> None:
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop())
+            self._stopping.add_done_callback(lambda _: self._hosts[number](number, None))
+        else:
+            self._hosts[number](number, None)
