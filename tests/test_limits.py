@@ -51,7 +51,7 @@ async def test_a_connection_too_many_is_told_so_and_closed(start: StartServer) -
                 await second.recv()
             assert second.close_code == 1013
         assert (await first.ask({"message": "still here"}))["type"] == "ack"
-    await server.logged("connection refused", "server_full")
+    await server.logged("connection refused", "overloaded")
 
 
 @pytest.mark.parametrize(("limit", "topic"), [({"CHAT_TOPICS": "1"}, "other"), ({"CHAT_TOPIC_MEMBERS": "1"}, "sports")])
