@@ -17,6 +17,7 @@ except ImportError:  # pragma: no cover  # as the package itself chooses, where 
     from websockets.utils import apply_mask
 
 _WHOLE_TEXT = 0x81  # first byte of a text frame: final, not compressed (RFC 6455, section 5.2)
+_CLOSE = 0x88  # of the frame that ends the conversation
 _FINAL, _CONTROL = 0x80, 0x08  # in the first byte
 _MASKED = 0x80  # in the second
 
@@ -54,6 +55,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._full = False  # as much waits for the peer as the transport takes without complaint
         self._drained: Optional[asyncio.Future[None]] = None  # done when that is over
         self._ahead = 0  # messages that uvicorn has and the session has not received
+        self._open = False  # uvicorn has the beginning of a message
         self._unread = b""  # the beginning of a frame; while held, all that follows as well
         protocol.transport.set_protocol(self)
 
@@ -108,7 +110,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
 
     def _taken(self, mask: bytes, masked: bytes) -> bool:
         """Whether the session took the message itself."""
-        if self._take is None or self._ahead:
+        if self._take is None or self._ahead or self._open:
             return False
         try:
             text = apply_mask(masked, mask).decode()
@@ -119,8 +121,13 @@ class DirectInbox(Inbox, asyncio.Protocol):
         return True
 
     def _pass_on(self, first: int, frame: bytes) -> None:
-        received = first & _FINAL and not first & _CONTROL  # by the session, as an event
-        self._ahead += bool(received)
+        received = False  # by the session, as an event
+        if not first & _CONTROL:
+            self._open = not first & _FINAL
+            received = not self._open
+            self._ahead += received
+        elif first == _CLOSE:
+            self._take = None  # whatever comes behind it is nothing
         self._protocol.data_received(frame)
         if not received and not self._protocol.transport.is_closing():
             brake = self._brake()

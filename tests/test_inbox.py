@@ -118,6 +118,21 @@ async def test_a_message_in_fragments_is_waited_for_once() -> None:
     assert stage.texts == ["third"]
 
 
+@in_clean_loop
+async def test_a_text_inside_of_another_message_is_uvicorns() -> None:
+    stage = listening()
+    stage.read(frame(TEXT, b"be") + text("inside"), text("behind"))
+    assert stage.uvicorn.data == [frame(TEXT, b"be"), text("inside"), text("behind")]
+    assert not stage.texts
+
+
+def test_nothing_is_taken_behind_a_close() -> None:
+    stage = listening()
+    stage.read(text("before") + frame(FIN | CLOSE) + text("behind"))
+    assert stage.texts == ["before"]
+    assert stage.uvicorn.data == [frame(FIN | CLOSE), text("behind")]
+
+
 def test_control_frames_are_not_waited_for() -> None:
     stage = listening()
     stage.read(frame(FIN | PING) + text("taken"))

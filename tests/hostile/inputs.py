@@ -73,11 +73,13 @@ BROKEN = st.one_of(
     st.builds(frame, st.integers(0, 255), st.binary(min_size=4, max_size=130), st.none()),
     st.builds(frame, st.just(FIN | TEXT), st.binary(min_size=1, max_size=10), _MASKS),
     st.builds(frame, st.just(FIN | CLOSE), st.binary(max_size=10), _MASKS),
+    st.builds(frame, st.sampled_from((TEXT, BINARY, CONT, FIN | CONT)), st.binary(max_size=10), _MASKS),
     st.sampled_from((frame(FIN | RSV1 | TEXT, b"\xff\xff\xff"), header(FIN | TEXT, 1 << 63))),
 )
 ANYTHING = st.lists(LEGAL | BROKEN | st.binary(max_size=100), max_size=10).map(b"".join)
-# One that breaks comes last, if any does.
-STREAMS = st.builds(lambda legal, last: b"".join(legal) + last, st.lists(LEGAL, max_size=12), BROKEN | st.just(b""))
+# One that breaks comes last, if any does, or with a good one behind it.
+_LAST = BROKEN | st.just(b"") | st.builds(bytes.__add__, BROKEN, st.just(frame(FIN | TEXT, b"behind")))
+STREAMS = st.builds(lambda legal, last: b"".join(legal) + last, st.lists(LEGAL, max_size=12), _LAST)
 
 
 @st.composite
