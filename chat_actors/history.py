@@ -22,22 +22,37 @@ class Limits(Struct, frozen=True):
     topic_members: int = 0
 
 
+class _Entry(Struct, gc=False):
+    """A message until ``deadline`` (monotonic seconds). ``size``: of its frame; ``refs[ref]``: its sender's reference.
+
+    Nothing in it refers back to it, so the garbage collector need not look at each of many thousands.
+    """
+
+    deadline: float
+    message: Message
+    size: int
+    refs: Optional[Refs]
+    ref: str
+
+
 class History:
     """The messages of one topic, oldest first; their ids have no holes. A ref is forgotten with its message."""
 
     def __init__(self, limits: Limits) -> None:
         self.last_id = 0  # the newest message's
         self._limits = limits
-        # (monotonic deadline, message, bytes of its frame, where the sender's ref is kept)
-        self._entries: deque[tuple[float, Message, int, Optional[tuple[Refs, str]]]] = deque()
+        self._entries: deque[_Entry] = deque()
         self._bytes = 0
         self._evicted = 0  # highest id that was deleted before its time
 
-    def add(self, deadline: float, message: Message, size: int, ref: Optional[tuple[Refs, str]]) -> None:
-        """Remember a message of ``size`` bytes until ``deadline`` (monotonic seconds), and its sender's ref with it."""
+    def add(self, deadline: float, message: Message, size: int, refs: Optional[Refs] = None, ref: str = "") -> None:
+        """Remember a message of ``size`` bytes until ``deadline`` (monotonic seconds).
+
+        ``refs``, ``ref``: where its sender's reference is kept, and is to be forgotten with it.
+        """
         self.last_id = message.id
         self._bytes += size
-        self._entries.append((deadline, message, size, ref))
+        self._entries.append(_Entry(deadline, message, size, refs, ref))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -46,14 +61,14 @@ class History:
         """Forget the oldest messages that are too many or too much; returns how many."""
         limits, before = self._limits, len(self._entries)
         while len(self._entries) > limits.history_messages or self._bytes > limits.history_bytes:
-            self._evicted = self._entries[0][1].id
+            self._evicted = self._entries[0].message.id
             self._forget_oldest()
         return before - len(self._entries)
 
     def expire(self, now: float) -> int:
         """Forget the messages whose deadline has come; returns how many."""
         before = len(self._entries)
-        while self._entries and self._entries[0][0] <= now:
+        while self._entries and self._entries[0].deadline <= now:
             self._forget_oldest()
         return before - len(self._entries)
 
@@ -65,16 +80,16 @@ class History:
     @property
     def oldest_deadline(self) -> Optional[float]:
         """When the next message has to go; None where there is none."""
-        return self._entries[0][0] if self._entries else None
+        return self._entries[0].deadline if self._entries else None
 
     @property
     def deleted_through(self) -> int:
         """Messages up to this id have been deleted; 0 if none."""
-        return self._entries[0][1].id - 1 if self._entries else self.last_id
+        return self._entries[0].message.id - 1 if self._entries else self.last_id
 
     def after(self, since: int) -> Iterator[Message]:
         """The messages with an id above ``since``, oldest first."""
-        return (entry[1] for entry in islice(self._entries, max(0, since - self.deleted_through), None))
+        return (entry.message for entry in islice(self._entries, max(0, since - self.deleted_through), None))
 
     def gap(self, since: int) -> Union[Gap, None]:
         """The messages above ``since`` that are lost; None where none is."""
@@ -84,7 +99,7 @@ class History:
         return Gap(since + 1, through, "evicted" if self._evicted > since else "expired")
 
     def _forget_oldest(self) -> None:
-        _, _, size, ref = self._entries.popleft()
-        self._bytes -= size
-        if ref is not None:
-            del ref[0][ref[1]]
+        entry = self._entries.popleft()
+        self._bytes -= entry.size
+        if entry.refs is not None:
+            del entry.refs[entry.ref]

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from chat_actors.actor import Actor, Mailbox
 from chat_actors.clock import Clock
 from chat_actors.fanout import FanOut
-from chat_actors.history import History, Limits, Refs
+from chat_actors.history import History, Limits
 from chat_actors.members import Member, Members
 from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
@@ -178,21 +178,22 @@ class Topic(Actor[TopicEvent]):
         member = self._members.present.get(outbox)
         if member is None:  # posted behind its own leave, or its place was taken
             return
-        own: Optional[tuple[Refs, str]] = None
-        if member.refs is not None and ref is not UNSET:
-            own = member.refs, ref
-            if ref in member.refs:
-                self._fan_out.message(b"", outbox, finished(replace(member.refs[ref], duplicate=True)))
-                self._meter.duplicates += 1
-                return
+        refs = None if ref is UNSET else member.refs
+        if refs is not None and ref in refs:
+            self._fan_out.message(b"", outbox, finished(replace(refs[ref], duplicate=True)))
+            self._meter.duplicates += 1
+            return
         number = self._history.last_id + 1
         message = Message(number, member.username, event.message, self._timestamp)
         ack = Ack(id=number, ref=ref, timestamp=self._timestamp, recipients=len(self._members.present) - 1)
         frame, acknowledgment = finished(message), finished(ack)
         # From here on nothing fails: the message is in the topic's order or it is not.
-        self._history.add(self._now + self._ttl, message, len(frame), own)
-        if own is not None:
-            own[0][own[1]] = ack
+        deadline = self._now + self._ttl
+        if refs is None or ref is UNSET:
+            self._history.add(deadline, message, len(frame))
+        else:
+            self._history.add(deadline, message, len(frame), refs, ref)
+            refs[ref] = ack
         self._fan_out.message(frame, outbox, acknowledgment)
 
     def _join(self, event: Join) -> None:
@@ -244,9 +245,8 @@ class Topic(Actor[TopicEvent]):
         """Write what this turn has to say so far."""
         if not self._fan_out:
             return
-        deleted, meter = self._history.deleted_through, self._meter
-        meter.evicted += self._history.evict()
-        self._note_deleted(deleted)
+        meter = self._meter
+        meter.evicted += self._note_deleted(self._history.evict())
         fan_out, self._fan_out = self._fan_out, FanOut()
         accepted, self._metered = self._history.last_id - self._metered, self._history.last_id
         meter.accepted += accepted
@@ -269,15 +269,13 @@ class Topic(Actor[TopicEvent]):
 
     def _expire(self) -> None:
         self._expiry = None
-        deleted = self._history.deleted_through
-        self._meter.expired += self._history.expire(self._now)
+        self._meter.expired += self._note_deleted(self._history.expire(self._now))
         self._members.forget(self._now)
-        self._note_deleted(deleted)
 
-    def _note_deleted(self, before: int) -> None:
-        through = self._history.deleted_through
-        if through > before and self._members.watchers:
-            self._fan_out.notice(finished(Expired(through)))
+    def _note_deleted(self, count: int) -> int:
+        if count and self._members.watchers:
+            self._fan_out.notice(finished(Expired(self._history.deleted_through)))
+        return count
 
     def _await_expiry(self) -> None:
         """Have an expire event posted when the oldest thing that is remembered reaches its end."""

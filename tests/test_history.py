@@ -123,13 +123,13 @@ def test_a_ref_is_forgotten_with_its_message_alone(evict: bool) -> None:
     alice: Refs = {"a": ack, "b": ack}
     bob: Refs = {"a": ack}
     remembered = History(Limits(history_messages=2))
-    remembered.add(1, message(1), 1, (alice, "a"))
+    remembered.add(1, message(1), 1, alice, "a")
     remembered.add(2, message(2), 1, None)
     if evict:
-        remembered.add(3, message(3), 1, (alice, "b"))
+        remembered.add(3, message(3), 1, alice, "b")
         remembered.evict()
     else:
-        remembered.add(3, message(3), 1, (alice, "b"))
+        remembered.add(3, message(3), 1, alice, "b")
         remembered.expire(1)
     assert (list(alice), list(bob)) == (["b"], ["a"])
 
