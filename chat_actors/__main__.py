@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Optional
 
 import uvicorn
-from loguru import logger
 
 from chat_actors import __version__
 from chat_actors.settings import Settings, load_settings, variable
@@ -24,8 +23,6 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for name, value in vars(parser.parse_args(argv)).items():
         os.environ[variable(name)] = value
     settings = load_settings()
-    if settings.host not in ("127.0.0.1", "::1", "localhost") and not (settings.token or settings.allowed_origins):
-        logger.bind(host=settings.host).warning("open to everyone: neither CHAT_TOKEN nor CHAT_ALLOWED_ORIGINS is set")
     uvicorn.run(
         "chat_actors.app:app",
         host=settings.host,

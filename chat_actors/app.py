@@ -38,5 +38,6 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
 
 refuse_several_workers()
 _settings = load_settings()
-configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits())
+_guarded = bool(_settings.token or _settings.allowed_origins)
+configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _guarded)
 app = create_app(_settings)

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _RUNNING = "Uvicorn running on %s://"  # how its line begins that tells the address (scheme, host, port)
+_PRIVATE = "127.0.0.1", "::1", "localhost"
 
 
 class _ToLoguru(logging.Handler):
-    """Hands the standard library's records, which uvicorn writes, to loguru; ``limits`` go with that of the start."""
+    """Hands the standard library's records, which uvicorn writes, to loguru."""
 
-    def __init__(self, limits: Mapping[str, object]) -> None:
+    def __init__(self, limits: Mapping[str, object], guarded: bool) -> None:
         super().__init__()
         self._limits = limits
+        self._guarded = guarded
 
     def emit(self, record: logging.LogRecord) -> None:
         level: Any = record.levelname
@@ -32,11 +34,17 @@ class _ToLoguru(logging.Handler):
         if str(record.msg).startswith("Invalid UTF-8"):  # the peer's fault, which uvicorn reports as its own
             logger.bind(code="invalid_utf8").info("frame refused")
             return
-        message, log = record.getMessage().rstrip(), logger
+        message = record.getMessage().rstrip()
         if str(record.msg).startswith(_RUNNING):
-            address = message.partition(" on ")[2].split()[0]
-            log = logger.bind(page=f"{address}/", **self._limits)
-        log.opt(exception=record.exc_info).log(level, "{}", message)
+            self._log_start(message, record.args[1])  # type: ignore[index]
+        else:
+            logger.opt(exception=record.exc_info).log(level, "{}", message)
+
+    def _log_start(self, message: str, host: object) -> None:
+        address = message.partition(" on ")[2].split()[0]
+        logger.bind(page=f"{address}/", **self._limits).info("{}", message)
+        if not self._guarded and host not in _PRIVATE:
+            logger.bind(host=host).warning("open to everyone: neither CHAT_TOKEN nor CHAT_ALLOWED_ORIGINS is set")
 
 
 def _quiet(record: logging.LogRecord) -> bool:
@@ -64,16 +72,17 @@ def _write_json(message: "Message") -> None:
     sys.stderr.write(msgspec.json.encode(line, enc_hook=str).decode() + "\n")
 
 
-def configure_logging(level: str, as_json: bool, limits: Mapping[str, object] = {}) -> None:
+def configure_logging(level: str, as_json: bool, limits: Mapping[str, object] = {}, guarded: bool = True) -> None:
     """Send every log line of this process to standard error, in one format; ``level`` is the least that is shown.
 
-    ``limits`` are those that the line of the start is to name, by variable.
+    ``limits``: those that the line of the start is to name, by variable. Unless the server is ``guarded`` by a token
+    or a list of origins, a start on a public address is warned of.
     """
     logger.remove()
     # diagnose would print the values of variables, message bodies among them.
     # The format leaves the exception alone; the sinks write the rest, for they need not escape any markup.
     logger.add(_write_json if as_json else _write_text, level=level, format="", diagnose=False, backtrace=False)
-    handler = _ToLoguru(limits)
+    handler = _ToLoguru(limits, guarded)
     handler.addFilter(_quiet)
     access = logging.getLogger("uvicorn.access")
     access.propagate = access.hasHandlers()  # it has none where the access log is off

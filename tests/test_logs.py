@@ -111,6 +111,25 @@ def test_uvicorns_lines_about_each_connection_are_dropped_and_with_them_the_quer
     assert lines() == []
 
 
+@pytest.mark.parametrize(
+    ("host", "guarded", "warned"),
+    [("0.0.0.0", False, True), ("::", False, True), ("127.0.0.1", False, False), ("0.0.0.0", True, False)],
+)
+def test_the_line_of_the_start_names_the_page_and_the_limits_and_an_open_door_is_warned_of(
+    lines: Lines, host: str, guarded: bool, warned: bool
+) -> None:
+    configure_logging("INFO", False, {"CHAT_TOPICS": 5}, guarded)
+    address = "%s://[%s]:%d" if ":" in host else "%s://%s:%d"
+    running = f"Uvicorn running on {address} (Press CTRL+C to quit)"
+    logging.getLogger("uvicorn.error").info(running, "https", host, 80)
+    logging.getLogger("uvicorn.error").info("Uvicorn running on unix socket %s (Press CTRL+C to quit)", "/run/chat")
+    started, *warnings, socket = lines()
+    url = address % ("https", host, 80)
+    assert started.endswith(f"INFO     Uvicorn running on {url} (Press CTRL+C to quit) page='{url}/' CHAT_TOPICS=5")
+    assert ["open to everyone" in warning for warning in warnings] == [True] * warned
+    assert "on unix socket /run/chat" in socket and "page" not in socket
+
+
 def test_uvicorns_lines_are_shown_where_its_own_logging_is_off(lines: Lines) -> None:
     for name in UVICORN:  # as with log_config=None
         logging.getLogger(name).handlers = []

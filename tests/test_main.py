@@ -12,7 +12,6 @@ import uvicorn
 from chat_actors import __version__
 from chat_actors.__main__ import main
 from chat_actors.settings import Settings
-from tests.fakes import log_lines
 from tests.server import Server, Visit, in_loop
 
 SAFE: dict[str, Any] = {
@@ -104,27 +103,6 @@ async def test_a_start_says_in_one_line_where_it_is_and_which_limits_are_not_the
     assert f"{address} " in line and f"page='{address}/'" in line
     assert line.endswith(" CHAT_MESSAGE_TTL=2.0 CHAT_RATE_LIMIT=0.0 CHAT_TOPICS=5")
     assert not server.lines("secret")
-
-
-@pytest.mark.parametrize(
-    ("variables", "warned"),
-    [
-        ({"HOST": "0.0.0.0"}, True),
-        ({"HOST": "127.0.0.1"}, False),
-        ({"HOST": "0.0.0.0", "TOKEN": "secret"}, False),
-        ({"HOST": "0.0.0.0", "ALLOWED_ORIGINS": "https://chat.example"}, False),
-    ],
-)
-def test_a_start_on_a_public_address_without_a_guard_says_so_once(
-    runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], warned: bool
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(f"CHAT_{name}", value)
-    with log_lines() as lines:
-        main([])
-    assert len(runs) == 1
-    assert len([line for line in lines if line.startswith("WARNING open to everyone")]) == warned
-    assert not any("secret" in line for line in lines)
 
 
 @in_loop
