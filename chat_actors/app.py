@@ -21,6 +21,7 @@ from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protoco
 from chat_actors.logs import configure_logging
 from chat_actors.outbox import StallWatch, open_outbox, turn_away
 from chat_actors.protocol import Error, ErrorCode
+from chat_actors.reference import reference_routes
 from chat_actors.session import Session
 from chat_actors.settings import Settings, load_settings
 from chat_actors.supervisor import Supervisor
@@ -91,7 +92,8 @@ class Chat:
 
 def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = None) -> FastAPI:
     """An application with actors of its own; ``settings`` default to those of the environment."""
-    chat = Chat(settings or load_settings(), clock)
+    settings = settings or load_settings()
+    chat = Chat(settings, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -100,7 +102,7 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
         await chat.stop()
 
     # The endpoint is an ASGI application, not a function of a WebSocket: nothing stands between it and each frame.
-    routes: list[BaseRoute] = [WebSocketRoute("/ws", chat)]
+    routes: list[BaseRoute] = [WebSocketRoute("/ws", chat), *reference_routes(settings)]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
     app.add_middleware(FindProtocol)
     return app

@@ -107,12 +107,7 @@ def document(settings: Settings) -> Object:
         "messages": {frame.__name__: _message(frame) for frame in frames},
         "schemas": _schemas(settings),
     }
-    components["messages"][_LIST_TEXT] = {
-        "summary": f"``{LIST}`` as bare text.",
-        "contentType": "text/plain",
-        "payload": {"type": "string", "const": LIST},
-        "examples": [{"payload": LIST}],
-    }
+    _add_list_text(**components)
     server: Object = {
         "host": "{host}",
         "protocol": "ws",
@@ -131,6 +126,18 @@ def document(settings: Settings) -> Object:
         "operations": _operations(),
         "components": components,
     }
+
+
+def _add_list_text(messages: Object, schemas: Object) -> None:
+    """The one frame that is not JSON."""
+    about = f"``{LIST}`` as bare text."
+    messages[_LIST_TEXT] = {
+        "summary": about,
+        "contentType": "text/plain",
+        "payload": _schema_ref(_LIST_TEXT),
+        "examples": [{"payload": LIST}],
+    }
+    schemas[_LIST_TEXT] = {"title": _LIST_TEXT, "description": about, "type": "string", "const": LIST}
 
 
 def _channel(messages: Iterable[str], settings: Settings) -> Object:
@@ -168,6 +175,10 @@ def _operation(action: str, frame: type) -> Object:
     return {"action": action, "channel": _CHANNEL, "messages": [_message_ref(frame.__name__)]}
 
 
+def _schema_ref(name: str) -> Object:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
 def _message_ref(name: str) -> Object:
     return {"$ref": f"#/channels/chat/messages/{name}"}
 
@@ -175,7 +186,7 @@ def _message_ref(name: str) -> Object:
 def _message(frame: type) -> Object:
     message: Object = {
         "summary": _doc(frame).partition("\n\n")[0],
-        "payload": {"$ref": f"#/components/schemas/{frame.__name__}"},
+        "payload": _schema_ref(frame.__name__),
         "examples": [{"payload": msgspec.to_builtins(one)} for one in _EXAMPLES if type(one) is frame],
     }
     if "ref" in frame.__annotations__:
