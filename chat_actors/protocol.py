@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 class ErrorCode(str, enum.Enum):
     """Why a frame was refused. The connection stays open and nothing else changes, but for ``server_full``."""
 
-    def __new__(cls, code: str, cause: str) -> "ErrorCode":
+    def __new__(cls, code: str, cause: str = "") -> "ErrorCode":
         member = str.__new__(cls, code)
         member._value_ = code
         member.cause = cause
@@ -40,7 +40,8 @@ class ErrorCode(str, enum.Enum):
 class CloseCode(enum.IntEnum):
     """Why the server closed a connection. 4000 and above are this protocol's own (RFC 6455, section 7.4.2).
 
-    A reader that is too slow is aborted without a close frame: it would not read that either.
+    After 1008, 1009 and 4409 the same client would be closed again; after any other it may come back. A reader that is
+    too slow is aborted without a close frame: it would not read that either.
     """
 
     def __new__(cls, code: int, reason: str) -> "CloseCode":
@@ -86,13 +87,14 @@ class JoinFrame(Struct):
     """Become a member of a topic: a connection's first frame. After an error it may be tried again.
 
     Any of ``since``, ``epoch``, ``resume`` and ``events`` asks for the window: ``joined`` then carries ``epoch``,
-    ``last_id`` and ``resume``, and a ``ref`` that is used again within the window does not send again.
+    ``last_id`` and ``resume``, and a ``ref`` that this member has used within the window, on this connection or the one
+    before, does not send again.
 
     ``username``: without control and format characters. Shown as given, compared as RFC 8266 (Nickname) does; if it
     is taken in the topic, the server appends the smallest free ``#n``, n from 2.
     ``topic``: without control and format characters; compared exactly, after NFC.
-    ``since``: the highest message id that the client has seen. Behind ``joined`` come the stored messages above it,
-    oldest first, the client's own among them, and then what is newer. 0: all there is.
+    ``since``: the highest id that the client has seen, of a message or an ack. Behind ``joined`` come the stored
+    messages above it, oldest first, the client's own among them, and then what is newer. 0: all there is.
     ``epoch``: with ``since``, the ``epoch`` of the last ``joined``: the next one then has a ``gap`` if something after
     ``since`` is lost.
     ``resume``: the token of an earlier ``joined``, to come back as that member and under its name, if that is free; its
@@ -186,7 +188,7 @@ class Message(Struct, tag_field="type", tag="message", weakref=True):
 
 
 class Replayed(Struct, tag_field="type", tag="message"):
-    """A message from the past, to one who joined with ``since``: his own among them."""
+    """A message from the past, to a member that joined with ``since``; its own are among them."""
 
     id: Id
     username: Name

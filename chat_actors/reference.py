@@ -6,7 +6,6 @@ once for each application, and who has the current one gets 304.
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from html import escape
@@ -32,7 +31,7 @@ h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); padding-bottom: .3r
 h3 { margin-top: 2.2rem }
 a { color: var(--link) }
 code, pre { font: .9em/1.5 ui-monospace, monospace; background: var(--soft); border-radius: 4px }
-code { padding: .1em .3em; overflow-wrap: anywhere }
+code { padding: .1em .3em }
 pre { padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere }
 pre code { padding: 0; font-size: 1em }
 nav ul { padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem }
@@ -79,7 +78,7 @@ def render(contract: Object) -> str:
     received, sent = _directions(contract["operations"])
     inside = [name for name in schemas if name not in messages]
     limits = [
-        (_code(one["name"]), _code(f"{one['value']:g}"), _inline(one["description"])) for one in channel["x-limits"]
+        (_code(one["name"]), _code(f"{one['value']:.15g}"), _inline(one["description"])) for one in channel["x-limits"]
     ]
     closes = [(_code(one["code"]), _inline(one["reason"])) for one in channel["x-close-codes"]]
     chapters = [
@@ -233,4 +232,4 @@ def _code(text: object) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return msgspec.json.encode(value).decode()
