@@ -183,13 +183,13 @@ def _message_ref(name: str) -> Object:
     return {"$ref": f"#/channels/chat/messages/{name}"}
 
 
-def _message(frame: type) -> Object:
+def _message(frame: type[Struct]) -> Object:
     message: Object = {
         "summary": _doc(frame).partition("\n\n")[0],
         "payload": _schema_ref(frame.__name__),
         "examples": [{"payload": msgspec.to_builtins(one)} for one in _EXAMPLES if type(one) is frame],
     }
-    if "ref" in frame.__annotations__:
+    if "ref" in frame.__struct_fields__:
         message["correlationId"] = {"location": "$message.payload#/ref"}
     return message
 
