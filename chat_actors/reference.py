@@ -39,6 +39,7 @@ table { width: 100%; border-collapse: collapse }
 th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0; border-top: 1px solid var(--line) }
 thead th { border-top: 0; color: var(--quiet); font-size: .9em }
 tbody th { font-weight: normal; width: 9rem }
+td:not(:last-child) { width: 12rem }
 """
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
