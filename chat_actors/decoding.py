@@ -5,7 +5,7 @@ from typing import Any, NoReturn, Union
 import msgspec
 
 from chat_actors.names import InvalidName, clean_topic, clean_username
-from chat_actors.protocol import ErrorCode, JoinFrame, ListCommand, SendFrame
+from chat_actors.protocol import LIST, ErrorCode, JoinFrame, ListCommand, SendFrame
 
 Data = Union[str, bytes]  # the payload of a text or of a binary frame
 
@@ -82,9 +82,9 @@ def _text(data: Data) -> str:
 
 
 def _command(text: str) -> ListCommand:
-    if text == "/list":
+    if text == LIST:
         return ListCommand()
-    raise Refused(ErrorCode.UNKNOWN_COMMAND, "there is one command, /list; a message cannot start with a slash")
+    raise Refused(ErrorCode.UNKNOWN_COMMAND, f"there is one command, {LIST}; a message cannot start with a slash")
 
 
 def _explain_first(data: Data, why: Exception) -> ListCommand:

@@ -1,7 +1,8 @@
 """The wire contract: every frame, error code and close code there is, and how a frame is written.
 
-No asyncio, no socket, no state. What a client sends is one of the first structs, once ``decoding`` has judged it; what
-it gets is one of the others, made into the bytes of a finished WebSocket frame by ``finished``.
+No asyncio, no socket, no state. What a client sends is a ``ClientFrame``, once ``decoding`` has judged it; what it gets
+is a ``ServerFrame``, made into the bytes of a finished WebSocket frame by ``finished``. The docstrings of frames and
+codes are published with them (by ``asyncapi``): what begins with a field's name and a colon is about that field.
 """
 
 import enum
@@ -9,27 +10,39 @@ from collections.abc import Iterator
 from typing import Annotated, Literal, Optional, Union
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 
 class ErrorCode(str, enum.Enum):
-    """Why a frame was refused: the ``error`` of an error frame."""
+    """Why a frame was refused. The connection stays open and nothing else changes, but for ``server_full``."""
 
-    INVALID_JSON = "invalid_json"
-    INVALID_JOIN = "invalid_join"
-    INVALID_USERNAME = "invalid_username"
-    INVALID_TOPIC = "invalid_topic"
-    INVALID_MESSAGE = "invalid_message"
-    EMPTY_MESSAGE = "empty_message"
-    MESSAGE_TOO_LONG = "message_too_long"
-    UNKNOWN_COMMAND = "unknown_command"
-    ALREADY_JOINED = "already_joined"
-    NOT_JOINED = "not_joined"
-    SERVER_FULL = "server_full"
+    def __new__(cls, code: str, cause: str = "") -> "ErrorCode":
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.cause = cause
+        return member
+
+    cause: str
+
+    INVALID_JSON = "invalid_json", "not one JSON object in valid UTF-8"
+    INVALID_JOIN = "invalid_join", "a key of the join is missing or of the wrong type, or the token is wrong"
+    INVALID_USERNAME = "invalid_username", "refused by the rules of names"
+    INVALID_TOPIC = "invalid_topic", "refused by the rules of names"
+    INVALID_MESSAGE = "invalid_message", "message is missing or no string, or ref is not one of 1 to 64 characters"
+    EMPTY_MESSAGE = "empty_message", "nothing but white space"
+    MESSAGE_TOO_LONG = "message_too_long", "more characters than the server takes"
+    UNKNOWN_COMMAND = "unknown_command", "starts with a slash and is not /list"
+    ALREADY_JOINED = "already_joined", "another topic needs another connection"
+    NOT_JOINED = "not_joined", "a message before the join; or a list, where the server has a token that was not given"
+    SERVER_FULL = "server_full", "too many connections, topics or members of the topic; a close with 1013 follows"
 
 
 class CloseCode(enum.IntEnum):
-    """Why the server closed a connection. 4000 and above are this protocol's own (RFC 6455, section 7.4.2)."""
+    """Why the server closed a connection. 4000 and above are this protocol's own (RFC 6455, section 7.4.2).
+
+    After 1008, 1009 and 4409 the same client would be closed again; after any other it may come back. A reader that is
+    too slow is aborted without a close frame: it would not read that either.
+    """
 
     def __new__(cls, code: int, reason: str) -> "CloseCode":
         member = int.__new__(cls, code)
@@ -48,6 +61,16 @@ class CloseCode(enum.IntEnum):
     RESUMED_ELSEWHERE = 4409, "another connection has resumed this member"
 
 
+# What more than one frame holds.
+
+Id = Annotated[int, Meta(ge=1, description="1, 2, 3 … in the topic's order, the same for all.")]
+Timestamp = Annotated[int, Meta(description="Unix seconds, the server's.")]
+Users = Annotated[int, Meta(ge=1, description="members of the topic now.")]
+Name = Annotated[str, Meta(description="a member's, as the server gave it.")]
+Ref = Annotated[str, Meta(min_length=1, max_length=64, description="the client's own reference for the message.")]
+Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]  # present and true, or absent
+
+
 # From a client: unknown keys are ignored.
 
 
@@ -61,15 +84,32 @@ class Window(Struct, frozen=True):
 
 
 class JoinFrame(Struct):
-    """``{"username", "topic"}``, clean once ``decoding`` has judged it, and what it asks of the window."""
+    """Become a member of a topic: a connection's first frame. After an error it may be tried again.
+
+    Any of ``since``, ``epoch``, ``resume`` and ``events`` asks for the window: ``joined`` then carries ``epoch``,
+    ``last_id`` and ``resume``, and a ``ref`` that this member has used within the window, on this connection or the one
+    before, does not send again.
+
+    ``username``: without control and format characters. Shown as given, compared as RFC 8266 (Nickname) does; if it
+    is taken in the topic, the server appends the smallest free ``#n``, n from 2.
+    ``topic``: without control and format characters; compared exactly, after NFC.
+    ``since``: the highest id that the client has seen, of a message or an ack. Behind ``joined`` come the stored
+    messages above it, oldest first, the client's own among them, and then what is newer. 0: all there is.
+    ``epoch``: with ``since``, the ``epoch`` of the last ``joined``: the next one then has a ``gap`` if something after
+    ``since`` is lost.
+    ``resume``: the token of an earlier ``joined``, to come back as that member and under its name, if that is free; its
+    old connection is closed with 4409. Unknown, expired or empty, it is an ordinary join with a new token.
+    ``events``: whether to be told the ``members``, and by ``presence``, ``expired`` and ``closing`` what happens.
+    ``token``: the server's shared secret, where it has one and the handshake did not give it.
+    """
 
     username: str
     topic: str
-    since: Union[Annotated[int, msgspec.Meta(ge=0)], UnsetType] = UNSET
+    since: Union[Annotated[int, Meta(ge=0)], UnsetType] = UNSET
     epoch: Union[str, UnsetType] = UNSET
     resume: Union[str, UnsetType] = UNSET
     events: Union[bool, UnsetType] = UNSET
-    token: Union[str, UnsetType] = UNSET  # the server's shared secret, where it has one
+    token: Union[str, UnsetType] = UNSET
 
     @property
     def window(self) -> Optional[Window]:
@@ -79,66 +119,82 @@ class JoinFrame(Struct):
         return Window(self.since, self.epoch, self.resume or "", self.events is True)
 
 
-Ref = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-
-
 class SendFrame(Struct):
-    """``{"message"}``, with the client's own ``ref`` where it gave one (echoed in the ack)."""
+    """Send a message to the topic.
+
+    ``message``: more than white space. What starts with a slash, white space before it not counted, is a command.
+    """
 
     message: str
     ref: Union[Ref, UnsetType] = UNSET
 
 
-class ListCommand(Struct):
-    """``/list``, as bare text or as a message."""
+LIST = "/list"
+
+
+class ListCommand(Struct, tag_field="message", tag=LIST):
+    """List the active topics, before or after the join: as a message, or as bare text. It is never broadcast."""
+
+
+ClientFrame = Union[JoinFrame, SendFrame, ListCommand]
 
 
 # To a client: ``type`` comes first and names the kind.
 
 
 class Gap(Struct):
-    """The ids that cannot be replayed; ``to`` is null where nobody knows: the topic has died since."""
+    """Where something is lost: the ids that cannot be replayed.
 
-    from_: int = msgspec.field(name="from")
+    ``to``: null where nobody knows: the topic has died since.
+    ``reason``: older than the window, more than the topic keeps, or (then all that is stored is replayed) of a life of
+    the topic that is over.
+    """
+
+    from_: Id = msgspec.field(name="from")
     to: Optional[int]
     reason: Literal["expired", "evicted", "restarted"]
 
 
 class Joined(Struct, tag_field="type", tag="joined"):
-    """To the one who joined. ``users``: members, this one included; ``ttl``: seconds a message is kept.
+    """To the one who joined. What may be absent is for those who asked for the window.
 
-    The rest only for those who asked for the window. ``epoch``: this life of the topic; ``resume``: this member's
-    token; ``members``: the usernames, oldest member first.
+    ``username``: as asked for, or with the number that made it free.
+    ``users``: members of the topic now, this one included.
+    ``ttl``: seconds a message is kept, a ref recognised, a token good: the window.
+    ``epoch``: this life of the topic; each has its own, and ids begin at 1 with it.
+    ``last_id``: the topic's newest message; 0 if there was none.
+    ``resume``: this member's token, by which it may come back as itself.
+    ``members``: the usernames, oldest member first; for those who asked for ``events``.
     """
 
-    username: str
+    username: Name
     topic: str
-    users: int
-    ttl: Union[int, float]
+    users: Users
+    ttl: float
     epoch: Union[str, UnsetType] = UNSET
-    last_id: Union[int, UnsetType] = UNSET
+    last_id: Union[Annotated[int, Meta(ge=0)], UnsetType] = UNSET
     resume: Union[str, UnsetType] = UNSET
     gap: Union[Gap, UnsetType] = UNSET
     members: Union[list[str], UnsetType] = UNSET
 
 
 class Message(Struct, tag_field="type", tag="message", weakref=True):
-    """To everyone in the topic but the sender. ``id`` counts 1, 2, 3 …; ``timestamp``: Unix seconds."""
+    """To everyone in the topic but the sender."""
 
-    id: int
-    username: str
+    id: Id
+    username: Name
     message: str
-    timestamp: int
+    timestamp: Timestamp
 
 
 class Replayed(Struct, tag_field="type", tag="message"):
-    """A message from the past, to one who joined with ``since``."""
+    """A message from the past, to a member that joined with ``since``; its own are among them."""
 
-    id: int
-    username: str
+    id: Id
+    username: Name
     message: str
-    timestamp: int
-    replayed: bool = True
+    timestamp: Timestamp
+    replayed: Yes = True
 
     @classmethod
     def of(cls, message: Message) -> "Replayed":
@@ -146,44 +202,49 @@ class Replayed(Struct, tag_field="type", tag="message"):
 
 
 class Presence(Struct, tag_field="type", tag="presence"):
-    """To members with ``events``: somebody else came or went; ``users`` are there now."""
+    """To members with ``events``: somebody else came or went."""
 
     event: Literal["joined", "left"]
-    username: str
-    users: int
+    username: Name
+    users: Users
 
 
 class Expired(Struct, tag_field="type", tag="expired"):
-    """To members with ``events``: the messages up to this id have been deleted."""
+    """To members with ``events``: the messages up to the id ``through`` have been deleted."""
 
-    through: int
+    through: Id
 
 
 class Closing(Struct, tag_field="type", tag="closing"):
-    """To members with ``events``, before the server ends: when to come back, each at a time of its own."""
+    """To members with ``events``, before the server ends.
 
-    retry_after_ms: int
+    ``retry_after_ms``: when to come back, each at a time of its own.
+    """
+
+    retry_after_ms: Annotated[int, Meta(ge=0)]
 
 
 class Ack(Struct, tag_field="type", tag="ack", kw_only=True):
-    """To the sender; ``id`` and ``timestamp`` are those the ``recipients`` others saw.
+    """To the sender: the message is in the topic, with the ``id`` and the ``timestamp`` that the others saw.
 
-    ``duplicate``: this member's ``ref`` was used before, and this is the acknowledgment of the message that had it.
+    ``recipients``: how many others it went to.
+    ``ref``: only where one was given.
+    ``duplicate``: this member's ``ref`` was used before, and this is the ack of the message that had it.
     """
 
-    status: str = "delivered"
-    id: int
-    ref: Union[str, UnsetType] = UNSET
-    timestamp: int
-    recipients: int
-    duplicate: Union[bool, UnsetType] = UNSET
+    status: Literal["delivered"] = "delivered"
+    id: Id
+    ref: Union[Ref, UnsetType] = UNSET
+    timestamp: Timestamp
+    recipients: Annotated[int, Meta(ge=0)]
+    duplicate: Union[Yes, UnsetType] = UNSET
 
 
 class TopicUsers(Struct):
     """One active topic and the number of its members."""
 
     topic: str
-    users: int
+    users: Users
 
 
 class Topics(Struct, tag_field="type", tag="topics"):
@@ -199,7 +260,10 @@ class Topics(Struct, tag_field="type", tag="topics"):
 
 
 class Error(Struct, tag_field="type", tag="error"):
-    """To the one whose frame was refused; ``detail`` says what is wrong and what is expected."""
+    """To the one whose frame was refused. It does not say which: who has to know sends one frame at a time.
+
+    ``detail``: for people: what is wrong and what is expected.
+    """
 
     error: ErrorCode
     detail: str
