@@ -13,15 +13,14 @@ import msgspec
 from msgspec import Struct
 
 from chat_actors import __version__
+from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.names import MAX_TOPIC, MAX_USERNAME
 from chat_actors.protocol import (
     LIST,
     Ack,
     ClientFrame,
-    CloseCode,
     Closing,
     Error,
-    ErrorCode,
     Expired,
     Gap,
     Joined,

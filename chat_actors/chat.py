@@ -11,13 +11,14 @@ from loguru import logger
 from msgspec import Struct
 
 from chat_actors.clock import Clock
+from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.door import Door
 from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
 from chat_actors.lane import Receive, Scope, Send, uvicorn_protocol
 from chat_actors.meter import Meter
 from chat_actors.outbox import StallWatch, open_outbox, turn_away
-from chat_actors.protocol import CloseCode, Error, ErrorCode
+from chat_actors.protocol import Error
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.signals import ExitSignals

@@ -25,8 +25,9 @@ from websockets.exceptions import ConnectionClosed
 
 from chat_actors import protocol as wire
 from chat_actors.clock import Clock
+from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.decoding import Refused, decode_next
-from chat_actors.protocol import Ack, CloseCode, ErrorCode, ListCommand, Message, Topics
+from chat_actors.protocol import Ack, ListCommand, Message, Topics
 
 # A dead connection is found within 20 s, so that there is time left to come back within the window.
 OPTIONS = {"ping_interval": 10, "ping_timeout": 10, "close_timeout": 2, "max_size": 16 << 20, "compression": None}

@@ -4,8 +4,9 @@ from typing import Any, NoReturn, Union
 
 import msgspec
 
+from chat_actors.codes import ErrorCode
 from chat_actors.names import InvalidName, clean_topic, clean_username
-from chat_actors.protocol import LIST, ErrorCode, JoinFrame, ListCommand, SendFrame
+from chat_actors.protocol import LIST, JoinFrame, ListCommand, SendFrame
 
 Data = Union[str, bytes]  # the payload of a text or of a binary frame
 

@@ -5,7 +5,7 @@ The actors and connections of the application add to it, at most once for each t
 
 from collections import Counter
 
-from chat_actors.protocol import CloseCode, ErrorCode
+from chat_actors.codes import CloseCode, ErrorCode
 
 
 class Histogram:

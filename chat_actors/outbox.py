@@ -13,9 +13,10 @@ from typing import Any, Optional, Union
 from loguru import logger
 
 from chat_actors.clock import Clock
+from chat_actors.codes import CloseCode
 from chat_actors.lane import Message, Receive, Send, UvicornProtocol
 from chat_actors.meter import Meter
-from chat_actors.protocol import CloseCode, Error, finished, payloads
+from chat_actors.protocol import Error, finished, payloads
 
 CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
 SWEEP_SECONDS = 1.0  # how often the stall clock looks

@@ -13,24 +13,13 @@ from msgspec.structs import replace
 
 from chat_actors.actor import Actor, Mailbox
 from chat_actors.clock import Clock
+from chat_actors.codes import CloseCode
 from chat_actors.fanout import FanOut
 from chat_actors.history import History, Limits
 from chat_actors.members import Member, Members
 from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
-from chat_actors.protocol import (
-    Ack,
-    CloseCode,
-    Closing,
-    Expired,
-    Gap,
-    Joined,
-    Message,
-    Presence,
-    Replayed,
-    Window,
-    finished,
-)
+from chat_actors.protocol import Ack, Closing, Expired, Gap, Joined, Message, Presence, Replayed, Window, finished
 
 TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
 EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often

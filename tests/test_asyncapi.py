@@ -19,9 +19,10 @@ from jsonschema import Draft7Validator
 
 from chat_actors import protocol
 from chat_actors.asyncapi import document
+from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.decoding import Data, Refused, decode_first, decode_next
 from chat_actors.names import MAX_TOPIC, MAX_USERNAME
-from chat_actors.protocol import ClientFrame, CloseCode, Closing, ErrorCode, ServerFrame, finished, payloads
+from chat_actors.protocol import ClientFrame, Closing, ServerFrame, finished, payloads
 from chat_actors.settings import Settings
 from tests.contract import Contract
 from tests.server import APP, Client, Frame, Server, Visit, in_loop

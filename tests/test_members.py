@@ -4,9 +4,10 @@ from typing import Optional
 
 import pytest
 
+from chat_actors.codes import CloseCode
 from chat_actors.members import Member, Members
 from chat_actors.outbox import Outbox
-from chat_actors.protocol import Ack, CloseCode, Window
+from chat_actors.protocol import Ack, Window
 
 PLAIN = None
 ASKS = Window()

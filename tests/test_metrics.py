@@ -8,9 +8,9 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from chat_actors.chat import Chat, Reader, Statistics
+from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.meter import Histogram, Meter
 from chat_actors.metrics import BUSIEST, registry
-from chat_actors.protocol import CloseCode, ErrorCode
 from chat_actors.settings import Settings
 from chat_actors.topic import TopicStatistics
 from tests.fakes import FakeClock, in_clean_loop, settle

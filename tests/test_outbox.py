@@ -9,10 +9,11 @@ from typing import Optional, cast
 
 import pytest
 
+from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.lane import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
 from chat_actors.meter import Meter
 from chat_actors.outbox import ConnectionOutbox, StallWatch, open_outbox, turn_away
-from chat_actors.protocol import CloseCode, Error, ErrorCode, finished, payloads
+from chat_actors.protocol import Error, finished, payloads
 from chat_actors.protocol import Message as Said
 from tests.fakes import FakeClock, FakeServer, FakeTransport, in_clean_loop, log_lines, remains, settle, tasks
 

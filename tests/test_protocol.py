@@ -3,19 +3,8 @@
 import pytest
 from websockets.frames import Close, Frame, Opcode
 
-from chat_actors.protocol import (
-    Ack,
-    CloseCode,
-    Error,
-    ErrorCode,
-    Joined,
-    Message,
-    ServerFrame,
-    Topics,
-    TopicUsers,
-    finished,
-    payloads,
-)
+from chat_actors.codes import CloseCode, ErrorCode
+from chat_actors.protocol import Ack, Error, Joined, Message, ServerFrame, Topics, TopicUsers, finished, payloads
 
 # What goes out.
 

@@ -13,7 +13,7 @@ import pytest
 
 from chat_actors.app import create_app
 from chat_actors.asyncapi import document
-from chat_actors.protocol import CloseCode, ErrorCode
+from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.reference import render
 from chat_actors.settings import Settings
 

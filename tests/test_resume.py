@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from chat_actors.protocol import CloseCode
+from chat_actors.codes import CloseCode
 from chat_actors.supervisor import ListTopics
 from chat_actors.topic import JoinFailed
 from tests.fakes import FakeMember, in_clean_loop, settle, tasks

@@ -7,11 +7,11 @@ from typing import Any, Callable, Optional
 import pytest
 
 from chat_actors.actor import ROOM, Mailbox
+from chat_actors.codes import CloseCode
 from chat_actors.inbox import Brake, Inbox, Take
 from chat_actors.lane import Receive
 from chat_actors.meter import Meter
 from chat_actors.outbox import StallWatch, open_outbox
-from chat_actors.protocol import CloseCode
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.supervisor import ListTopics, SupervisorEvent

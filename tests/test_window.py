@@ -4,8 +4,9 @@ from typing import Any, Optional
 
 import pytest
 
+from chat_actors.codes import ErrorCode
 from chat_actors.decoding import Refused, decode_first
-from chat_actors.protocol import ErrorCode, JoinFrame, Window
+from chat_actors.protocol import JoinFrame, Window
 from tests.fakes import in_clean_loop, settle
 from tests.window import Room, joined, short, texts, token
 

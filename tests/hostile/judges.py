@@ -8,8 +8,9 @@ from contextlib import suppress
 
 from hypothesis import strategies as st
 
+from chat_actors.codes import ErrorCode
 from chat_actors.decoding import Data, Refused, decode_first, decode_next
-from chat_actors.protocol import Error, ErrorCode, JoinFrame, ListCommand, SendFrame, finished, payloads
+from chat_actors.protocol import Error, JoinFrame, ListCommand, SendFrame, finished, payloads
 from tests.hostile.attack import Attack
 from tests.hostile.inputs import ANYTHING, check_many
 from tests.hostile.wire import CLOSE, DEFLATE, FIN, HANDSHAKE, PING, PONG, TEXT, RawClient, frame, frames_in

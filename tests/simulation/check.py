@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from typing import Any, Optional
 
-from chat_actors.protocol import CloseCode
+from chat_actors.codes import CloseCode
 from chat_actors.topic import EXPIRY_GRAIN, Join
 from tests.simulation.loop import ShuffledLoop, task_name
 from tests.simulation.model import Item, Model, Said, item
