@@ -2,14 +2,14 @@
 
 Any message can come from the server as an ASGI event. Under uvicorn most need not: a text frame that is whole and
 uncompressed is unmasked as it is read, and the session takes it at once, with no task and no queue between. All else
-a peer may send (fragments, control frames, compressed, broken or huge frames) goes on to uvicorn byte for byte, so
-that its WebSocket implementation stays the judge of it.
+a peer may send (fragments, control frames, compressed or broken frames) goes on to uvicorn byte for byte, so that its
+WebSocket implementation stays the judge of it; only what is too big is dropped here as it comes, and kept nowhere.
 """
 
 import asyncio
 from typing import Callable, Optional
 
-from chat_actors.lane import Message, Receive, UvicornProtocol
+from chat_actors.lane import Message, Receive, UvicornProtocol, limit_inflation
 
 try:
     from websockets.speedups import apply_mask
@@ -17,7 +17,7 @@ except ImportError:  # pragma: no cover  # as the package itself chooses, where 
     from websockets.utils import apply_mask
 
 _WHOLE_TEXT = 0x81  # first byte of a text frame: final, not compressed (RFC 6455, section 5.2)
-_CLOSE = 0x88  # of the frame that ends the conversation
+_PING, _PONG = 0x89, 0x8A
 _FINAL, _CONTROL = 0x80, 0x08  # in the first byte
 _MASKED = 0x80  # in the second
 
@@ -37,12 +37,16 @@ class Inbox:
     def hold(self, until: "asyncio.Future[None]") -> None:
         """Read nothing more from the peer until then (called by ``take`` alone)."""
 
-    def brake_others(self, brake: Brake) -> None:
-        """Ask ``brake`` what to wait for after each frame that nobody receives: a control frame, a fragment."""
+    def guard(self, brake: Brake, too_big: Callable[[], None]) -> None:
+        """What an inbox cannot decide where it sees frames that nobody receives.
+
+        ``brake`` is asked what to wait for after each control frame and fragment. ``too_big`` is called where a message
+        is longer than may be, as soon as that is known; the rest of it is dropped.
+        """
 
 
 class DirectInbox(Inbox, asyncio.Protocol):
-    """Stands between the transport and uvicorn's protocol; frames longer than ``longest`` are uvicorn's."""
+    """Stands between the transport and uvicorn's protocol. No message may have more than ``longest`` bytes."""
 
     def __init__(self, receive: Receive, protocol: UvicornProtocol, longest: int) -> None:
         super().__init__(self._receive_next)
@@ -51,12 +55,16 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._longest = longest
         self._take: Optional[Take] = None
         self._brake: Brake = lambda: None
+        self._too_big: Optional[Callable[[], None]] = None
         self._held: Optional[asyncio.Future[None]] = None  # until then nothing is read
         self._full = False  # as much waits for the peer as the transport takes without complaint
         self._drained: Optional[asyncio.Future[None]] = None  # done when that is over
         self._ahead = 0  # messages that uvicorn has and the session has not received
         self._open = False  # uvicorn has the beginning of a message
+        self._size = 0  # of what there is of that message
+        self._skip = 0  # bytes to come of a message that is too big
         self._unread = b""  # the beginning of a frame; while held, all that follows as well
+        limit_inflation(protocol, 2 * longest)  # what is only a little too big is the session's to refuse
         protocol.transport.set_protocol(self)
 
     def take_at_once(self, take: Take) -> None:
@@ -67,8 +75,9 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._protocol.transport.pause_reading()
         until.add_done_callback(self._go_on)
 
-    def brake_others(self, brake: Brake) -> None:
+    def guard(self, brake: Brake, too_big: Callable[[], None]) -> None:
         self._brake = brake
+        self._too_big = too_big
 
     def _go_on(self, _: "asyncio.Future[None]") -> None:
         self._held = None
@@ -89,22 +98,34 @@ class DirectInbox(Inbox, asyncio.Protocol):
             data = self._unread + data
         if self._held is not None:  # uvicorn has resumed reading in the meantime
             self._protocol.transport.pause_reading()
-        at, size = 0, len(data)
+        at, size = min(self._skip, len(data)), len(data)
+        self._skip -= at
         while size - at >= 6 and self._held is None:  # no frame of a client is shorter
             first, length, payload = data[at], data[at + 1] - _MASKED, at + 6
-            if length == 126:
-                length, payload = int.from_bytes(data[at + 2 : at + 4], "big"), at + 8
-                sound = 126 <= length <= self._longest
-            else:
-                sound = 0 <= length < 126
-            if not sound:  # not masked, a length that has a shorter form, or 64 KiB and more
+            sound = 0 <= length < 126
+            if not sound and length > 0 and not first & _CONTROL:
+                width = 2 if length == 126 else 8
+                if size - at < 6 + width:
+                    break
+                length, payload = int.from_bytes(data[at + 2 : at + 2 + width], "big"), payload + width
+                sound = (126 if width == 2 else 1 << 16) <= length < 1 << 63
+            if not sound:  # not masked, a length that has a shorter form or is none, or a long control frame
                 self._give_up(data[at:])
                 return
             end = payload + length
+            if length + self._size > self._longest and not first & _CONTROL:
+                if self._too_big is None:
+                    self._give_up(data[at:])
+                    return
+                self._skip = max(0, end - size)
+                at = min(end, size)
+                self._take = None
+                self._too_big()
+                continue
             if end > size:
                 break
             if first != _WHOLE_TEXT or not self._taken(data[payload - 4 : payload], data[payload:end]):
-                self._pass_on(first, data[at:end])
+                self._pass_on(first, length, data[at:end])
             at = end
         self._unread = data[at:]
 
@@ -120,14 +141,15 @@ class DirectInbox(Inbox, asyncio.Protocol):
             self._take = None
         return True
 
-    def _pass_on(self, first: int, frame: bytes) -> None:
+    def _pass_on(self, first: int, length: int, frame: bytes) -> None:
         received = False  # by the session, as an event
         if not first & _CONTROL:
             self._open = not first & _FINAL
+            self._size = self._size + length + 1 if self._open else 0  # an empty fragment is not for nothing
             received = not self._open
             self._ahead += received
-        elif first == _CLOSE:
-            self._take = None  # whatever comes behind it is nothing
+        elif first not in (_PING, _PONG):  # a close, or broken: whatever comes behind it is nothing
+            self._take = None
         self._protocol.data_received(frame)
         if not received and not self._protocol.transport.is_closing():
             brake = self._brake()

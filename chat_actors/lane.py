@@ -15,6 +15,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "chat_actors.protocol"
+# Where uvicorn's implementations have the limit of a message: an attribute of the protocol, or of a part of it.
+_LIMITS = ("conn", "max_message_size"), ("conn", "max_size"), ("", "max_size"), ("buffer", "max_length")
 
 
 class UvicornProtocol(Protocol):
@@ -27,6 +29,17 @@ class UvicornProtocol(Protocol):
     def connection_lost(self, exc: Optional[Exception]) -> None: ...
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
+
+
+def limit_inflation(protocol: UvicornProtocol, longest: int) -> None:
+    """Have a compressed message refused when it has more than ``longest`` bytes, whatever uvicorn's own limit is.
+
+    With its default, 16 MiB, a peer could have memory taken a thousand times as fast as it sends.
+    """
+    for holder, name in _LIMITS:
+        owner = getattr(protocol, holder, protocol if not holder else None)
+        if hasattr(owner, name):
+            setattr(owner, name, longest)
 
 
 class FindProtocol:

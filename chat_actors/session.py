@@ -56,7 +56,7 @@ class Session:
         outbox = self._outbox
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(self._settings.join_timeout, outbox.close, CloseCode.NO_JOIN)
-        self._inbox.brake_others(self._keep_pace)
+        self._inbox.guard(self._keep_pace, self._refuse_big)
         try:
             topic = await self._join()
             if topic is not None:
@@ -165,8 +165,7 @@ class Session:
             if data is None:  # a disconnect: its code is unreliable, so it is not looked at
                 return None
         if is_bigger(data, self._settings.frame_bytes):
-            self._log.bind(code=CloseCode.FRAME_TOO_BIG.name.lower()).info("frame refused")
-            self._outbox.close(CloseCode.FRAME_TOO_BIG)
+            self._refuse_big()
             return None
         return data
 
@@ -183,6 +182,10 @@ class Session:
         self._meter.refused[refusal.code] += 1
         self._log.bind(code=refusal.code.value).info("frame refused")
         self._outbox.write(finished(Error(refusal.code, refusal.detail)))
+
+    def _refuse_big(self) -> None:
+        self._log.bind(code=CloseCode.FRAME_TOO_BIG.name.lower()).info("frame refused")
+        self._outbox.close(CloseCode.FRAME_TOO_BIG)
 
     def _crash(self, exception: Exception) -> None:
         self._log.opt(exception=exception).error("session crashed")

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
-from chat_actors import protocol
+from chat_actors import codes, protocol
 from chat_actors.asyncapi import document
 from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.decoding import Data, Refused, decode_first, decode_next
@@ -79,7 +79,8 @@ def test_every_reference_points_at_something_and_has_nothing_beside_it() -> None
 
 
 def test_it_has_every_struct_frame_and_code_of_the_protocol() -> None:
-    own = [thing for thing in vars(protocol).values() if getattr(thing, "__module__", "") == protocol.__name__]
+    things = [*vars(protocol).values(), *vars(codes).values()]
+    own = [thing for thing in things if getattr(thing, "__module__", "") in (protocol.__name__, codes.__name__)]
     structs = {thing.__name__ for thing in own if isinstance(thing, type) and issubclass(thing, msgspec.Struct)}
     assert structs - {"Window"} == SCHEMAS.keys() - {"ErrorCode", "ListText"}  # Window never leaves the process
     frames = {frame.__name__ for frame in (*get_args(ClientFrame), *get_args(ServerFrame))}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chat_actors.inbox import Inbox, open_inbox
 from tests.fakes import in_clean_loop
-from tests.hostile.inputs import chunks
+from tests.hostile.inputs import chunks, deflated
 from tests.hostile.stage import LONGEST, Stage, a_message, listening
 from tests.hostile.twins import IMPLEMENTATIONS, hear
 from tests.hostile.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, frame, header, text
@@ -67,20 +67,63 @@ def test_all_other_frames_go_on_to_uvicorn_byte_for_byte(data: bytes) -> None:
 
 GIVEN_UP = {
     "not masked": frame(FIN | TEXT, b"hello", mask=None),
-    "longer than may be": text("x" * (LONGEST + 1)),
-    "64 KiB and more": header(FIN | TEXT, 1 << 63),
+    "a length that is none": header(FIN | TEXT, 1 << 63) + b"x",
     "a length in too many bytes": frame(FIN | TEXT, b"x" * 125, width=2),
+    "a length in far too many bytes": frame(FIN | TEXT, b"x" * 200, width=8),
+    "a long control frame": frame(FIN | PING, b"x" * 126),
+    "too big, and nobody to tell": text("x" * (LONGEST + 1)),
 }
 
 
 @pytest.mark.parametrize("data", GIVEN_UP.values(), ids=GIVEN_UP)
-def test_a_frame_that_is_broken_or_too_big_and_all_behind_it_are_uvicorns(data: bytes) -> None:
+def test_a_frame_that_is_broken_and_all_behind_it_are_uvicorns(data: bytes) -> None:
     stage = listening()
-    behind = data[8:] + text("behind")
-    stage.read(text("before"), data[:8], behind)
+    behind = data[14:] + text("behind")
+    stage.read(text("before"), data[:14], behind)
     assert stage.texts == ["before"]
-    assert stage.uvicorn.data == [data[:8], behind]
+    assert stage.uvicorn.data == [data[:14], behind]
     assert stage.pipe.protocol is stage.uvicorn
+
+
+TOO_BIG = {
+    "a text": text("x" * (LONGEST + 1)),
+    "of 64 KiB and more": frame(FIN | BINARY, b"x" * (1 << 16)),
+    "compressed": frame(FIN | RSV1 | TEXT, b"x" * (LONGEST + 1)),
+}
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 7, 13, 14])
+@pytest.mark.parametrize("data", TOO_BIG.values(), ids=TOO_BIG)
+def test_a_message_that_is_too_big_is_refused_when_its_length_is_read_and_nothing_of_it_is_kept(
+    data: bytes, at: int
+) -> None:
+    stage = listening()
+    stage.inbox.guard(lambda: None, stage.too_big)
+    stage.read(text("before") + data[:at], data[at:14])
+    assert stage.refused == 1
+    stage.read(data[14:-1], data[-1:] + text("behind") + frame(FIN | CLOSE))
+    assert (stage.refused, stage.texts) == (1, ["before"])
+    assert stage.uvicorn.data == [text("behind"), frame(FIN | CLOSE)]  # uvicorn is to see the peer's close
+
+
+def test_the_fragments_of_a_message_are_too_big_together() -> None:
+    stage = listening()
+    stage.inbox.guard(lambda: None, stage.too_big)
+    half = LONGEST // 2
+    for _ in range(2):
+        stage.read(frame(TEXT, b"x" * half) + frame(FIN | PING) + frame(FIN | CONT, b"x" * (half - 1)))
+    assert stage.refused == 0
+    stage.read(frame(TEXT, b"x" * half), frame(CONT, b"x" * half))
+    assert stage.refused == 1
+
+
+def test_fragments_that_hold_nothing_are_not_for_nothing() -> None:
+    stage = listening()
+    stage.inbox.guard(lambda: None, stage.too_big)
+    stage.read(frame(TEXT) + frame(CONT) * LONGEST)
+    assert stage.refused == 0
+    stage.read(frame(CONT))
+    assert stage.refused == 1
 
 
 def test_the_longest_message_is_taken() -> None:
@@ -126,11 +169,12 @@ async def test_a_text_inside_of_another_message_is_uvicorns() -> None:
     assert not stage.texts
 
 
-def test_nothing_is_taken_behind_a_close() -> None:
+@pytest.mark.parametrize("first", [FIN | CLOSE, CLOSE, PING, FIN | RSV1 | PONG, FIN | 0xB])
+def test_nothing_is_taken_behind_a_close_or_a_broken_control_frame(first: int) -> None:
     stage = listening()
-    stage.read(text("before") + frame(FIN | CLOSE) + text("behind"))
+    stage.read(text("before") + frame(first) + text("behind"))
     assert stage.texts == ["before"]
-    assert stage.uvicorn.data == [frame(FIN | CLOSE), text("behind")]
+    assert stage.uvicorn.data == [frame(first), text("behind")]
 
 
 def test_control_frames_are_not_waited_for() -> None:
@@ -179,7 +223,7 @@ async def test_a_frame_that_nobody_receives_is_counted_and_what_follows_waits_fo
     stage = listening()
     until = asyncio.get_running_loop().create_future()
     brakes = iter([None, until])
-    stage.inbox.brake_others(lambda: next(brakes))
+    stage.inbox.guard(lambda: next(brakes), stage.too_big)
     stage.read(OTHERS[kind] * 3)
     assert (stage.uvicorn.data, stage.pipe.reading) == ([OTHERS[kind]] * 2, False)
     brakes = iter([None])
@@ -206,12 +250,12 @@ async def test_who_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
 async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it() -> None:
     stage = listening()
     until = asyncio.get_running_loop().create_future()
-    stage.inbox.brake_others(lambda: until)
+    stage.inbox.guard(lambda: until, stage.too_big)
     stage.read(BINARY_FRAME + frame(FIN | PING))
     stage.pipe.resume_reading()  # as uvicorn does once the session has received the message
     stage.read(frame(FIN | PING))
     assert (stage.uvicorn.data, stage.pipe.reading) == ([BINARY_FRAME, frame(FIN | PING)], False)
-    stage.inbox.brake_others(lambda: None)
+    stage.inbox.guard(lambda: None, stage.too_big)
     until.set_result(None)
     await asyncio.sleep(0)
     assert (len(stage.uvicorn.data), stage.pipe.reading) == (3, False)  # uvicorn still has a message
@@ -219,7 +263,7 @@ async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it(
 
 def test_a_control_frame_that_ended_the_connection_brakes_nothing() -> None:
     stage = listening()
-    stage.inbox.brake_others(lambda: pytest.fail("asked"))
+    stage.inbox.guard(lambda: pytest.fail("asked"), stage.too_big)
     stage.uvicorn.data_received = lambda data: stage.pipe.close()  # type: ignore[method-assign]
     stage.read(frame(FIN | CLOSE))
 
@@ -267,3 +311,11 @@ def test_however_a_stream_is_read_its_messages_and_its_end_are_those_of_uvicorn_
 ) -> None:
     alone = asyncio.run(hear(implementation, [bytes([byte]) for byte in b"".join(pieces)], direct=False))
     assert asyncio.run(hear(implementation, pieces, direct=True, turns=turns)) == alone
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_compressed_message_may_not_grow_far_beyond_the_limit_whatever_uvicorns_is(implementation: str) -> None:
+    bomb = [frame(FIN | RSV1 | TEXT, deflated(b"x" * 100_000))]
+    heard = asyncio.run(hear(implementation, bomb, direct=True, uvicorns_limit=1 << 24))
+    assert (heard.messages, heard.code) == ([], 1009)
+    assert asyncio.run(hear(implementation, bomb, direct=False, uvicorns_limit=1 << 24)).messages == ["x" * 100_000]

@@ -33,8 +33,8 @@ class HoldingInbox(Inbox):
     def hold(self, until: "asyncio.Future[None]") -> None:
         self.held.append(until)
 
-    def brake_others(self, brake: Brake) -> None:
-        self.brake = brake
+    def guard(self, brake: Brake, too_big: Callable[[], None]) -> None:
+        self.brake, self.too_big = brake, too_big
 
 
 class Alone:
@@ -222,6 +222,16 @@ async def test_a_frame_over_the_limit_closes_the_connection() -> None:
     alone.server.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1025)})
     assert await alone.leaves() == "frame_too_big"
     assert [code for code, _ in alone.errors] == ["invalid_json"]
+    assert alone.server.closes == [CloseCode.FRAME_TOO_BIG]
+
+
+@in_clean_loop
+async def test_a_frame_that_the_inbox_finds_too_big_ends_the_conversation() -> None:
+    alone = Alone()
+    await alone.joins()
+    alone.inbox.too_big()
+    alone.goes()
+    assert await alone.leaves() == "frame_too_big"
     assert alone.server.closes == [CloseCode.FRAME_TOO_BIG]
 
 

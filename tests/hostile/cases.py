@@ -177,8 +177,9 @@ CASES: dict[str, Case] = {
     "lengths in too many bytes": sends(
         frame(FIN | TEXT, LIST, width=2) + frame(FIN | TEXT, LIST, width=8) + text("/list"), OPEN
     ),
-    "a frame of 16 MiB + 1": sends(frame(FIN | TEXT, b" " * (UVICORNS_LIMIT + 1)), TOO_BIG, ABORTED),
-    "a frame of 64 KiB + 1": sends(frame(FIN | TEXT, b" " * (65536 + 1)), TOO_BIG, ABORTED),
+    "a frame of 16 MiB + 1": sends(frame(FIN | TEXT, b" " * (UVICORNS_LIMIT + 1)), TOO_BIG),
+    "a frame of 64 KiB + 1": sends(frame(FIN | TEXT, b" " * (65536 + 1)), TOO_BIG),
+    "the beginning of a frame of 64 KiB + 1": sends(header(FIN | TEXT, 65536 + 1), TOO_BIG),
     "fragments without end": Case(_endless_fragments, (TOO_BIG, ABORTED)),
     "empty fragments": sends(
         frame(TEXT) + frame(CONT) * 1000 + frame(FIN | PING) + frame(CONT) * 1000 + frame(FIN | CONT, LIST), OPEN

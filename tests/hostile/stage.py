@@ -48,6 +48,7 @@ class Stage:
         self.uvicorn = FakeProtocol(self.pipe)
         self.texts: list[str] = []
         self.goes_on = True  # the conversation
+        self.refused = 0  # messages that were too big
         inbox = open_inbox(self.uvicorn, a_message, longest)
         assert isinstance(inbox, DirectInbox)
         self.inbox = inbox
@@ -55,6 +56,9 @@ class Stage:
     def take(self, text: str) -> bool:
         self.texts.append(text)
         return self.goes_on
+
+    def too_big(self) -> None:
+        self.refused += 1
 
     def read(self, *data: bytes) -> None:
         """Pieces read from the socket, for whoever the transport gives them to."""

@@ -72,16 +72,20 @@ class Pipe(asyncio.Transport):
         self.closing = True
 
 
-async def hear(implementation: Any, chunks: Iterable[bytes], direct: bool, turns: Iterable[int] = ()) -> Heard:
+async def hear(
+    implementation: Any, chunks: Iterable[bytes], direct: bool, turns: Iterable[int] = (), uvicorns_limit: int = LONGEST
+) -> Heard:
     """Play a stream; ``direct``: by our inbox. ``turns``: of the loop, behind each chunk (1 where none is told)."""
     logging.disable()  # uvicorn logs each bad UTF-8
     try:
-        return await _hear(implementation, chunks, direct, turns)
+        return await _hear(implementation, chunks, direct, turns, uvicorns_limit)
     finally:
         logging.disable(logging.NOTSET)
 
 
-async def _hear(implementation: Any, chunks: Iterable[bytes], direct: bool, turns: Iterable[int]) -> Heard:
+async def _hear(
+    implementation: Any, chunks: Iterable[bytes], direct: bool, turns: Iterable[int], uvicorns_limit: int
+) -> Heard:
     messages: list[Union[str, bytes]] = []
 
     def take(text: str) -> bool:
@@ -102,7 +106,7 @@ async def _hear(implementation: Any, chunks: Iterable[bytes], direct: bool, turn
         config = Config(
             FindProtocol(app),
             ws=implementation,
-            ws_max_size=LONGEST,
+            ws_max_size=uvicorns_limit,
             ws_ping_interval=None,
             log_config=None,
             lifespan="off",
