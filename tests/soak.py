@@ -94,7 +94,7 @@ class Soak:
             peer.half_close()
         elif kind == "broken frame":
             kind = self._random.choice(list(BROKEN))
-            peer.transport.write(BROKEN[kind])
+            peer.write(BROKEN[kind])
         elif kind == "stall":
             victim.stall(peer)
             await self._make_noise(group.topic)

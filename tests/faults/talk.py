@@ -90,7 +90,7 @@ class Talker:
         frame = {"message": f"{self._said} {time.monotonic()}", "ref": str(self._said)}
         self._unacked[str(self._said)] = frame
         self._ledger.sent += 1
-        peer.transport.write(text(frame))
+        peer.write(text(frame))
 
     def _take(self, payload: bytes) -> None:
         frame = _decode(payload)

@@ -49,9 +49,15 @@ class Peer(asyncio.Protocol):
         self._take = take or self._frames.put_nowait
         self._unread = b""
         self._code: Optional[int] = None
+        self._ended = False  # half-closed
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; none behind a half-close."""
+        if not self._ended:
+            self.transport.write(data)
 
     def send(self, *frames: Union[str, Frame]) -> None:
-        self.transport.write(b"".join(map(text, frames)))
+        self.write(b"".join(map(text, frames)))
 
     async def recv(self) -> Frame:
         payload = await self._frames.get()
@@ -68,7 +74,7 @@ class Peer(asyncio.Protocol):
 
     def reset(self, unfinished: bytes = b"") -> None:
         """Break off, with the beginning of a frame behind whatever was sent."""
-        self.transport.write(unfinished)
+        self.write(unfinished)
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.transport.abort()
 
@@ -77,12 +83,13 @@ class Peer(asyncio.Protocol):
         self.transport.pause_reading()
 
     def half_close(self) -> None:
+        self._ended = True
         self.transport.write_eof()
 
     async def close(self) -> None:
         """Say goodbye, and wait until the server has closed."""
         if not self.transport.is_closing():
-            self.transport.write(masked((1000).to_bytes(2, "big"), CLOSE))
+            self.write(masked((1000).to_bytes(2, "big"), CLOSE))
         await self.closed
 
     # asyncio.Protocol
@@ -121,10 +128,10 @@ class Peer(asyncio.Protocol):
         if first == TEXT:
             self._take(payload)
         elif first == PING:
-            self.transport.write(masked(payload, PONG))
+            self.write(masked(payload, PONG))
         elif first == CLOSE:
             self._code = int.from_bytes(payload[:2], "big")
-            self.transport.write(masked(payload[:2], CLOSE))
+            self.write(masked(payload[:2], CLOSE))
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         if not self.opened.done():
