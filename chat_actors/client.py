@@ -16,6 +16,7 @@ import random
 import secrets
 from collections import deque
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Callable, Literal, Optional, Union
 
 import msgspec
@@ -40,7 +41,8 @@ _decode_next = msgspec.json.Decoder(Union[Message, Ack, Topics, wire.Error]).dec
 
 
 class Gap(Struct, frozen=True):
-    """The messages from ``first`` to ``last`` are lost. None: nobody knows to which, and the ids begin again at 1."""
+    """The messages from ``first`` to ``last`` are lost (but for our own, whose ids may be among these). None: nobody
+    knows to which, and the ids begin again at 1."""
 
     first: int
     last: Optional[int]
@@ -80,10 +82,12 @@ class Chat:
     """A member of a topic, for the length of its ``async with`` block; iterate over it for what happens there.
 
     Entering it is one attempt to get in: it raises Refused if the server refuses the join, Disconnected if it closes,
-    and OSError or an exception of ``websockets`` if there is no such server. Later it comes back by itself.
+    and OSError, asyncio.TimeoutError or an exception of ``websockets`` if there is no such server. Later it comes back
+    by itself.
 
-    Where as many messages wait as may, the socket is not read either. But while somebody waits for an answer, which
-    stands behind all that is to come, it is, and messages that find no room become a Gap ("unread").
+    Where as many messages wait as may, the socket is not read either; if the connection ends of that, the next one
+    comes when they are read. But while somebody waits for an answer, which stands behind all that is to come, it is
+    read, and messages that find no room become a Gap ("unread").
     """
 
     def __init__(self, url: str, username: str, topic: str, tuning: Optional[Tuning] = None, **options: Any) -> None:
@@ -98,14 +102,15 @@ class Chat:
         self._socket: Optional[websockets.ClientConnection] = None  # once it has joined
         self._staying: asyncio.Task[None]
         self._ended: Optional[Exception] = None
+        self._ended_at: Optional[TracebackType] = None
         # One request at a time: so an answer, or an error, which has no ref, can only mean the one that waits.
-        self._turn = asyncio.Lock()
+        self._turn: asyncio.Lock  # made in ``__aenter__``: on Python 3.9 it belongs to the loop that runs then
         self._request: Optional[_Request] = None
         # What came.
         self._seen = 0  # the highest id, our own included
         self._unread: deque[Union[Message, Gap]] = deque()
         self._suspects: list[Message] = []  # of the unread: one may be our own, which the answer to our request tells
-        self._changed = asyncio.Event()  # set at any change that something in here may wait for
+        self._changed: asyncio.Event  # set at any change that something in here may wait for
 
     async def send(self, text: str) -> Ack:
         """Send a message; returns when it is in the topic. Several at once go one by one, in order.
@@ -113,7 +118,10 @@ class Chat:
         Raises Refused if the server does not take such a message, and what ended the chat if it is over. Cancelling it
         only ends the waiting: a message whose turn had come is sent all the same.
         """
-        payload = msgspec.json.encode(wire.SendFrame(text, secrets.token_hex(8))).decode()
+        try:
+            payload = msgspec.json.encode(wire.SendFrame(text, secrets.token_hex(8))).decode()
+        except UnicodeEncodeError as why:  # as in a file name or a line of input that was not UTF-8
+            raise Refused(ErrorCode.INVALID_JSON, f"a message cannot hold lone surrogates: {why}") from None
         if isinstance(decode_next(payload, self._tuning.longest), ListCommand):
             raise Refused(ErrorCode.UNKNOWN_COMMAND, "a message cannot be a command; there is topics()")
         ack: Ack = await self._ask(payload, text)
@@ -128,16 +136,20 @@ class Chat:
         return self
 
     async def __anext__(self) -> Union[Message, Gap]:
-        """The next event, in the topic's order; behind the last one what ended the chat is raised.
+        """The next event, in the topic's order; behind the last one the iteration stops if we have left, and what else
+        ended the chat is raised.
 
         Our own messages are left out: the server sends them in a replay only, and there they have the ids of our acks.
         """
         while not self._unread or self._unread[0] in self._suspects:
+            if isinstance(self._ended, Disconnected) and self._ended.code == LEFT:
+                raise StopAsyncIteration
             await self._change()
         self._changed.set()
         return self._unread.popleft()
 
     async def __aenter__(self) -> "Chat":
+        self._turn, self._changed = asyncio.Lock(), asyncio.Event()
         self._staying = asyncio.create_task(self._stay())
         try:
             while self._join.epoch is UNSET:
@@ -155,8 +167,7 @@ class Chat:
         async with self._turn:
             while self._request is not None:  # who asked was cancelled
                 await self._change()
-            if self._ended is not None:
-                raise self._ended
+            self._raise_if_over()
             self._request = request = _Request(payload, text, asyncio.get_running_loop().create_future())
             self._changed.set()
             await self._write()
@@ -180,10 +191,13 @@ class Chat:
 
     async def _change(self) -> None:
         """Wait for a change; when the chat is over there is none to come."""
-        if self._ended is not None:
-            raise self._ended
+        self._raise_if_over()
         self._changed.clear()
         await self._changed.wait()
+
+    def _raise_if_over(self) -> None:
+        if self._ended is not None:
+            raise self._ended.with_traceback(self._ended_at)  # which each raise would make longer
 
     async def _stay(self) -> None:
         """Have connection after connection, until one has ended for good."""
@@ -198,7 +212,7 @@ class Chat:
         except Exception as final:
             ended = final
         finally:
-            self._ended = ended
+            self._ended, self._ended_at = ended, ended.__traceback__
             self._settle(ended)
 
     def _raise_if_final(self, lost: Exception) -> None:
@@ -216,11 +230,13 @@ class Chat:
 
     async def _converse(self) -> Exception:
         """Connect, join, and take what comes; returns why that ended."""
-        began = self._tuning.clock.monotonic()
         try:
-            async with websockets.connect(self._url, **self._options) as socket:
-                await socket.send(msgspec.json.encode(self._join).decode())
+            socket = await websockets.connect(self._url, **self._options)
+            began = self._tuning.clock.monotonic()
+            try:
                 self._unanswered_joins += 1
+                with suppress(ConnectionClosed):  # what the server said before it closed is read all the same
+                    await socket.send(msgspec.json.encode(self._join).decode())
                 joined = _decode_first(await socket.recv())
                 self._unanswered_joins -= 1
                 if isinstance(joined, wire.Error):
@@ -230,19 +246,22 @@ class Chat:
                 await self._write()
                 while True:
                     await self._take(_decode_next(await socket.recv()))
+            finally:
+                self._socket = None
+                if self._tuning.clock.monotonic() - began >= self._tuning.backoff[1]:
+                    self._failures = 0
+                await socket.close()  # with 1000; ``async with`` would take our leave, a cancellation, for an error
         except ConnectionClosed as closed:
             return Disconnected(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Disconnected(LOST, "")
         except Exception as why:
             return why
-        finally:
-            self._socket = None
-            if self._tuning.clock.monotonic() - began >= self._tuning.backoff[1]:
-                self._failures = 0
 
     def _welcome(self, joined: wire.Joined) -> None:
         if self._join.since is UNSET and joined.last_id is not UNSET:
             self._seen = joined.last_id
         if joined.gap is not UNSET:
+            if joined.gap.to is None:
+                self._suspects.clear()  # of an earlier life of the topic: by these ids no answer can mean them
             self._seen = joined.gap.to or 0
             self._unread.append(Gap(joined.gap.from_, joined.gap.to, joined.gap.reason))
         self.username = joined.username
@@ -260,12 +279,14 @@ class Chat:
                 if frame.duplicate is UNSET:
                     self._seen = frame.id  # it stands in the message's place
                 for message in self._suspects:
-                    if message.id == frame.id and frame.duplicate is not UNSET:
+                    if message.id == frame.id:
                         self._unread.remove(message)
             self._settle(frame)
         self._join.since = self._seen
 
     async def _take_message(self, message: Message) -> None:
+        if len(self._unread) >= self._tuning.most_unread:
+            await asyncio.sleep(0)  # ``recv`` does not yield while it has frames: so who reads has had a turn
         while len(self._unread) >= self._tuning.most_unread and self._request is None:
             await self._change()
         self._seen, newest = message.id, self._unread[-1] if self._unread else None

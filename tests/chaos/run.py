@@ -2,10 +2,9 @@
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import Callable, NamedTuple
 
-from chat_actors.client import Chat, Disconnected, Gap, Tuning, connect
+from chat_actors.client import Chat, Gap, Tuning, connect
 from chat_actors.protocol import Message
 from tests.chaos.proxy import Proxy
 
@@ -35,12 +34,11 @@ class Listener:
         self.task = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:
-        with suppress(Disconnected):  # at the end, when we leave
-            async for event in self.chat:
-                if isinstance(event, Gap):
-                    self.gaps.append(event)
-                else:
-                    self.heard.append(event)
+        async for event in self.chat:
+            if isinstance(event, Gap):
+                self.gaps.append(event)
+            else:
+                self.heard.append(event)
 
     async def talk(self, rng: random.Random, go_on: Callable[[], bool]) -> None:
         number = 0
