@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from chat_actors import __version__
+from chat_actors.asgi import FindProtocol
 from chat_actors.chat import Chat
 from chat_actors.clock import Clock
-from chat_actors.lane import FindProtocol
 from chat_actors.logs import configure_logging
 from chat_actors.operations import operations
 from chat_actors.reference import reference_routes

@@ -10,14 +10,15 @@ from typing import Optional
 from loguru import logger
 from msgspec import Struct
 
+from chat_actors.asgi import Receive, Scope, Send, uvicorn_protocol
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.door import Door
 from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
-from chat_actors.lane import Receive, Scope, Send, uvicorn_protocol
+from chat_actors.lanes import open_outbox, turn_away
 from chat_actors.meter import Meter
-from chat_actors.outbox import StallWatch, open_outbox, turn_away
+from chat_actors.outbox import StallWatch
 from chat_actors.protocol import Error
 from chat_actors.session import Session
 from chat_actors.settings import Settings

@@ -9,7 +9,7 @@ WebSocket implementation stays the judge of it; only what is too big is dropped 
 import asyncio
 from typing import Callable, Optional
 
-from chat_actors.lane import Message, Receive, UvicornProtocol, limit_inflation
+from chat_actors.asgi import Message, Receive, UvicornProtocol, limit_inflation
 
 try:
     from websockets.speedups import apply_mask

@@ -13,17 +13,17 @@ from loguru import logger
 from msgspec import UNSET
 
 from chat_actors.actor import Mailbox
+from chat_actors.asgi import Message
 from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.decoding import Data, Refused, decode_first, decode_next, is_bigger
+from chat_actors.events import Join, JoinFailed, Leave, Send, TopicEvent
 from chat_actors.inbox import Inbox
-from chat_actors.lane import Message
 from chat_actors.meter import Meter
 from chat_actors.outbox import ConnectionOutbox
 from chat_actors.pace import Pace
 from chat_actors.protocol import Error, JoinFrame, SendFrame, finished
 from chat_actors.settings import Settings
 from chat_actors.supervisor import ListTopics, SupervisorEvent
-from chat_actors.topic import Join, JoinFailed, Leave, Send, TopicEvent
 
 
 class Session:

@@ -12,11 +12,12 @@ from msgspec import Struct
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
+from chat_actors.events import Join, Leave, Replaced, Shutdown
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Topics, TopicUsers, finished
-from chat_actors.topic import Join, Leave, Replaced, Shutdown, Topic, TopicStatistics
+from chat_actors.topic import Topic, TopicStatistics
 
 RETRY_MS = 1000  # for the server to be there again, before the first member comes back
 RETRY_STEP_MS = 2  # between one member and the next

@@ -6,14 +6,15 @@ frame once, and writes once to each member: under load one system call carries a
 
 import asyncio
 import secrets
-from typing import Callable, Optional, Union
+from typing import Callable, Optional
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from chat_actors.actor import Actor, Mailbox
+from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
+from chat_actors.events import Expire, Join, Leave, Replaced, Send, Shutdown, TopicEvent
 from chat_actors.fanout import FanOut
 from chat_actors.history import History, Limits
 from chat_actors.members import Member, Members
@@ -23,77 +24,6 @@ from chat_actors.protocol import Ack, Closing, Expired, Gap, Joined, Message, Pr
 
 TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
 EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
-
-
-# What the actor receives.
-
-
-class JoinFailed(Exception):
-    """What ``Join.reply`` raises where nobody became a member: the connection is to be closed with ``code``.
-
-    ``detail``: a sentence for the client where the server is full; empty otherwise.
-    """
-
-    def __init__(self, code: CloseCode, detail: str = "") -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-
-
-class Join(Struct, eq=False):
-    """Become a member. ``reply`` is set to the topic's mailbox once ``joined`` is on its way."""
-
-    topic: str
-    username: str
-    outbox: Outbox
-    reply: "asyncio.Future[Mailbox[TopicEvent]]"
-    window: Optional[Window] = None  # what the joiner wants beyond the plain contract
-
-    def refuse(self, code: CloseCode, detail: str = "") -> None:
-        """Answer that nobody became a member; the session may be gone."""
-        if not self.reply.done():
-            self.reply.set_exception(JoinFailed(code, detail))
-
-
-class Leave(Struct, eq=False):
-    """Be a member no more. Of an outbox that is not a member: nothing."""
-
-    outbox: Outbox
-    reason: str
-
-
-class Send(Struct, eq=False, gc=False):
-    """Give the topic a message."""
-
-    outbox: Outbox
-    message: str
-    ref: Union[str, UnsetType] = UNSET
-
-
-class Expire(Struct):
-    """Something that is remembered has reached its end."""
-
-
-class Shutdown(Struct):
-    """The server ends: members are told, and those with ``events`` when to come back.
-
-    ``first``, ``step``: milliseconds until the first of them may, and between one member and the next.
-    """
-
-    first: int
-    step: int
-
-
-TopicEvent = Union[Join, Leave, Send, Expire, Shutdown]
-
-
-# What the actor tells the one who made it.
-
-
-class Replaced(Struct, eq=False):
-    """This outbox is a member no more: another connection has taken its place, without a leave and a join."""
-
-    outbox: Outbox
 
 
 class TopicStatistics(Struct, frozen=True):

@@ -7,11 +7,12 @@ comes as an ASGI event is text or binary. ``plain`` is the same echo without inb
 from loguru import logger
 from websockets.frames import Frame, Opcode
 
+from chat_actors.asgi import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.clock import Clock
 from chat_actors.inbox import open_inbox
-from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protocol
+from chat_actors.lanes import open_outbox
 from chat_actors.meter import Meter
-from chat_actors.outbox import StallWatch, open_outbox
+from chat_actors.outbox import StallWatch
 from chat_actors.settings import load_settings
 
 

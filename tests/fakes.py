@@ -12,12 +12,12 @@ from loguru import logger
 from msgspec import Struct
 
 from chat_actors.actor import Mailbox
+from chat_actors.asgi import Message
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
-from chat_actors.lane import Message
+from chat_actors.events import TopicEvent
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import payloads
-from chat_actors.topic import TopicEvent
 
 Frame = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from loguru import logger
 
 from chat_actors.app import app as application
-from chat_actors.lane import Receive, Scope, Send, uvicorn_protocol
+from chat_actors.asgi import Receive, Scope, Send, uvicorn_protocol
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

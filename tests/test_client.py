@@ -13,8 +13,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from chat_actors.client import FINAL, Chat, Disconnected, Gap, Tuning, connect
+from chat_actors.codes import ErrorCode
 from chat_actors.decoding import Refused
-from chat_actors.protocol import Ack, ErrorCode, Message, TopicUsers
+from chat_actors.protocol import Ack, Message, TopicUsers
 from tests.fakes import settle
 from tests.script import TIMESTAMP, Naps, Peer, Script, chatting, in_tidy_loop, message, scripted
 from tests.server import APP, Server

@@ -13,8 +13,8 @@ from msgspec import UNSET
 
 from chat_actors.actor import CRASH_SECONDS, MOST_CRASHES
 from chat_actors.codes import CloseCode
+from chat_actors.events import Join, Leave, Send, TopicEvent
 from chat_actors.protocol import Window
-from chat_actors.topic import Join, Leave, Send, TopicEvent
 from tests.fakes import POISON, FakeMember, settle
 from tests.model import KEPT, TTL, Model, Person
 from tests.window import Room, held

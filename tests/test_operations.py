@@ -1,87 +1,105 @@
-"""What an operator asks over HTTP, of a real server."""
+"""What an operator asks over HTTP."""
 
 import asyncio
 import json
-import urllib.error
 import urllib.request
-from typing import Any, Callable, NamedTuple
+import warnings
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
-from tests.server import APP, Server, Visit, in_loop
+from chat_actors.app import create_app
+from chat_actors.chat import Chat
+from chat_actors.operations import operations
+from chat_actors.settings import Settings
+from tests.server import Server, Visit, in_loop
 
-StartServer = Callable[..., Server]
-
-
-class Answer(NamedTuple):
-    status: int
-    type: str
-    text: str
-
-
-def get(server: Server, path: str, **headers: str) -> Answer:
-    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", headers=headers)
-    try:
-        with urllib.request.urlopen(request) as answer:
-            return Answer(answer.status, answer.headers["content-type"], answer.read().decode())
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return Answer(refused.code, refused.headers["content-type"], refused.read().decode())
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
+    from starlette.testclient import TestClient
 
 
-async def ask(server: Server, path: str, **headers: str) -> Answer:
-    return await asyncio.to_thread(get, server, path, **headers)
+def host(**settings: Any) -> TestClient:
+    return TestClient(create_app(Settings.model_validate(settings)))
 
 
-@in_loop
-async def test_a_server_is_alive_and_ready(server: Server) -> None:
-    assert await ask(server, "/healthz") == (200, "application/json", '{"status":"alive"}')
-    assert await ask(server, "/readyz") == (200, "application/json", '{"status":"ready"}')
+def test_a_server_is_alive_and_ready() -> None:
+    with host() as server:
+        for path, status in (("/healthz", "alive"), ("/readyz", "ready")):
+            answer = server.get(path)
+            assert (answer.status_code, answer.json()) == (200, {"status": status})
 
 
-@in_loop
-async def test_the_topics_are_those_of_the_list(server: Server) -> None:
-    assert (await ask(server, "/topics")).text == "[]"
-    async with Visit(server) as visit:
-        alice = await visit.join("alice", "sports")
-        await visit.join("bob", "sports")
-        await visit.join("carol", "movies")
-        answer = await ask(server, "/topics")
-        assert (answer.status, answer.type) == (200, "application/json")
-        assert json.loads(answer.text) == (await alice.ask("/list"))["topics"]
+def test_a_server_whose_end_has_begun_is_alive_and_not_ready() -> None:
+    settings = Settings.model_validate({})
+    chat, app = Chat(settings), FastAPI()
+    app.include_router(operations(chat, settings))
+    chat.stopping = True
+    server = TestClient(app)
+    answer = server.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "closing"})
+    assert server.get("/healthz").status_code == 200
 
 
-@in_loop
-async def test_the_topics_can_be_kept_to_oneself(start: StartServer) -> None:
-    server = start(*APP, CHAT_TOPICS_PAGE="0")
-    assert (await ask(server, "/topics")).status == 404
-    assert (await ask(server, "/metrics")).status == 200
+def test_the_topics_are_those_of_the_list() -> None:
+    with host() as server:
+        assert server.get("/topics").json() == []
+        with server.websocket_connect("/ws") as alice, server.websocket_connect("/ws") as carol:
+            for member, topic in ((alice, "sports"), (carol, "movies")):
+                member.send_json({"username": "alice", "topic": topic})
+                member.receive_json()
+            alice.send_text("/list")
+            answer = server.get("/topics")
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+            assert answer.json() == alice.receive_json()["topics"]
+
+
+def test_the_topics_can_be_kept_to_oneself() -> None:
+    with host(topics_page=False) as server:
+        assert server.get("/topics").status_code == 404
+        assert server.get("/metrics").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/topics", "/metrics"])
-@in_loop
-async def test_where_there_is_a_token_only_who_has_it_is_answered(start: StartServer, path: str) -> None:
-    server = start(*APP, CHAT_TOKEN="secret")
-    assert (await ask(server, path)).status == 401
-    assert (await ask(server, path, Authorization="Bearer wrong")).status == 401
-    assert (await ask(server, path, Authorization="Bearer secret")).status == 200
-    assert (await ask(server, "/readyz")).status == 200
+def test_where_there_is_a_token_only_who_has_it_is_answered(path: str) -> None:
+    with host(token="secret") as server:
+        refused = server.get(path)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        for given, status in (("Bearer wrong", 401), ("secret", 401), ("Bearer secret", 200)):
+            assert server.get(path, headers={"Authorization": given}).status_code == status
+        assert server.get("/readyz").status_code == 200
+
+
+def test_the_metrics_are_in_the_format_that_is_asked_for() -> None:
+    with host() as server:
+        answer = server.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert "\nchat_members 0.0\n" in answer.text
+        openmetrics = server.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+        assert openmetrics.headers["content-type"].startswith("application/openmetrics-text;")
+        assert openmetrics.text.endswith("# EOF\n")
+
+
+def test_the_http_side_describes_itself() -> None:
+    with host() as server:
+        paths = server.get("/openapi.json").json()["paths"]
+        assert {"/healthz", "/readyz", "/topics", "/metrics"} <= {*paths}
+        schema = paths["/topics"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert {*schema["items"]["properties"]} == {"topic", "users"}
 
 
 @in_loop
-async def test_the_metrics_are_in_prometheus_own_format(server: Server) -> None:
+async def test_a_real_server_tells_its_topics_and_its_numbers(server: Server) -> None:
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}") as answer:
+            text: str = answer.read().decode()
+        return text
+
     async with Visit(server) as visit:
         await visit.join("alice", "sports")
-        answer = await ask(server, "/metrics")
-    assert answer.status == 200
-    assert answer.type.startswith("text/plain; version=")
-    assert "\nchat_members 1.0\n" in answer.text
-    assert "\nprocess_open_fds " in answer.text
-
-
-@in_loop
-async def test_the_http_side_describes_itself(server: Server) -> None:
-    paths: dict[str, Any] = json.loads((await ask(server, "/openapi.json")).text)["paths"]
-    assert {"/healthz", "/readyz", "/topics", "/metrics"} <= {*paths}
-    schema = paths["/topics"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-    assert {*schema["items"]["properties"]} == {"topic", "users"}
+        topics, metrics = [await asyncio.to_thread(get, path) for path in ("/topics", "/metrics")]
+    assert json.loads(topics) == [{"topic": "sports", "users": 1}]
+    assert "\nchat_members 1.0\n" in metrics
+    assert "\nprocess_open_fds " in metrics

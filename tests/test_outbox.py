@@ -9,10 +9,11 @@ from typing import Optional, cast
 
 import pytest
 
+from chat_actors.asgi import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
 from chat_actors.codes import CloseCode, ErrorCode
-from chat_actors.lane import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
+from chat_actors.lanes import open_outbox, turn_away
 from chat_actors.meter import Meter
-from chat_actors.outbox import ConnectionOutbox, StallWatch, open_outbox, turn_away
+from chat_actors.outbox import ConnectionOutbox, StallWatch
 from chat_actors.protocol import Error, finished, payloads
 from chat_actors.protocol import Message as Said
 from tests.fakes import FakeClock, FakeServer, FakeTransport, in_clean_loop, log_lines, remains, settle, tasks
@@ -348,7 +349,7 @@ async def test_a_close_that_cannot_be_sent_is_no_error(kind: type[Lane]) -> None
 @both_lanes
 @in_clean_loop
 async def test_a_close_that_never_returns_is_given_up(kind: type[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chat_actors.outbox.CLOSE_SECONDS", 0.001)
+    monkeypatch.setattr("chat_actors.lanes.CLOSE_SECONDS", 0.001)
     before = tasks()
     lane = kind()
     lane.stall()
@@ -366,7 +367,7 @@ async def test_a_close_that_never_returns_is_given_up(kind: type[Lane], monkeypa
 async def test_a_peer_that_leaves_bytes_unread_at_the_end_is_aborted(
     reads_on: bool, closed_by_uvicorn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chat_actors.outbox.CLOSE_SECONDS", 0)
+    monkeypatch.setattr("chat_actors.lanes.CLOSE_SECONDS", 0)
     lane = FastLane()
     lane.stall()
     lane.outbox.write(frame("1"))

@@ -5,8 +5,8 @@ from typing import Optional
 
 import pytest
 
+from chat_actors.events import Join
 from chat_actors.protocol import Window
-from chat_actors.topic import Join
 from tests.fakes import FakeMember, Frame, in_clean_loop, settle
 from tests.test_outbox import Lane, both_lanes, slow
 from tests.window import Room, joined, short, token

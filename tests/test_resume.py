@@ -6,8 +6,8 @@ import weakref
 import pytest
 
 from chat_actors.codes import CloseCode
+from chat_actors.events import JoinFailed
 from chat_actors.supervisor import ListTopics
-from chat_actors.topic import JoinFailed
 from tests.fakes import FakeMember, in_clean_loop, settle, tasks
 from tests.window import Chat, Room, joined, short, token
 

@@ -7,15 +7,16 @@ from typing import Any, Callable, Optional
 import pytest
 
 from chat_actors.actor import ROOM, Mailbox
+from chat_actors.asgi import Receive
 from chat_actors.codes import CloseCode
+from chat_actors.events import Join, JoinFailed, Leave, Send, TopicEvent
 from chat_actors.inbox import Brake, Inbox, Take
-from chat_actors.lane import Receive
+from chat_actors.lanes import open_outbox
 from chat_actors.meter import Meter
-from chat_actors.outbox import StallWatch, open_outbox
+from chat_actors.outbox import StallWatch
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.supervisor import ListTopics, SupervisorEvent
-from chat_actors.topic import Join, JoinFailed, Leave, Send, TopicEvent
 from tests.fakes import FakeClock, FakeServer, in_clean_loop, log_lines, settle
 
 

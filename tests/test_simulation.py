@@ -18,12 +18,12 @@ import pytest
 
 import chat_actors.session
 from chat_actors.actor import Mailbox
+from chat_actors.events import Join, TopicEvent
 from chat_actors.fanout import FanOut
 from chat_actors.members import Member
 from chat_actors.outbox import Outbox
 from chat_actors.session import Session
 from chat_actors.supervisor import SupervisorEvent, _Active
-from chat_actors.topic import Join, TopicEvent
 from tests.simulation.loop import ShuffledLoop, Stuck
 from tests.simulation.prepared import prepared
 from tests.simulation.schedule import Failure, simulate

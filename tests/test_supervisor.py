@@ -8,11 +8,12 @@ import pytest
 
 from chat_actors.actor import MOST_CRASHES
 from chat_actors.codes import CloseCode
+from chat_actors.events import Join, JoinFailed, Leave, Send
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.protocol import Window
 from chat_actors.supervisor import ListTopics, Supervisor, SupervisorEvent
-from chat_actors.topic import Join, JoinFailed, Leave, Send, Topic
+from chat_actors.topic import Topic
 from tests.fakes import POISON, FakeClock, FakeMember, in_clean_loop, log_lines, remains, settle, tasks
 
 FATAL = [POISON] * (MOST_CRASHES + 1)

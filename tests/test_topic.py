@@ -9,10 +9,11 @@ import pytest
 from msgspec import UNSET, UnsetType
 
 from chat_actors.codes import CloseCode
+from chat_actors.events import Join, JoinFailed, Leave, Replaced, Send, Shutdown
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.protocol import Message, Window, payloads
-from chat_actors.topic import Join, JoinFailed, Leave, Replaced, Send, Shutdown, Topic
+from chat_actors.topic import Topic
 from tests.fakes import (
     POISON,
     FakeClock,

@@ -5,9 +5,9 @@ from typing import Any, Optional
 
 from msgspec import Struct
 
+from chat_actors.events import Join
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Window, payloads
-from chat_actors.topic import Join
 from tests import test_supervisor, test_topic
 from tests.fakes import FakeClock, FakeMember, Frame, settle
 

@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Iterator
 
 from chat_actors.clock import Clock
+from chat_actors.events import Join, Leave, Send
 from chat_actors.history import Limits
 from chat_actors.logs import configure_logging
 from chat_actors.meter import Meter
 from chat_actors.supervisor import ListTopics, Supervisor
-from chat_actors.topic import Join, Leave, Send
 from tests.fakes import FakeMember
 from tests.faults.scene import Outcome, Scene, memory
 from tests.faults.wire import connect

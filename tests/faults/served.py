@@ -19,11 +19,12 @@ from loguru import logger
 
 import chat_actors.app as served
 from chat_actors.__main__ import main
-from chat_actors.lane import Receive, Scope, Send
+from chat_actors.asgi import Receive, Scope, Send
+from chat_actors.events import Send as SendEvent
+from chat_actors.events import TopicEvent
 from chat_actors.outbox import Outbox
 from chat_actors.session import Session
-from chat_actors.topic import Send as SendEvent
-from chat_actors.topic import Topic, TopicEvent
+from chat_actors.topic import Topic
 
 application = served.app
 

@@ -7,7 +7,7 @@ import asyncio
 
 import chat_actors.app as served
 from chat_actors.__main__ import main
-from chat_actors.lane import Receive, Scope, Send
+from chat_actors.asgi import Receive, Scope, Send
 
 _application = served.app
 

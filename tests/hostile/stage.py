@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any, Optional
 
+from chat_actors.asgi import Message
 from chat_actors.inbox import DirectInbox, open_inbox
-from chat_actors.lane import Message
 from tests.hostile.twins import Pipe
 
 LONGEST = 1000  # bytes of a message

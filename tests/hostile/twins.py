@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Optional, Union
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from chat_actors.asgi import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.inbox import open_inbox
-from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from tests.hostile.wire import CLOSE, DEFLATE, FIN, frames_in
 
 IMPLEMENTATIONS = "websockets-sansio", "wsproto", "websockets"

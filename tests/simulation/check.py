@@ -5,7 +5,8 @@ from collections import Counter
 from typing import Any, Optional
 
 from chat_actors.codes import CloseCode
-from chat_actors.topic import EXPIRY_GRAIN, Join
+from chat_actors.events import Join
+from chat_actors.topic import EXPIRY_GRAIN
 from tests.simulation.loop import ShuffledLoop, task_name
 from tests.simulation.model import Item, Model, Said, item
 from tests.simulation.peer import Frame

@@ -4,10 +4,10 @@ from typing import Any, Optional, Union
 
 from msgspec import UNSET, Struct, UnsetType
 
+from chat_actors.events import Expire, Join, Leave, Shutdown
 from chat_actors.history import Limits
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Window
-from chat_actors.topic import Expire, Join, Leave, Shutdown
 
 
 class Said(Struct, eq=False):

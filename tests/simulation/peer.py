@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import msgspec
 
-from chat_actors.lane import Message
+from chat_actors.asgi import Message
 from chat_actors.protocol import payloads
 from tests.simulation.loop import ShuffledLoop
 

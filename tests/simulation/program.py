@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from chat_actors.actor import MOST_CRASHES
-from chat_actors.outbox import CLOSE_SECONDS
+from chat_actors.lanes import CLOSE_SECONDS
 from chat_actors.protocol import payloads
 from chat_actors.supervisor import ListTopics
 from chat_actors.topic import EXPIRY_GRAIN

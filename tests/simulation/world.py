@@ -9,14 +9,16 @@ from msgspec import Struct, UnsetType
 from chat_actors import session
 from chat_actors.actor import MOST_CRASHES
 from chat_actors.clock import Clock
+from chat_actors.events import Join, Leave, Replaced, Send, TopicEvent
 from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
+from chat_actors.lanes import open_outbox
 from chat_actors.meter import Meter
-from chat_actors.outbox import Outbox, StallWatch, open_outbox
+from chat_actors.outbox import Outbox, StallWatch
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.supervisor import ListTopics, Supervisor, SupervisorEvent, _Active
-from chat_actors.topic import Join, Leave, Replaced, Send, Topic, TopicEvent
+from chat_actors.topic import Topic
 from tests.simulation.loop import ShuffledLoop
 from tests.simulation.model import Handled, Said
 from tests.simulation.peer import Peer

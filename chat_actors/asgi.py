@@ -1,7 +1,7 @@
-"""Where the fast lane begins: uvicorn's protocol object behind an ASGI connection, where there is one.
+"""The ASGI host: what it gives every application, and where the fast lane begins, which is uvicorn's protocol object.
 
-Everything that knows of uvicorn's inside is the few names below and their use in ``inbox`` and ``outbox``; nothing
-of uvicorn is patched. On any other ASGI server ``uvicorn_protocol`` is None, and both go by plain ASGI events.
+Everything that knows of uvicorn's inside is the few names below and their use in ``inbox`` and ``lanes``; nothing of
+uvicorn is patched. On any other ASGI server ``uvicorn_protocol`` is None, and both go by plain ASGI events.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ def limit_inflation(protocol: UvicornProtocol, longest: int) -> None:
 
     With its default, 16 MiB, a peer could have memory taken a thousand times as fast as it sends.
     """
-    for holder, name in _LIMITS:
-        owner = getattr(protocol, holder, protocol if not holder else None)
+    for part, name in _LIMITS:
+        owner = getattr(protocol, part, None) if part else protocol
         if hasattr(owner, name):
             setattr(owner, name, longest)
 
