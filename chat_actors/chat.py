@@ -23,7 +23,7 @@ from chat_actors.protocol import Error
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.signals import ExitSignals
-from chat_actors.supervisor import Supervisor
+from chat_actors.supervisor import AnnounceEnd, Supervisor
 from chat_actors.topic import TopicStatistics
 
 SLOWEST = 10  # readers that a snapshot names
@@ -115,23 +115,29 @@ class Chat:
                 self._clock, self.meter, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
             )
             self._watching = asyncio.create_task(self._watch.run())
-            self._signals = ExitSignals(self._end_actors)
+            self._signals = ExitSignals(self.announce_end)
         return self._supervisor
+
+    async def announce_end(self) -> None:
+        """Let nobody in any more, and wait until those who want to know are told that the server is about to end."""
+        self.stopping = True
+        if self._supervisor is not None:
+            announcement = AnnounceEnd(asyncio.get_running_loop().create_future())
+            self._supervisor.post(announcement)
+            topics = await announcement.reply
+            if topics:
+                await asyncio.wait(topics)
 
     async def stop(self) -> None:
         """Close every member with 1012 and wait until every actor has ended. Can be called twice."""
-        await self._end_actors()
-        if self._supervisor is not None:
-            self._signals.let_go()
-            self._watching.cancel()
-            await asyncio.wait({self._watching})
-            self._supervisor = None
-
-    async def _end_actors(self) -> None:
         self.stopping = True
         if self._supervisor is not None:
             self._supervisor.stop()
             await asyncio.wait({self._supervisor.task})
+            self._signals.let_go()
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+            self._supervisor = None
 
     def statistics(self) -> Statistics:
         """A snapshot."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
-from chat_actors.events import Expire, Join, Leave, Replaced, Send, Shutdown, TopicEvent
+from chat_actors.events import Announce, Expire, Join, Leave, Replaced, Send, Shutdown, TopicEvent
 from chat_actors.fanout import FanOut
 from chat_actors.history import History, Limits
 from chat_actors.members import Member, Members
@@ -87,8 +87,10 @@ class Topic(Actor[TopicEvent]):
             self._leave(event)
         elif type(event) is Expire:
             self._expire()
+        elif type(event) is Announce:
+            self._announce(event)
         elif type(event) is Shutdown:
-            self._shut_down(event)
+            self._dismiss(CloseCode.RESTARTING)
         else:
             raise TypeError(f"not an event of a topic: {type(event)}")
 
@@ -174,11 +176,11 @@ class Topic(Actor[TopicEvent]):
         await fan_out.write(self._members.present)
         meter.fan_outs.add(self._clock.monotonic() - began)
 
-    def _shut_down(self, event: Shutdown) -> None:
+    def _announce(self, event: Announce) -> None:
         for place, (outbox, member) in enumerate(self._members.present.items()):
             if member.events:
                 outbox.write(finished(Closing(event.first + place * event.step)))
-        self._dismiss(CloseCode.RESTARTING)
+        event.answer()
 
     def _dismiss(self, code: CloseCode) -> None:
         """Close every member, which is its leave."""
@@ -223,10 +225,14 @@ class Topic(Actor[TopicEvent]):
         super().crashed(event, exception)
         if type(event) is Join:
             event.refuse(CloseCode.CRASHED)
+        elif type(event) is Announce:
+            event.answer()
 
     def undelivered(self, event: TopicEvent) -> None:
         if type(event) is Join:
             self.stranded.append(event)
+        elif type(event) is Announce:
+            event.answer()
 
     async def ended(self) -> None:
         self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up

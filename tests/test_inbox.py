@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from uvicorn.protocols.websockets import wsproto_impl
 
 from chat_actors.inbox import Inbox, open_inbox
 from tests.fakes import in_clean_loop
@@ -315,6 +316,8 @@ def test_however_a_stream_is_read_its_messages_and_its_end_are_those_of_uvicorn_
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_compressed_message_may_not_grow_far_beyond_the_limit_whatever_uvicorns_is(implementation: str) -> None:
+    if implementation == "wsproto" and not hasattr(wsproto_impl, "WebsocketBuffer"):
+        pytest.skip("this uvicorn, 0.39, has no limit for messages by wsproto: there is nothing to set")
     bomb = [frame(FIN | RSV1 | TEXT, deflated(b"x" * 100_000))]
     heard = asyncio.run(hear(implementation, bomb, direct=True, uvicorns_limit=1 << 24))
     assert (heard.messages, heard.code) == ([], 1009)

@@ -12,7 +12,7 @@ from chat_actors.events import Join, JoinFailed, Leave, Send
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.protocol import Window
-from chat_actors.supervisor import ListTopics, Supervisor, SupervisorEvent
+from chat_actors.supervisor import RETRY_MS, RETRY_STEP_MS, AnnounceEnd, ListTopics, Supervisor, SupervisorEvent
 from chat_actors.topic import Topic
 from tests.fakes import POISON, FakeClock, FakeMember, in_clean_loop, log_lines, remains, settle, tasks
 
@@ -435,3 +435,53 @@ async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pyte
     with pytest.raises(JoinFailed) as failed:
         alice.reply.result()
     assert failed.value.code is CloseCode.CRASHED
+
+
+# The end is announced.
+
+
+@in_clean_loop
+async def test_once_the_end_is_announced_every_watcher_knows_when_to_come_back_and_nobody_joins() -> None:
+    chat, loop = Chat(), asyncio.get_running_loop()
+    watchers = [
+        chat.join(name, topic, Window(events=True)) for name, topic in (("ann", "a"), ("bob", "a"), ("cid", "b"))
+    ]
+    plain = chat.join("dan", "b")
+    await settle()
+    for member in (*watchers, plain):
+        member.take()
+    announcement = AnnounceEnd(loop.create_future())
+    chat.post(announcement)
+    await asyncio.wait(await announcement.reply)
+    moments = [closing["retry_after_ms"] for watcher in watchers for closing in watcher.take()]
+    assert moments == [RETRY_MS, RETRY_MS + RETRY_STEP_MS, RETRY_MS + 2 * RETRY_STEP_MS]
+    late = chat.join("eve", "a")
+    with pytest.raises(JoinFailed) as failed:
+        await late.reply
+    assert failed.value.code is CloseCode.RESTARTING
+    chat.send(watchers[0], "still here")
+    await settle()
+    assert watchers[1].messages == ["still here"]
+    again = AnnounceEnd(loop.create_future())
+    chat.post(again)
+    assert await again.reply == []
+    chat.supervisor.stop()
+    await chat.supervisor.task
+    assert plain.frames == []  # who did not ask is told by the close alone
+    assert [member.closed for member in (*watchers, plain)] == [CloseCode.RESTARTING] * 4
+
+
+@in_clean_loop
+async def test_an_announcement_to_a_supervisor_that_fails_or_has_ended_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat, loop = Chat(), asyncio.get_running_loop()
+    monkeypatch.setattr(chat.supervisor, "_announce", None)
+    failing, late = (AnnounceEnd(loop.create_future()) for _ in range(2))
+    chat.post(failing)
+    assert await failing.reply == []
+    monkeypatch.undo()
+    chat.supervisor.stop()
+    await chat.supervisor.task
+    chat.post(late)
+    assert await late.reply == []
