@@ -7,7 +7,7 @@ from typing import Optional, Union
 
 from msgspec import Struct
 
-from chat_actors.protocol import Ack, Gap, Message
+from chat_actors.protocol import Ack, Gap
 
 Refs = dict[str, Ack]  # a member's own references, and how the messages that had them were acknowledged
 
@@ -22,17 +22,17 @@ class Limits(Struct, frozen=True):
     topic_members: int = 0
 
 
-class _Entry(Struct, gc=False):
-    """A message until ``deadline`` (monotonic seconds). ``size``: of its frame; ``refs[ref]``: its sender's reference.
+class Stored(Struct, weakref=True):
+    """A message until ``deadline`` (monotonic seconds), as the frame that was sent: no text is kept twice.
 
-    Nothing in it refers back to it, so the garbage collector need not look at each of many thousands.
+    ``refs[ref]``: its sender's reference, where it gave one.
     """
 
+    id: int
+    frame: bytes
     deadline: float
-    message: Message
-    size: int
-    refs: Optional[Refs]
-    ref: str
+    refs: Optional[Refs] = None
+    ref: str = ""
 
 
 class History:
@@ -41,55 +41,52 @@ class History:
     def __init__(self, limits: Limits) -> None:
         self.last_id = 0  # the newest message's
         self._limits = limits
-        self._entries: deque[_Entry] = deque()
-        self._bytes = 0
+        self._stored: deque[Stored] = deque()
+        self._bytes = 0  # of their frames
         self._evicted = 0  # highest id that was deleted before its time
 
-    def add(self, deadline: float, message: Message, size: int, refs: Optional[Refs] = None, ref: str = "") -> None:
-        """Remember a message of ``size`` bytes until ``deadline`` (monotonic seconds).
-
-        ``refs``, ``ref``: where its sender's reference is kept, and is to be forgotten with it.
-        """
+    def add(self, message: Stored) -> None:
+        """Remember the message that follows the last one."""
         self.last_id = message.id
-        self._bytes += size
-        self._entries.append(_Entry(deadline, message, size, refs, ref))
+        self._bytes += len(message.frame)
+        self._stored.append(message)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._stored)
 
     def evict(self) -> int:
         """Forget the oldest messages that are too many or too much; returns how many."""
-        limits, before = self._limits, len(self._entries)
-        while len(self._entries) > limits.history_messages or self._bytes > limits.history_bytes:
-            self._evicted = self._entries[0].message.id
+        limits, before = self._limits, len(self._stored)
+        while len(self._stored) > limits.history_messages or self._bytes > limits.history_bytes:
+            self._evicted = self._stored[0].id
             self._forget_oldest()
-        return before - len(self._entries)
+        return before - len(self._stored)
 
     def expire(self, now: float) -> int:
         """Forget the messages whose deadline has come; returns how many."""
-        before = len(self._entries)
-        while self._entries and self._entries[0].deadline <= now:
+        before = len(self._stored)
+        while self._stored and self._stored[0].deadline <= now:
             self._forget_oldest()
-        return before - len(self._entries)
+        return before - len(self._stored)
 
     def clear(self) -> None:
         """Forget all."""
-        self._entries.clear()
+        self._stored.clear()
         self._bytes = 0
 
     @property
     def oldest_deadline(self) -> Optional[float]:
         """When the next message has to go; None where there is none."""
-        return self._entries[0].deadline if self._entries else None
+        return self._stored[0].deadline if self._stored else None
 
     @property
     def deleted_through(self) -> int:
         """Messages up to this id have been deleted; 0 if none."""
-        return self._entries[0].message.id - 1 if self._entries else self.last_id
+        return self._stored[0].id - 1 if self._stored else self.last_id
 
-    def after(self, since: int) -> Iterator[Message]:
+    def after(self, since: int) -> Iterator[Stored]:
         """The messages with an id above ``since``, oldest first."""
-        return (entry.message for entry in islice(self._entries, max(0, since - self.deleted_through), None))
+        return islice(self._stored, max(0, since - self.deleted_through), None)
 
     def gap(self, since: int) -> Union[Gap, None]:
         """The messages above ``since`` that are lost; None where none is."""
@@ -99,7 +96,7 @@ class History:
         return Gap(since + 1, through, "evicted" if self._evicted > since else "expired")
 
     def _forget_oldest(self) -> None:
-        entry = self._entries.popleft()
-        self._bytes -= entry.size
-        if entry.refs is not None:
-            del entry.refs[entry.ref]
+        message = self._stored.popleft()
+        self._bytes -= len(message.frame)
+        if message.refs is not None:
+            del message.refs[message.ref]

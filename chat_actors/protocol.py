@@ -130,7 +130,7 @@ class Joined(Struct, tag_field="type", tag="joined"):
     members: Union[list[str], UnsetType] = UNSET
 
 
-class Message(Struct, tag_field="type", tag="message", weakref=True):
+class Message(Struct, tag_field="type", tag="message"):
     """To everyone in the topic but the sender."""
 
     id: Id
@@ -147,10 +147,6 @@ class Replayed(Struct, tag_field="type", tag="message"):
     message: str
     timestamp: Timestamp
     replayed: Yes = True
-
-    @classmethod
-    def of(cls, message: Message) -> "Replayed":
-        return cls(message.id, message.username, message.message, message.timestamp)
 
 
 class Presence(Struct, tag_field="type", tag="presence"):
@@ -228,7 +224,16 @@ _encode = msgspec.json.Encoder().encode
 
 def finished(frame: ServerFrame) -> bytes:
     """The frame as it goes over the wire: an unmasked WebSocket text frame (RFC 6455, section 5.2)."""
-    payload = _encode(frame)
+    return _framed(_encode(frame))
+
+
+def replayed(message: bytes) -> bytes:
+    """The finished frame of a Message as that of a Replayed."""
+    (payload,) = payloads(message)
+    return _framed(payload[:-1] + b',"replayed":true}')
+
+
+def _framed(payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
         return b"\x81%c%b" % (size, payload)

@@ -16,11 +16,11 @@ from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
 from chat_actors.events import Announce, Expire, Join, Leave, Replaced, Send, Shutdown, TopicEvent
 from chat_actors.fanout import FanOut
-from chat_actors.history import History, Limits
+from chat_actors.history import History, Limits, Stored
 from chat_actors.members import Member, Members
 from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
-from chat_actors.protocol import Ack, Closing, Expired, Gap, Joined, Message, Presence, Replayed, Window, finished
+from chat_actors.protocol import Ack, Closing, Expired, Gap, Joined, Message, Presence, Window, finished, replayed
 
 TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
 EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
@@ -109,12 +109,11 @@ class Topic(Actor[TopicEvent]):
         ack = Ack(id=number, ref=ref, timestamp=self._timestamp, recipients=len(self._members.present) - 1)
         frame, acknowledgment = finished(message), finished(ack)
         # From here on nothing fails: the message is in the topic's order or it is not.
-        deadline = self._now + self._ttl
-        if refs is None or ref is UNSET:
-            self._history.add(deadline, message, len(frame))
-        else:
-            self._history.add(deadline, message, len(frame), refs, ref)
+        stored = Stored(number, frame, self._now + self._ttl)
+        if refs is not None and ref is not UNSET:
+            stored.refs, stored.ref = refs, ref
             refs[ref] = ack
+        self._history.add(stored)
         self._fan_out.message(frame, outbox, acknowledgment)
 
     def _join(self, event: Join) -> None:
@@ -151,7 +150,7 @@ class Topic(Actor[TopicEvent]):
             joined.gap, since = Gap(since + 1, None, "restarted"), 0
         elif window.epoch is not UNSET:
             joined.gap = self._history.gap(since) or UNSET
-        return b"".join(finished(Replayed.of(message)) for message in self._history.after(since))
+        return b"".join(replayed(message.frame) for message in self._history.after(since))
 
     def _leave(self, event: Leave) -> None:
         member = self._members.leave(event.outbox, self._now)

@@ -5,21 +5,21 @@ from typing import Optional
 
 import pytest
 
-from chat_actors.history import History, Limits, Refs
-from chat_actors.protocol import Ack, Gap, Message
+from chat_actors.history import History, Limits, Refs, Stored
+from chat_actors.protocol import Ack, Gap
 
 MANY = 1000
 
 
-def message(number: int) -> Message:
-    return Message(number, "alice", str(number), 0)
+def message(number: int, deadline: float, size: int = 1, refs: Optional[Refs] = None, ref: str = "") -> Stored:
+    return Stored(number, bytes(size), deadline, refs, ref)
 
 
 def history(count: int, evicted: int = 0, expired: int = 0) -> History:
     """Messages 1 to ``count``, each with its id as its deadline; first so many are evicted, then so many expire."""
     remembered = History(Limits(history_messages=count - evicted if evicted else MANY))
     for number in range(1, count + 1):
-        remembered.add(number, message(number), 1, None)
+        remembered.add(message(number, number, 1))
     remembered.evict()
     remembered.expire(evicted + expired)
     return remembered
@@ -93,7 +93,7 @@ def test_a_message_is_forgotten_when_its_deadline_has_come_and_not_before() -> N
 def test_within_the_bounds_the_newest_are_kept(limits: Limits, kept: list[int]) -> None:
     remembered = History(limits)
     for number in range(1, 6):
-        remembered.add(number, message(number), 100, None)
+        remembered.add(message(number, number, 100))
     remembered.evict()
     assert ids(remembered) == kept
     assert remembered.deleted_through == 5 - len(kept)
@@ -103,7 +103,7 @@ def test_within_the_bounds_the_newest_are_kept(limits: Limits, kept: list[int]) 
 def test_bytes_that_are_forgotten_make_room_again(by_expiry: bool) -> None:
     remembered = History(Limits(history_bytes=300))
     for number in range(1, 50):
-        remembered.add(number, message(number), 100, None)
+        remembered.add(message(number, number, 100))
         remembered.expire(number - 3 if by_expiry else 0)
         remembered.evict()
         assert ids(remembered) == [*range(max(1, number - 2), number + 1)]
@@ -113,7 +113,7 @@ def test_bytes_that_are_forgotten_make_room_again(by_expiry: bool) -> None:
 def test_ids_go_on_where_all_has_been_forgotten() -> None:
     remembered = history(5, expired=5)
     assert (remembered.last_id, remembered.deleted_through) == (5, 5)
-    remembered.add(6, message(6), 1, None)
+    remembered.add(message(6, 6, 1))
     assert (remembered.last_id, remembered.deleted_through, ids(remembered)) == (6, 5, [6])
 
 
@@ -123,13 +123,13 @@ def test_a_ref_is_forgotten_with_its_message_alone(evict: bool) -> None:
     alice: Refs = {"a": ack, "b": ack}
     bob: Refs = {"a": ack}
     remembered = History(Limits(history_messages=2))
-    remembered.add(1, message(1), 1, alice, "a")
-    remembered.add(2, message(2), 1, None)
+    remembered.add(message(1, 1, 1, alice, "a"))
+    remembered.add(message(2, 2, 1))
     if evict:
-        remembered.add(3, message(3), 1, alice, "b")
+        remembered.add(message(3, 3, 1, alice, "b"))
         remembered.evict()
     else:
-        remembered.add(3, message(3), 1, alice, "b")
+        remembered.add(message(3, 3, 1, alice, "b"))
         remembered.expire(1)
     assert (list(alice), list(bob)) == (["b"], ["a"])
 
@@ -138,6 +138,6 @@ def test_a_cleared_history_holds_no_message() -> None:
     remembered = history(3)
     remembered.clear()
     assert (ids(remembered), remembered.oldest_deadline) == ([], None)
-    remembered.add(4, message(4), Limits().history_bytes, None)  # nor does it count one
+    remembered.add(message(4, 4, Limits().history_bytes))  # nor does it count one
     remembered.evict()
     assert ids(remembered) == [4]

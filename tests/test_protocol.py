@@ -4,7 +4,19 @@ import pytest
 from websockets.frames import Close, Frame, Opcode
 
 from chat_actors.codes import CloseCode, ErrorCode
-from chat_actors.protocol import Ack, Error, Joined, Message, ServerFrame, Topics, TopicUsers, finished, payloads
+from chat_actors.protocol import (
+    Ack,
+    Error,
+    Joined,
+    Message,
+    Replayed,
+    ServerFrame,
+    Topics,
+    TopicUsers,
+    finished,
+    payloads,
+    replayed,
+)
 
 # What goes out.
 
@@ -50,6 +62,12 @@ def test_a_finished_frame_is_what_a_websocket_library_makes_of_its_payload(size:
     payload = bare.replace('""', f'"{detail}"').encode()
     assert len(payload) == size
     assert finished(Error(ErrorCode.NOT_JOINED, detail)) == Frame(Opcode.TEXT, payload).serialize(mask=False)
+
+
+@pytest.mark.parametrize("size", [1, 40, 41, 60, 100, 65_400, 65_500])
+def test_a_stored_frame_is_replayed_as_if_it_had_been_made_for_that(size: int) -> None:
+    words = 7, "alice", '\\"}' + "ä" * size, 1690000000
+    assert replayed(finished(Message(*words))) == finished(Replayed(*words))
 
 
 def test_the_payloads_in_a_run_of_frames_are_found_again() -> None:

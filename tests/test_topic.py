@@ -10,9 +10,9 @@ from msgspec import UNSET, UnsetType
 
 from chat_actors.codes import CloseCode
 from chat_actors.events import Announce, Join, JoinFailed, Leave, Replaced, Send, Shutdown
-from chat_actors.history import Limits
+from chat_actors.history import Limits, Stored
 from chat_actors.meter import Meter
-from chat_actors.protocol import Message, Window, payloads
+from chat_actors.protocol import Window, payloads
 from chat_actors.topic import Topic
 from tests.fakes import (
     POISON,
@@ -270,8 +270,8 @@ async def test_a_message_is_gone_from_the_process_after_thirty_seconds_and_not_b
     room.send(members[0], " ".join(["alpha", "omega"]))
     await settle()
     assert members[1].take()[0]["id"] == 1
-    stored = (one for one in everything() if isinstance(one, Message))
-    (message,) = (weakref.ref(one) for one in stored if one.message == " ".join(["alpha", "omega"]))
+    stored = (one for one in everything() if isinstance(one, Stored))
+    (message,) = (weakref.ref(one) for one in stored if " ".join(["alpha", "omega"]).encode() in one.frame)
     del stored
     await room.clock.advance(29.75)
     assert remains("alpha", "omega")
