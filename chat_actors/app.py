@@ -20,6 +20,7 @@ from chat_actors.inbox import open_inbox
 from chat_actors.lane import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.logs import configure_logging
 from chat_actors.outbox import StallWatch, open_outbox, turn_away
+from chat_actors.page import page_routes
 from chat_actors.protocol import Error, ErrorCode
 from chat_actors.session import Session
 from chat_actors.settings import Settings, load_settings
@@ -100,7 +101,7 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
         await chat.stop()
 
     # The endpoint is an ASGI application, not a function of a WebSocket: nothing stands between it and each frame.
-    routes: list[BaseRoute] = [WebSocketRoute("/ws", chat)]
+    routes: list[BaseRoute] = [WebSocketRoute("/ws", chat), *page_routes()]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
     app.add_middleware(FindProtocol)
     return app
