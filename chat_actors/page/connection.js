@@ -51,6 +51,7 @@ export class Connection {
   // What it joins with, and has seen.
   #join;
   #seen = 0; // the highest id, our own included
+  #isSameMember = false; // as on the connection before
   #members = new Set();
   #ttl = 0; // milliseconds
   // What it asks, one at a time: so an error, which has no ref, can only mean the one that waits for its answer.
@@ -166,7 +167,7 @@ export class Connection {
   }
 
   #welcome(frame) {
-    const isSameMember = frame.resume === this.#join.resume;
+    this.#isSameMember = frame.resume === this.#join.resume;
     this.#isIn = this.#wasIn = true;
     this.#unansweredJoins -= 1;
     this.#ttl = frame.ttl * 1000;
@@ -182,7 +183,7 @@ export class Connection {
     }
     // The server knows a ref again if it knows the member, and for as long as the message that had it may live.
     const [request] = this.#queue;
-    if (request?.written && (!isSameMember || Date.now() - request.written > this.#ttl * 0.9)) {
+    if (request?.written && (!this.#isSameMember || Date.now() - request.written > this.#ttl * 0.9)) {
       this.#queue.shift();
       this.#tell({ type: "unsure", ref: request.ref });
       this.#release();
@@ -194,7 +195,7 @@ export class Connection {
     if (id <= this.#seen) return;
     this.#seen = id;
     if (!replayed) skew = Date.now() - timestamp * 1000 - 500; // it was cut off to whole seconds
-    const own = username === this.username && replayed;
+    const own = replayed && this.#isSameMember && username === this.username; // others may have had our name before us
     const lived = replayed ? this.#lived(timestamp) : 0;
     const event = { type: "message", id, username, text: message, own, replayed, lived };
     const [request] = this.#queue;

@@ -48,6 +48,12 @@ export class Lobby {
     (this.username ? this.#fields.topic : this.#fields.username).focus();
   }
 
+  /** Beside a room the lists come first, and the form is for one topic more. */
+  standBeside(room) {
+    if (room) this.#form.parentNode.append(this.#form);
+    else document.getElementById("yours-part").before(this.#form);
+  }
+
   /** The join has worked. */
   clear() {
     this.#complain("", "");
@@ -71,11 +77,12 @@ export class Lobby {
 
   /**
    * Show what is active, oldest first; those on the page stay the same elements, so that focus and pointer stay.
-   * @param {{topic: string, users: number}[]} topics
+   * @param {?{topic: string, users: number}[]} topics none: they are not known yet
    * @param {(topic: string) => boolean} isOpen
+   * @param {string} trouble why the list is not there, or not fresh
    */
-  showActive(topics, isOpen) {
-    const others = topics.filter(({ topic }) => !isOpen(topic));
+  showActive(topics, isOpen, trouble) {
+    const others = (topics ?? []).filter(({ topic }) => !isOpen(topic));
     const shown = others.slice(0, MOST_LISTED);
     update(this.#active, shown, (item, { topic, users }) => {
       item.querySelector(".users").textContent = `${users} here`;
@@ -83,12 +90,9 @@ export class Lobby {
     });
     const rest = others.length - shown.length;
     this.#more.textContent = rest ? `and ${rest} more` : "";
-    this.sayOfActive(others.length ? "" : topics.length ? "No other topic." : "None yet. Name one, and it begins.");
-  }
-
-  /** @param {string} word in place of the list, or beside one that is not fresh */
-  sayOfActive(word) {
-    this.#word.textContent = word;
+    const none = topics?.length ? "No other topic." : "None yet. Name one, and it begins.";
+    const word = trouble || (topics && !others.length ? none : "");
+    if (this.#word.textContent !== word) this.#word.textContent = word;
   }
 
   /** @param {{topic: string, users: number, unread: number, isDown: boolean, isShown: boolean}[]} rooms */

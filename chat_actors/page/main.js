@@ -12,7 +12,8 @@ url.search = url.hash = "";
 /** @type {Map<string, Room>} by topic */
 const rooms = new Map();
 let shown = null; // the room that is shown; none: the lobby
-let active = []; // the topics as the server last gave them
+let active = null; // the topics as the server last gave them
+let trouble = ""; // why it does not
 let drawing = 0;
 
 const lobby = new Lobby(join, goTo);
@@ -78,6 +79,7 @@ function leave(room) {
 function show(room) {
   shown = room;
   document.body.dataset.view = room ? "room" : "lobby";
+  lobby.standBeside(room);
   for (const one of rooms.values()) one.show(one === room);
   refresh();
   watchIfSeen();
@@ -88,14 +90,16 @@ function show(room) {
 function learn({ topics, error, detail }) {
   if (topics) {
     active = topics;
-    refresh();
+    trouble = "";
   } else if (error === "not_joined") {
     if (speaksOfToken(error, detail)) lobby.askForToken();
-    lobby.sayOfActive("They are shown to those who have joined one.");
+    active = null;
+    trouble = "They are shown to those who have joined one.";
     watch.watch(false);
   } else {
-    lobby.sayOfActive(error === "server_full" ? "The server is full." : "The server cannot be reached. Trying again…");
+    trouble = error === "server_full" ? "The server is full. Trying again…" : "The server cannot be reached. Trying again…";
   }
+  refresh();
 }
 
 /** Show in the lobby and elsewhere what has changed; many changes at once are one. */
@@ -109,7 +113,7 @@ function draw() {
   const unread = all.reduce((sum, room) => sum + room.unread, 0);
   document.title = `${unread ? `(${unread}) ` : ""}${shown ? `${shown.topic} · ` : ""}chat_actors`;
   lobby.showYours(all);
-  lobby.showActive(active, (topic) => rooms.has(topic));
+  lobby.showActive(active, (topic) => rooms.has(topic), trouble);
   for (const room of all) room.showElsewhere(unread - room.unread);
 }
 

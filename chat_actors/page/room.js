@@ -85,7 +85,8 @@ export class Room {
 
   /** @param {number} unread in other rooms */
   showElsewhere(unread) {
-    this.#part("elsewhere").textContent = unread ? `${unread} new` : "";
+    this.#part("back").textContent = unread ? `‹ ${unread} new` : "‹";
+    this.#part("back").setAttribute("aria-label", unread ? `All topics, ${unread} new` : "All topics");
   }
 
   focus() {
@@ -118,7 +119,7 @@ export class Room {
       this.#part("log").setAttribute("aria-label", `Messages in ${topic}`);
       const life = ttl < 100 ? `${ttl} second${ttl === 1 ? "" : "s"}` : short(ttl);
       this.#part("life").textContent = life;
-      this.#part("field").placeholder = `Say something. It lasts ${life}.`;
+      this.#part("field").placeholder = `It will last ${life}`;
     }
     this.users = users;
     this.#setDown("");
@@ -296,6 +297,7 @@ export class Room {
 
   #setDown(words, forGood = false) {
     this.isDown = Boolean(words);
+    if (words) this.#part("count").textContent = "not connected";
     this.#part("status").textContent = words;
     this.#part("again").hidden = !forGood;
     this.element.classList.toggle("down", this.isDown);

@@ -31,8 +31,9 @@ export class TopicWatch {
   }
 
   #ask() {
-    this.#timer = setTimeout(() => this.#ask(), this.#wait);
     const connection = this.#joined();
+    if (connection) this.#wait = EVERY;
+    this.#timer = setTimeout(() => this.#ask(), this.#wait);
     if (connection) return connection.askTopics(); // the answer comes to whoever listens to that connection
     if (this.#socket) return;
     const socket = (this.#socket = new WebSocket(this.#url));
