@@ -13,6 +13,7 @@ export class MessageView {
   id = null; // once it has one
   #deadline = Infinity; // milliseconds since 1970, by this machine's clock
   #ttl = 0;
+  #isSeen = false;
   #left;
   #state;
 
@@ -37,11 +38,14 @@ export class MessageView {
     this.#deadline = Date.now() - lived + ttl;
     this.element.dataset.id = id;
     this.element.classList.add("alive");
-    this.resume();
+    this.look(this.#isSeen);
   }
 
-  /** Begin the animations where they should be by now: they begin anew whenever the element becomes visible. */
-  resume() {
+  /** It has come into sight, or goes out of it: what nobody sees is not animated, and begins again where it is then. */
+  look(isSeen) {
+    this.#isSeen = isSeen;
+    this.element.classList.toggle("seen", isSeen);
+    if (!isSeen || !this.id) return;
     this.element.style.setProperty("--ttl", `${this.#ttl}ms`);
     this.element.style.setProperty("--delay", `${this.#deadline - this.#ttl - Date.now()}ms`);
     this.tick();
@@ -53,8 +57,9 @@ export class MessageView {
     this.#state.textContent = words;
   }
 
-  /** Count down. */
+  /** Count down, where it is seen. */
   tick() {
+    if (!this.#isSeen) return;
     const left = this.#deadline === Infinity ? "" : short(Math.max(0, Math.ceil((this.#deadline - Date.now()) / 1000)));
     if (this.#left.textContent !== left) this.#left.textContent = left;
   }

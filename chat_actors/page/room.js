@@ -13,6 +13,8 @@ const ENDS = {
   4409: "This topic goes on in another window.",
 };
 
+let numbered = 0; // rooms so far
+
 export class Room {
   connection = null; // which tells this room what happens
 
@@ -22,6 +24,10 @@ export class Room {
   #ttl = 0; // milliseconds
   #settled = []; // MessageViews that have an id, in its order
   #pending = new Map(); // by ref: ours that have none yet
+  #views = new WeakMap(); // by element
+  #sight; // tells which of them are seen
+  #followsEnd = true;
+  #end = 0; // how far the messages could be scrolled
   #notes = []; // {element, until}
   #unread = new Set(); // ids
   #others = []; // usernames
@@ -39,6 +45,8 @@ export class Room {
     this.#template = document.getElementById("message-template");
     this.element = document.getElementById("room-template").content.firstElementChild.cloneNode(true);
     const part = (this.#part = (name) => this.element.querySelector(`.${name}`));
+    part("problem").id = `problem-${++numbered}`;
+    part("field").setAttribute("aria-describedby", part("problem").id);
     part("leave").onclick = left;
     part("back").onclick = back;
     part("again").onclick = () => this.#openAgain();
@@ -57,8 +65,15 @@ export class Room {
       part("people").open = false;
       part("people").firstElementChild.focus();
     };
+    this.#sight = new IntersectionObserver(
+      (entries) => entries.forEach((entry) => this.#views.get(entry.target).look(entry.isIntersecting)),
+      { root: part("log"), rootMargin: "100px" },
+    );
     part("people").ontoggle = () => this.#showEveryone();
-    part("log").onscroll = () => (part("latest").hidden = part("log").scrollTop > -80);
+    part("log").onscroll = () => this.#noteScroll();
+    const size = new ResizeObserver(() => this.#followEnd());
+    size.observe(part("log"));
+    size.observe(part("log").firstElementChild);
   }
 
   get isShown() {
@@ -71,7 +86,6 @@ export class Room {
   }
 
   show(isShown) {
-    if (isShown && this.element.hidden) for (const view of this.#settled) view.resume();
     this.element.hidden = !isShown;
     if (isShown) this.look();
   }
@@ -98,8 +112,16 @@ export class Room {
   tick() {
     const over = this.#settled.findLast((view) => view.isOver);
     if (over) this.#expire(over.id);
-    if (this.isShown) for (const view of this.#settled) view.tick();
+    for (const view of this.#settled) view.tick();
     while (this.#notes.length && this.#notes[0].until < Date.now()) this.#notes.shift().element.remove();
+  }
+
+  /** @returns {MessageView} */
+  #draw(message) {
+    const view = new MessageView(this.#template, message);
+    this.#views.set(view.element, view);
+    this.#sight.observe(view.element);
+    return view;
   }
 
   /** @param {import("./connection.js").Event} event */
@@ -136,7 +158,7 @@ export class Room {
   }
 
   take_message(event) {
-    const view = new MessageView(this.#template, event);
+    const view = this.#draw(event);
     this.#settle(view, event.id, event.lived);
     if (!event.own && !(this.isShown && document.visibilityState === "visible")) {
       this.#unread.add(event.id);
@@ -221,7 +243,7 @@ export class Room {
   }
 
   #send(text) {
-    const view = new MessageView(this.#template, { username: "", text, own: true });
+    const view = this.#draw({ username: "", text, own: true });
     this.#pending.set(this.connection.send(text), view);
     this.#showSending(view);
     this.#part("messages").append(view.element);
@@ -312,6 +334,22 @@ export class Room {
   }
 
   #scrollDown() {
-    this.#part("log").scrollTop = 0;
+    this.#followsEnd = true;
+    this.#followEnd();
+  }
+
+  /** The messages, or the room for them, have become more or less: who was reading the newest still does. */
+  #followEnd() {
+    const log = this.#part("log");
+    if (this.#followsEnd) log.scrollTop = log.scrollHeight;
+    this.#end = log.scrollHeight - log.clientHeight;
+  }
+
+  #noteScroll() {
+    const log = this.#part("log");
+    // What has come since the end was noted has not been followed yet: that is no scrolling away.
+    this.#followsEnd = log.scrollTop > Math.min(this.#end, log.scrollHeight - log.clientHeight) - 24;
+    log.classList.toggle("following", this.#followsEnd);
+    this.#part("latest").hidden = this.#followsEnd;
   }
 }
