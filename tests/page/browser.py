@@ -59,6 +59,9 @@ class Person:
 
     def joins(self, username: str, topic: str, token: str = "") -> None:
         """Fill in the form; whether it works is to be seen."""
+        back = self.room.get_by_role("button", name="All topics")
+        if back.is_visible():  # on a phone
+            back.click()
         self.page.get_by_label("Your name").fill(username)
         self.page.get_by_label("Topic", exact=True).fill(topic)
         if token:
