@@ -376,6 +376,28 @@ def test_a_former_member_of_our_name_is_not_us(people: People) -> None:
     expect(alice.message("hello").locator(".name")).to_have_text("alice")
 
 
+def test_a_message_that_is_replayed_has_only_the_rest_of_its_time(people: People) -> None:
+    alice, server = with_stand_in(people)
+    server.lets_in = False
+    alice.comes().joins("alice", "sports")
+    server.join(1).answers_join(last_id=1)
+    then = alice.page.evaluate("Math.floor(Date.now() / 1000)") - 20
+    server.join(1).says("message", id=1, username="bob", message="hello", timestamp=then, replayed=True)
+    expect(alice.message("hello").locator(".left")).to_have_text(re.compile("10|9"))
+
+
+def test_nothing_moves_when_a_message_goes(people: People) -> None:
+    alice, server = with_stand_in(people, reduced_motion="reduce")
+    alice.comes().enters("alice", "sports")
+    for number in (1, 2, 3):
+        server.join(1).says("message", id=number, username="bob", message=str(number), timestamp=1)
+    alice.sees("1", "2", "3")
+    before = alice.message("3").bounding_box()
+    server.join(1).says("expired", through=2)
+    alice.sees("3")
+    assert alice.message("3").bounding_box() == before
+
+
 def test_a_clock_that_is_wrong_by_an_hour_shortens_no_life(people: People) -> None:
     alice, server = with_stand_in(people)
     server.lets_in = False

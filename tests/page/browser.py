@@ -24,6 +24,7 @@ NAMES = "chromium", "chromium-browser", "google-chrome"
 WATCH = (
     "addEventListener('securitypolicyviolation', (event) => report(`${event.violatedDirective} ${event.blockedURI}`))"
 )
+RUSH = "Math.random = () => 0.05"  # of what a wait before an attempt may be
 
 expect.set_options(timeout=PATIENCE * 1000)
 
@@ -49,6 +50,7 @@ class Person:
         self.troubles: list[str] = []  # errors of scripts, and what the policy had to stop
         context.expose_function("report", lambda trouble: self.troubles.append(trouble))
         context.add_init_script(WATCH)
+        context.add_init_script(RUSH)
         context.on("weberror", lambda error: self.troubles.append(str(error.error)))
         self.url = url
         self.page = context.new_page()

@@ -1,4 +1,4 @@
-"""A lively room to look at: ``python -m tests.page.picture`` paints the README's picture of it, in tests/screenshots."""
+"""A lively room to look at: ``python -m tests.page.picture`` takes the README's picture of it (tests/screenshots)."""
 
 import sys
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def lively_room(browser: Browser, **options: object) -> Iterator[Person]:
 
 
 def main() -> None:
-    """Paint the picture."""
+    """Take the picture."""
     with chromium() as browser, lively_room(browser, viewport={"width": 1120, "height": 680}) as alice:
         alice.page.screenshot(path=PICTURE)
     print(f"{PICTURE}: {PICTURE.stat().st_size} bytes", file=sys.stderr)
