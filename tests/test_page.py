@@ -350,12 +350,13 @@ def test_the_keyboard_is_enough(people: People, bots: Bots) -> None:
 
 def test_who_reads_older_messages_is_not_moved_and_one_key_brings_the_newest(people: People, bots: Bots) -> None:
     bob = bots("bob", "long")
-    alice = people.come().enters("alice", "long")
+    alice = people.come(reduced_motion="reduce").enters("alice", "long")
     for number in range(40):
         bob.says(str(number))
     expect(alice.message("39")).to_be_in_viewport()
     alice.room.get_by_role("log").focus()
     alice.page.keyboard.press("Home")
+    expect(alice.room.get_by_role("log")).to_have_js_property("scrollTop", 0)
     expect(alice.message("0")).to_be_in_viewport()
     before = alice.message("1").bounding_box()
     bob.says("newer")

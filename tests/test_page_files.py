@@ -2,12 +2,15 @@
 
 import re
 import warnings
+from configparser import ConfigParser
 from importlib.resources import files
+from pathlib import PurePath
 
 import pytest
 
 from chat_actors.app import create_app
 from chat_actors.settings import Settings
+from tests.server import ROOT
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
@@ -20,11 +23,11 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 def names() -> list[str]:
-    return [entry.name for entry in files("chat_actors.page").iterdir() if entry.name.rpartition(".")[2] in TYPES]
+    return [entry.name for entry in files("chat_actors.page").iterdir() if PurePath(entry.name).suffix in TYPES]
 
 
 def path(name: str) -> str:
@@ -36,11 +39,18 @@ def test_every_file_is_served_with_its_type_and_under_the_policy(name: str) -> N
     answer = host.get(path(name))
     assert answer.status_code == 200
     assert answer.content == files("chat_actors.page").joinpath(name).read_bytes()
-    assert answer.headers["content-type"].partition(";")[0] == TYPES[name.rpartition(".")[2]]
+    assert answer.headers["content-type"].partition(";")[0] == TYPES[PurePath(name).suffix]
     assert answer.headers["content-security-policy"] == POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["cache-control"] == "no-cache"
+
+
+def test_the_package_ships_every_file() -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    shipped = [glob.strip() for glob in setup["options.package_data"]["chat_actors.page"].split(",")]
+    assert {f"*{PurePath(name).suffix}" for name in names()} == set(shipped)
 
 
 def test_whatever_a_file_of_the_page_names_is_there() -> None:

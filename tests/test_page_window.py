@@ -193,7 +193,7 @@ def in_room(people: People, wait: float = 1.0) -> tuple[Person, StandIn]:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (1008, "The server closed this connection: too many of its frames were refused."),
+        (1008, "The server closed this connection: too many messages in a row were refused."),
         (1009, "The server closed this connection: that message was too big for it."),
         (4409, "This topic goes on in another window."),
     ],
@@ -231,7 +231,7 @@ def test_the_waits_double_up_to_five_seconds_and_each_is_a_random_part(people: P
     for number, limit in enumerate((500, 1000, 2000, 4000, 5000, 5000), start=1):
         server.join(number).closes(1011)
         expect(alice.status).to_have_text(re.compile("^Connection lost"))
-        alice.page.clock.run_for(limit / 2 - 50)
+        alice.page.clock.run_for(limit // 2 - 50)
         assert len(server.joins) == number
         alice.page.clock.run_for(100)
         server.join(number + 1)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from importlib.resources import files
+from pathlib import PurePath
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,7 +47,7 @@ def _route(path: str, name: str, content: bytes) -> Route:
 
 
 def _media_type(name: str) -> str:
-    return MEDIA_TYPES.get(name[name.rfind(".") :], "")
+    return MEDIA_TYPES.get(PurePath(name).suffix, "")
 
 
 def _policy(host: str) -> str:

@@ -17,6 +17,8 @@
  * @typedef {Joined|Members|Message|Delivered|Refused|Unsure|Expired|Gap|Topics|Lost|Ended} Event
  */
 
+import * as clock from "./clock.js";
+
 // The server would close this client again, or does not understand it (RFC 6455); after any other code it comes back.
 const FINAL = new Set([1002, 1003, 1007, 1008, 1009, 1010, 4409]);
 const RESUMED_ELSEWHERE = 4409;
@@ -28,8 +30,6 @@ const BACKOFF = [500, 5000];
 const SILENCE = 10_000;
 const ANSWER = 8_000;
 const CHECK = 2_000;
-
-let skew = 0; // milliseconds this machine's clock is ahead of the server's, as far as is known
 
 export class Connection {
   username = ""; // as the server gave it
@@ -194,9 +194,9 @@ export class Connection {
   #takeMessage({ id, username, message, timestamp, replayed = false }) {
     if (id <= this.#seen) return;
     this.#seen = id;
-    if (!replayed) skew = Date.now() - timestamp * 1000 - 500; // it was cut off to whole seconds
+    if (!replayed) clock.learn(timestamp);
     const own = replayed && this.#isSameMember && username === this.username; // others may have had our name before us
-    const lived = replayed ? this.#lived(timestamp) : 0;
+    const lived = replayed ? clock.since(timestamp, this.#ttl) : 0;
     const event = { type: "message", id, username, text: message, own, replayed, lived };
     const [request] = this.#queue;
     if (own && request?.written && request.text === message) this.#held.push(event);
@@ -207,9 +207,9 @@ export class Connection {
     const request = this.#answered();
     if (!duplicate) {
       this.#seen = id;
-      skew = Date.now() - timestamp * 1000 - 500;
+      clock.learn(timestamp);
     }
-    const lived = duplicate ? this.#lived(timestamp) : 0;
+    const lived = duplicate ? clock.since(timestamp, this.#ttl) : 0;
     this.#tell({ type: "delivered", ref: request.ref, id, recipients, lived });
     this.#release(id);
   }
@@ -231,12 +231,6 @@ export class Connection {
     const held = this.#held;
     this.#held = [];
     for (const message of held) if (message.id !== own) this.#tell(message);
-  }
-
-  /** Milliseconds since the server's timestamp; 0 where the clocks are too far apart to tell. */
-  #lived(timestamp) {
-    const lived = Date.now() - skew - timestamp * 1000 - 500;
-    return lived > -1500 && lived < this.#ttl + 1500 ? Math.min(Math.max(lived, 0), this.#ttl) : 0;
   }
 
   #check() {

@@ -45,13 +45,19 @@ export class MessageView {
   look(isSeen) {
     this.#isSeen = isSeen;
     this.element.classList.toggle("seen", isSeen);
-    if (!isSeen || !this.id) return;
+    if (!isSeen) return;
+    this.#fit();
+    if (this.id === null) return;
     this.element.style.setProperty("--ttl", `${this.#ttl}ms`);
     this.element.style.setProperty("--delay", `${this.#deadline - this.#ttl - Date.now()}ms`);
     this.tick();
   }
 
-  /** @param {"sending"|"waiting"|"delivered"|"unsure"} state @param {string} words */
+  /** @returns {"sending"|"waiting"|"delivered"|"unsure"} of one of ours */
+  get state() {
+    return this.element.dataset.state;
+  }
+
   show(state, words) {
     this.element.dataset.state = state;
     this.#state.textContent = words;
@@ -64,20 +70,20 @@ export class MessageView {
     if (this.#left.textContent !== left) this.#left.textContent = left;
   }
 
-  /** Whether its time is over, though the server has not said so: there is no connection. */
+  /** Whether its time is over, though the server has not said so: it cannot be heard. */
   get isOver() {
     return Date.now() > this.#deadline + GRACE;
-  }
-
-  /** Give what is longer than its box a scroll bar that the keyboard reaches. */
-  fit() {
-    const text = this.element.querySelector(".text");
-    if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;
   }
 
   /** Fade and be gone. */
   go() {
     this.element.classList.add("gone");
     setTimeout(() => this.element.remove(), GOING);
+  }
+
+  /** Give what is longer than its box a scroll bar that the keyboard reaches. */
+  #fit() {
+    const text = this.element.querySelector(".text");
+    if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;
   }
 }

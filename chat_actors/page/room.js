@@ -1,14 +1,14 @@
 /** What one topic looks like: who is here, what is said and for how long yet, and the field to say something. */
 
-import { MessageView, short } from "./message.js";
+import { MessageLog } from "./log.js";
+import { short } from "./message.js";
 
-const MOST_SHOWN = 500; // messages; a browser that has to draw more would not keep up
 const GAPS = {
   expired: (count) => `${count} lived and died while you were away.`,
   evicted: (count) => `${count} are lost: this topic was too busy to keep them.`,
 };
 const ENDS = {
-  1008: "The server closed this connection: too many of its frames were refused.",
+  1008: "The server closed this connection: too many messages in a row were refused.",
   1009: "The server closed this connection: that message was too big for it.",
   4409: "This topic goes on in another window.",
 };
@@ -18,39 +18,30 @@ let numbered = 0; // rooms so far
 export class Room {
   connection = null; // which tells this room what happens
 
-  #template;
-  #part; // the elements of this room, by class
-  #changed; // called when what others show of this room has changed
-  #ttl = 0; // milliseconds
-  #settled = []; // MessageViews that have an id, in its order
-  #pending = new Map(); // by ref: ours that have none yet
-  #views = new WeakMap(); // by element
-  #sight; // tells which of them are seen
-  #followsEnd = true;
-  #end = 0; // how far the messages could be scrolled
-  #notes = []; // {element, until}
-  #unread = new Set(); // ids
-  #others = []; // usernames
-  #cut = 0; // the highest id that is not shown, though it may live
-  #wantsTopics = false;
-
-  /** What is shown elsewhere. */
+  // What is shown elsewhere.
   topic = "";
   users = 0;
   isDown = false;
 
+  #part; // the elements of this room, by class
+  #changed; // called when what others show of this room has changed
+  #log;
+  #ours = new Map(); // by ref: MessageViews that have no id yet
+  #unread = new Set(); // ids
+  #others = []; // usernames
+  #wantsTopics = false;
+
   /** @param {{changed: () => void, left: () => void, back: () => void}} callbacks */
   constructor({ changed, left, back }) {
     this.#changed = changed;
-    this.#template = document.getElementById("message-template");
     this.element = document.getElementById("room-template").content.firstElementChild.cloneNode(true);
+    this.#log = new MessageLog(this.element);
     const part = (this.#part = (name) => this.element.querySelector(`.${name}`));
     part("problem").id = `problem-${++numbered}`;
     part("field").setAttribute("aria-describedby", part("problem").id);
     part("leave").onclick = left;
     part("back").onclick = back;
     part("again").onclick = () => this.#openAgain();
-    part("latest").onclick = () => this.#scrollDown();
     part("composer").onsubmit = (event) => {
       event.preventDefault();
       this.#submit();
@@ -60,27 +51,19 @@ export class Room {
       event.preventDefault();
       this.#submit();
     };
+    part("people").ontoggle = () => this.#showEveryone();
     part("people").onkeydown = ({ key }) => {
       if (key !== "Escape") return;
       part("people").open = false;
       part("people").firstElementChild.focus();
     };
-    this.#sight = new IntersectionObserver(
-      (entries) => entries.forEach((entry) => this.#views.get(entry.target).look(entry.isIntersecting)),
-      { root: part("log"), rootMargin: "100px" },
-    );
-    part("people").ontoggle = () => this.#showEveryone();
-    part("log").onscroll = () => this.#noteScroll();
-    const size = new ResizeObserver(() => this.#followEnd());
-    size.observe(part("log"));
-    size.observe(part("log").firstElementChild);
   }
 
   get isShown() {
     return !this.element.hidden;
   }
 
-  /** Messages that were not seen yet, and still can be. */
+  /** How many messages were not seen yet, and still can be. */
   get unread() {
     return this.#unread.size;
   }
@@ -90,7 +73,7 @@ export class Room {
     if (isShown) this.look();
   }
 
-  /** The page has become visible, or this room on it. */
+  /** Somebody looks: the page has become visible, or this room on it. */
   look() {
     this.#unread.clear();
     this.tick();
@@ -105,47 +88,35 @@ export class Room {
 
   focus() {
     // On a screen that is touched the field would bring up the keyboard.
-    (matchMedia("(pointer: coarse)").matches ? this.#part("title") : this.#part("field")).focus();
+    this.#part(matchMedia("(pointer: coarse)").matches ? "title" : "field").focus();
   }
 
   /** Once a second. */
   tick() {
-    const over = this.#settled.findLast((view) => view.isOver);
-    if (over) this.#expire(over.id);
-    for (const view of this.#settled) view.tick();
-    while (this.#notes.length && this.#notes[0].until < Date.now()) this.#notes.shift().element.remove();
+    const over = this.#log.tick();
+    if (over) this.take_expired({ through: over });
   }
 
-  /** @returns {MessageView} */
-  #draw(message) {
-    const view = new MessageView(this.#template, message);
-    this.#views.set(view.element, view);
-    this.#sight.observe(view.element);
-    return view;
-  }
-
-  /** @param {import("./connection.js").Event} event */
+  /** @param {import("./connection.js").Event} event for which there is a method below */
   take(event) {
     this[`take_${event.type}`](event);
   }
 
   take_joined({ topic, username, users, ttl }) {
     const name = this.#part("me");
-    if (name.textContent && name.textContent !== username) this.#note(`Your name here is ${username} now.`);
+    if (name.textContent && name.textContent !== username) this.#log.note(`Your name here is ${username} now.`);
     name.textContent = username;
-    this.#ttl = ttl * 1000;
-    if (!this.topic) {
-      this.topic = topic;
-      this.#part("title").firstElementChild.textContent = topic;
-      this.#part("label").textContent = `Message to ${topic}`;
-      this.#part("log").setAttribute("aria-label", `Messages in ${topic}`);
-      const life = ttl < 100 ? `${ttl} second${ttl === 1 ? "" : "s"}` : short(ttl);
-      this.#part("life").textContent = life;
-      this.#part("field").placeholder = `It will last ${life}`;
-    }
+    this.#log.ttl = ttl * 1000;
+    const life = ttl < 100 ? `${ttl} second${ttl === 1 ? "" : "s"}` : short(ttl);
+    this.#part("life").textContent = life;
+    this.#part("field").placeholder = `It will last ${life}`;
+    this.#part("title").firstElementChild.textContent = topic;
+    this.#part("label").textContent = `Message to ${topic}`;
+    this.#part("log").setAttribute("aria-label", `Messages in ${topic}`);
+    this.topic = topic;
     this.users = users;
     this.#setDown("");
-    for (const view of this.#pending.values()) if (view.element.dataset.state === "waiting") this.#showSending(view);
+    for (const view of this.#ours.values()) if (view.state === "waiting") this.#showSending(view);
   }
 
   take_members({ users, members }) {
@@ -158,19 +129,17 @@ export class Room {
   }
 
   take_message(event) {
-    const view = this.#draw(event);
-    this.#settle(view, event.id, event.lived);
-    if (!event.own && !(this.isShown && document.visibilityState === "visible")) {
-      this.#unread.add(event.id);
-      this.#changed();
-    }
+    this.#log.add(event);
+    if (event.own || (this.isShown && document.visibilityState === "visible")) return;
+    this.#unread.add(event.id);
+    this.#changed();
   }
 
   take_delivered({ ref, id, recipients, lived }) {
-    const view = this.#pending.get(ref);
-    this.#pending.delete(ref);
+    const view = this.#ours.get(ref);
+    this.#ours.delete(ref);
     view.show("delivered", recipients ? `delivered to ${recipients}` : "delivered to no one");
-    this.#settle(view, id, lived);
+    this.#log.settle(view, id, lived);
   }
 
   take_refused({ ref, text, detail }) {
@@ -180,49 +149,49 @@ export class Room {
   }
 
   take_unsure({ ref }) {
-    const view = this.#pending.get(ref);
+    const view = this.#ours.get(ref);
     view.show("unsure", "may not have arrived");
-    view.element.querySelector(".send-again").onclick = () => {
-      this.#discard(ref);
-      this.#send(view.text);
-      this.#part("field").focus();
+    const choose = (name, andThen) => {
+      view.element.querySelector(name).onclick = () => {
+        this.#discard(ref);
+        andThen();
+        this.#part("field").focus();
+      };
     };
-    view.element.querySelector(".discard").onclick = () => {
-      this.#discard(ref);
-      this.#part("field").focus();
-    };
+    choose(".send-again", () => this.#send(view.text));
+    choose(".discard", () => {});
   }
 
   take_expired({ through }) {
-    this.#expire(through);
+    this.#log.expire(through);
+    for (const id of this.#unread) if (id <= through) this.#unread.delete(id);
+    this.#changed();
   }
 
   take_gap({ from, to, reason }) {
     if (reason === "restarted") {
-      this.#expire(Infinity); // they went with the topic
-      this.#note("While you were away this topic ended, and began anew. Whatever was said in between is lost.");
+      this.take_expired({ through: Infinity }); // they went with the topic
+      this.#log.note("While you were away this topic ended, and began anew. Whatever was said in between is lost.");
     } else {
       const count = to - from + 1;
-      this.#note(GAPS[reason](count === 1 ? "1 message" : `${count} messages`));
+      this.#log.note(GAPS[reason](count === 1 ? "1 message" : `${count} messages`));
     }
   }
 
   take_topics({ message }) {
-    if (this.#wantsTopics) this.#note(message);
+    if (this.#wantsTopics) this.#log.note(message);
     this.#wantsTopics = false;
   }
 
   take_lost({ detail, wait }) {
     const when = wait > 1500 ? `Trying again in ${Math.round(wait / 1000)} s.` : "Trying again…";
     this.#setDown(`${detail ? `Not connected: ${detail}.` : "Connection lost."} ${when}`);
-    for (const view of this.#pending.values()) {
-      if (view.element.dataset.state === "sending") view.show("waiting", "waiting for the connection");
-    }
+    for (const view of this.#ours.values()) if (view.state === "sending") this.#showSending(view);
   }
 
   take_ended({ code, detail, unsent }) {
     this.#setDown(ENDS[code] ?? `The server closed this connection: ${detail || `code ${code}`}.`, true);
-    for (const [ref, view] of this.#pending) if (view.element.dataset.state !== "unsure") this.#discard(ref);
+    for (const [ref, view] of this.#ours) if (view.state !== "unsure") this.#discard(ref);
     if (unsent.length) this.#giveBack(unsent.join("\n"));
   }
 
@@ -239,15 +208,13 @@ export class Room {
     } else {
       this.#send(text);
     }
-    this.#scrollDown();
+    this.#log.scrollDown();
   }
 
   #send(text) {
-    const view = this.#draw({ username: "", text, own: true });
-    this.#pending.set(this.connection.send(text), view);
+    const view = this.#log.addOurs(text);
+    this.#ours.set(this.connection.send(text), view);
     this.#showSending(view);
-    this.#part("messages").append(view.element);
-    view.fit();
   }
 
   #showSending(view) {
@@ -255,41 +222,9 @@ export class Room {
     else view.show("sending", "sending…");
   }
 
-  /** Put it where its id belongs: nearly always behind the last that has one, and before ours that have none. */
-  #settle(view, id, lived) {
-    view.live(id, lived, this.#ttl);
-    const at = this.#settled.findLastIndex((other) => other.id < id) + 1;
-    this.#settled.splice(at, 0, view);
-    this.#place(view.element, this.#settled[at + 1]?.element);
-    if (this.isShown) view.fit();
-    if (this.#settled.length > MOST_SHOWN) {
-      const cut = this.#settled.shift();
-      cut.element.remove();
-      this.#unread.delete(cut.id);
-      this.#cut = cut.id;
-      this.#part("cut").hidden = false;
-    }
-  }
-
-  #place(element, before = this.#pending.values().next().value?.element ?? null) {
-    if (!element.parentNode || element.nextSibling !== before) this.#part("messages").insertBefore(element, before);
-  }
-
-  #expire(through) {
-    let gone = 0;
-    while (gone < this.#settled.length && this.#settled[gone].id <= through) {
-      const view = this.#settled[gone++];
-      this.#unread.delete(view.id);
-      view.go();
-    }
-    this.#settled.splice(0, gone);
-    if (through >= this.#cut) this.#part("cut").hidden = true;
-    this.#changed();
-  }
-
   #discard(ref) {
-    this.#pending.get(ref)?.element.remove();
-    this.#pending.delete(ref);
+    this.#log.discard(this.#ours.get(ref));
+    this.#ours.delete(ref);
   }
 
   #giveBack(text) {
@@ -301,15 +236,6 @@ export class Room {
   #complain(detail) {
     this.#part("field").setAttribute("aria-invalid", String(Boolean(detail)));
     this.#part("problem").textContent = detail;
-  }
-
-  /** A line of the page's own; like all else here it does not stay. */
-  #note(text) {
-    const element = document.createElement("li");
-    element.className = "note";
-    element.textContent = text;
-    this.#place(element);
-    this.#notes.push({ element, until: Date.now() + this.#ttl });
   }
 
   #showEveryone() {
@@ -331,25 +257,5 @@ export class Room {
     this.#part("status").textContent = "Connecting…";
     this.#part("field").focus();
     this.connection.open();
-  }
-
-  #scrollDown() {
-    this.#followsEnd = true;
-    this.#followEnd();
-  }
-
-  /** The messages, or the room for them, have become more or less: who was reading the newest still does. */
-  #followEnd() {
-    const log = this.#part("log");
-    if (this.#followsEnd) log.scrollTop = log.scrollHeight;
-    this.#end = log.scrollHeight - log.clientHeight;
-  }
-
-  #noteScroll() {
-    const log = this.#part("log");
-    // What has come since the end was noted has not been followed yet: that is no scrolling away.
-    this.#followsEnd = log.scrollTop > Math.min(this.#end, log.scrollHeight - log.clientHeight) - 24;
-    log.classList.toggle("following", this.#followsEnd);
-    this.#part("latest").hidden = this.#followsEnd;
   }
 }

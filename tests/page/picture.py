@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, expect
 
@@ -33,7 +34,7 @@ SCRIPT = [  # who, what, and how many milliseconds before the next
 
 
 @contextmanager
-def lively_room(browser: Browser, **options: object) -> Iterator[Person]:
+def lively_room(browser: Browser, **options: Any) -> Iterator[Person]:
     """Alice before a room where people talk, in no time: her clock is moved on as if they had taken theirs."""
     server = Server(*APP)
     people = People(browser, f"http://127.0.0.1:{server.port}/")
