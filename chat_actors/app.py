@@ -13,6 +13,7 @@ from chat_actors.chat import Chat
 from chat_actors.clock import Clock
 from chat_actors.logs import configure_logging
 from chat_actors.operations import operations
+from chat_actors.page import page_routes
 from chat_actors.reference import reference_routes
 from chat_actors.settings import Settings, load_settings
 from chat_actors.workers import refuse_several_workers
@@ -30,7 +31,7 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
         await chat.stop()
 
     # The endpoint is an ASGI application, not a function of a WebSocket: nothing stands between it and each frame.
-    routes: list[BaseRoute] = [WebSocketRoute("/ws", chat), *reference_routes(settings)]
+    routes: list[BaseRoute] = [WebSocketRoute("/ws", chat), *page_routes(), *reference_routes(settings)]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
     app.include_router(operations(chat, settings))
     app.add_middleware(FindProtocol)

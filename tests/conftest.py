@@ -4,7 +4,12 @@ from collections.abc import Iterator
 from typing import Callable
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.page import browser
+from tests.page.bot import Bot
+from tests.page.browser import People
+from tests.page.line import Line
 from tests.server import APP, Server
 
 
@@ -36,3 +41,58 @@ def start() -> Iterator[Callable[..., Server]]:
     finally:
         for one in servers:
             one.kill()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The browser; it goes with its module, for while it is there no other event loop runs in this thread."""
+    with browser.chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def page_server(chromium: Browser) -> Iterator[Server]:
+    """A server for the tests of the page; each has topics of its own."""
+    one = Server(*APP)
+    try:
+        yield one
+        one.terminate()
+    finally:
+        one.kill()
+
+
+@pytest.fixture
+def people(chromium: Browser, page_server: Server) -> Iterator[People]:
+    """People with browsers, at the page of ``page_server`` unless they are told otherwise."""
+    everybody = People(chromium, f"http://127.0.0.1:{page_server.port}/")
+    try:
+        yield everybody
+        assert everybody.troubles == []
+    finally:
+        everybody.go()
+
+
+@pytest.fixture
+def bots(page_server: Server) -> Iterator[Callable[..., Bot]]:
+    """Members without browsers: ``bots(username, topic, url=…, **wants)``."""
+    all_of_them: list[Bot] = []
+
+    def enter(username: str, topic: str, url: str = "", **wants: object) -> Bot:
+        all_of_them.append(Bot(url or page_server.url, username, topic, **wants))
+        return all_of_them[-1]
+
+    try:
+        yield enter
+    finally:
+        for bot in all_of_them:
+            bot.goes()
+
+
+@pytest.fixture
+def line(page_server: Server) -> Iterator[Line]:
+    """A line to ``page_server`` that can be cut."""
+    one = Line(page_server.port)
+    try:
+        yield one
+    finally:
+        one.end()
