@@ -102,6 +102,9 @@ class Chat:
     def start(self) -> Supervisor:
         """The supervisor that runs in this loop."""
         if self._supervisor is None or self._supervisor.task.done():
+            if self._supervisor is not None:  # it has given up, or its loop is gone
+                self._signals.let_go()
+                self._watching.cancel()
             settings = self._settings
             limits = Limits(
                 message_ttl=settings.message_ttl,

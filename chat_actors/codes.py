@@ -49,6 +49,6 @@ class CloseCode(enum.IntEnum):
     FRAME_TOO_BIG = 1009, "frame too big"
     CRASHED = 1011, "the topic crashed, join again"
     RESTARTING = 1012, "the server restarts, come back"
-    OVERLOADED = 1013, "the server is full or this reader too slow, try again later"
+    OVERLOADED = 1013, "the server is full, try again later"
     NO_JOIN = 4408, "no join in time"
     RESUMED_ELSEWHERE = 4409, "another connection has resumed this member"

@@ -6,7 +6,7 @@ import msgspec
 
 from chat_actors.codes import ErrorCode
 from chat_actors.names import InvalidName, clean_topic, clean_username
-from chat_actors.protocol import LIST, JoinFrame, ListCommand, SendFrame
+from chat_actors.protocol import LIST, MOST_ID, JoinFrame, ListCommand, SendFrame
 
 Data = Union[str, bytes]  # the payload of a text or of a binary frame
 
@@ -30,7 +30,7 @@ _decode_any = msgspec.json.Decoder(Any).decode
 # UnicodeError: a lone surrogate or broken UTF-8; RecursionError: nesting deeper than the decoder goes.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-_WINDOW_FORM = "since must be an integer from 0, epoch, resume and token strings, events true or false"
+_WINDOW_FORM = f"since must be an integer from 0 to {MOST_ID}, epoch, resume and token strings, events true or false"
 _JOIN_FORM = 'the first frame must be {"username": "…", "topic": "…"}'
 
 

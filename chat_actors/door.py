@@ -3,7 +3,6 @@
 import hmac
 from collections.abc import Iterable
 from typing import Optional
-from urllib.parse import urlsplit
 
 from chat_actors.settings import Settings
 
@@ -26,7 +25,7 @@ class Door:
                 return "no origin"
         elif not self._is_allowed(origin.lower(), given.get("host", "").lower()):
             return "origin not allowed"
-        if self._settings.token and "authorization" in given and not self.is_token(_bearer(given["authorization"])):
+        if self._settings.token and "authorization" in given and not self._is_bearer(given["authorization"]):
             return "wrong token"
         return None
 
@@ -37,11 +36,11 @@ class Door:
     def admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request gives the token as ``Authorization: Bearer``, or none is set."""
         given = [value.decode("latin-1") for name, value in headers if name.lower() == b"authorization"]
-        return not self._settings.token or any(self.is_token(_bearer(value)) for value in given)
+        return not self._settings.token or any(map(self._is_bearer, given))
 
     def is_token(self, token: str) -> bool:
         """Whether this is the shared secret; the comparison takes the same time for every wrong one."""
-        return hmac.compare_digest(token.encode(errors="surrogatepass"), self._settings.token.encode())
+        return self._is_secret(token.encode(errors="surrogatepass"))
 
     def enter(self, address: str) -> bool:
         """Count a connection in; False where it is one too many. Pair each with a ``leave``, refused or not."""
@@ -57,11 +56,13 @@ class Door:
         if not self._by_address[address]:
             del self._by_address[address]
 
+    def _is_bearer(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        return scheme.lower() == "bearer" and self._is_secret(token.strip().encode("latin-1"))  # the header's own bytes
+
+    def _is_secret(self, given: bytes) -> bool:
+        return hmac.compare_digest(given, self._settings.token.encode())
+
     def _is_allowed(self, origin: str, host: str) -> bool:
-        same = bool(host) and urlsplit(origin).netloc == host
+        same = bool(host) and origin.partition("://")[2] == host
         return same or origin in self._origins or "*" in self._origins
-
-
-def _bearer(authorization: str) -> str:
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""

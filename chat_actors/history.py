@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Optional, Union
+from typing import Optional
 
 from msgspec import Struct
 
@@ -88,7 +88,7 @@ class History:
         """The messages with an id above ``since``, oldest first."""
         return islice(self._stored, max(0, since - self.deleted_through), None)
 
-    def gap(self, since: int) -> Union[Gap, None]:
+    def gap(self, since: int) -> Optional[Gap]:
         """The messages above ``since`` that are lost; None where none is."""
         through = self.deleted_through
         if since >= through:

@@ -16,6 +16,8 @@ try:
 except ImportError:  # pragma: no cover  # as the package itself chooses, where it came without its C extension
     from websockets.utils import apply_mask
 
+MOST_AHEAD = 32  # messages that wait in uvicorn for the session; as bytes they take much less
+
 _WHOLE_TEXT = 0x81  # first byte of a text frame: final, not compressed (RFC 6455, section 5.2)
 _PING, _PONG = 0x89, 0x8A
 _FINAL, _CONTROL = 0x80, 0x08  # in the first byte
@@ -57,6 +59,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._brake: Brake = lambda: None
         self._too_big: Optional[Callable[[], None]] = None
         self._held: Optional[asyncio.Future[None]] = None  # until then nothing is read
+        self._paused = False  # by us, who have to read on: uvicorn resumes only what it paused
         self._full = False  # as much waits for the peer as the transport takes without complaint
         self._drained: Optional[asyncio.Future[None]] = None  # done when that is over
         self._ahead = 0  # messages that uvicorn has and the session has not received
@@ -72,7 +75,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
 
     def hold(self, until: "asyncio.Future[None]") -> None:
         self._held = until
-        self._protocol.transport.pause_reading()
+        self._pause()
         until.add_done_callback(self._go_on)
 
     def guard(self, brake: Brake, too_big: Callable[[], None]) -> None:
@@ -81,14 +84,24 @@ class DirectInbox(Inbox, asyncio.Protocol):
 
     def _go_on(self, _: "asyncio.Future[None]") -> None:
         self._held = None
-        if not self._protocol.transport.is_closing():
-            if not self._ahead:  # otherwise uvicorn reads on once the session has received them
-                self._protocol.transport.resume_reading()
+        self._read_on()
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._protocol.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """Read on, unless there is still something to wait for."""
+        if self._paused and self._held is None and not self._ahead and not self._protocol.transport.is_closing():
+            self._paused = False
+            self._protocol.transport.resume_reading()
             self.data_received(b"")
 
     async def _receive_next(self) -> Message:
+        self._read_on()  # now, when the session has dealt with what it received before
         event = await self._asgi_receive()
-        self._ahead -= 1
+        if self._ahead:  # it may have come before the handshake was over, and was not counted
+            self._ahead -= 1
         return event
 
     # asyncio.Protocol
@@ -96,11 +109,11 @@ class DirectInbox(Inbox, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._unread:
             data = self._unread + data
-        if self._held is not None:  # uvicorn has resumed reading in the meantime
+        if self._paused:  # uvicorn has resumed reading in the meantime
             self._protocol.transport.pause_reading()
         at, size = min(self._skip, len(data)), len(data)
         self._skip -= at
-        while size - at >= 6 and self._held is None:  # no frame of a client is shorter
+        while size - at >= 6 and not self._paused:  # no frame of a client is shorter
             first, length, payload = data[at], data[at + 1] - _MASKED, at + 6
             sound = 0 <= length < 126
             if not sound and length > 0 and not first & _CONTROL:
@@ -151,7 +164,11 @@ class DirectInbox(Inbox, asyncio.Protocol):
         elif first not in (_PING, _PONG):  # a close, or broken: whatever comes behind it is nothing
             self._take = None
         self._protocol.data_received(frame)
-        if not received and not self._protocol.transport.is_closing():
+        if self._protocol.transport.is_closing():
+            return
+        if self._ahead >= MOST_AHEAD:
+            self._pause()
+        elif not received:
             brake = self._brake()
             if brake is None and self._full:  # who does not read its pongs is not read either
                 brake = self._drained = asyncio.get_running_loop().create_future()

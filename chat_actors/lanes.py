@@ -57,7 +57,7 @@ class TransportOutbox(ConnectionOutbox):
 
     def _let_go(self) -> None:
         """Give the peer a little time to read what waits for it; a closing transport alone would wait for ever."""
-        if self._grace is None and self._transport.get_write_buffer_size():
+        if self._grace is None and self.buffered():
             self._grace = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abort_unread)
 
     def _begin_close(self, code: CloseCode) -> None:
@@ -72,13 +72,16 @@ class TransportOutbox(ConnectionOutbox):
             logger.bind(why=repr(gone)).debug("close not sent")
 
     def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
+        try:
+            return self._transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's word for a TLS transport that was closed twice
+            return 0
 
     def _abort(self) -> None:
         self._transport.abort()
 
     def _abort_unread(self) -> None:
-        if self._transport.get_write_buffer_size():
+        if self.buffered():
             self._transport.abort()
 
 

@@ -29,7 +29,7 @@ class Histogram:
 
 
 class Meter:
-    """Numbers that only grow, but for ``connections``."""
+    """Numbers that only grow."""
 
     def __init__(self) -> None:
         self.accepted = 0  # messages, into the order of their topic

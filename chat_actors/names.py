@@ -10,6 +10,7 @@ from precis_i18n import get_profile
 
 MAX_USERNAME = 32  # characters
 MAX_TOPIC = 64  # characters
+MAX_UNNORMALIZED = 1024  # more than any topic has before NFC, whose time grows with the square of combining marks
 
 _NICKNAME = get_profile("Nickname")
 _REFUSED = {  # by Unicode category: what could forge a line of a log or a list, or hide inside a name
@@ -40,6 +41,8 @@ def clean_topic(text: str) -> str:
 
     Raises InvalidName where it is empty, longer than 64 characters, or holds a control or format character.
     """
+    if len(text) > MAX_UNNORMALIZED:
+        raise InvalidName(f"topic must have 1 to {MAX_TOPIC} characters, not {len(text)}")
     return _clean("topic", unicodedata.normalize("NFC", text), MAX_TOPIC)
 
 

@@ -26,8 +26,8 @@ class Outbox(ABC):
         """Send a run of finished frames. A peer that is gone gets nothing; one that is too slow is aborted."""
 
     @abstractmethod
-    def write_replay(self, frames: bytes) -> None:
-        """The same for what is stored already: it comes on top of what may wait for this peer."""
+    def write_answer(self, frames: bytes) -> None:
+        """The same for what was asked for, however long it is: it comes on top of what may wait for this peer."""
 
     @abstractmethod
     def close(self, code: CloseCode) -> None:
@@ -49,8 +49,8 @@ class ConnectionOutbox(Outbox):
         self._marks: deque[tuple[int, float]] = deque()  # so many bytes had been written at that moment, and wait
         watch.outboxes.add(self)
 
-    def write_replay(self, frames: bytes) -> None:
-        self._most_bytes += len(frames)
+    def write_answer(self, frames: bytes) -> None:
+        self._most_bytes = max(self._most_bytes, self._watch.most_bytes + len(frames))
         self.write(frames)
 
     def close(self, code: CloseCode) -> None:

@@ -15,6 +15,7 @@ from chat_actors.codes import ErrorCode
 
 # What more than one frame holds.
 
+MOST_ID = 2**53 - 1  # every JSON parser knows an integer up to here (RFC 8259, section 6)
 Id = Annotated[int, Meta(ge=1, description="1, 2, 3 … in the topic's order, the same for all.")]
 Timestamp = Annotated[int, Meta(description="Unix seconds, the server's.")]
 Users = Annotated[int, Meta(ge=1, description="members of the topic now.")]
@@ -57,7 +58,7 @@ class JoinFrame(Struct):
 
     username: str
     topic: str
-    since: Union[Annotated[int, Meta(ge=0)], UnsetType] = UNSET
+    since: Union[Annotated[int, Meta(ge=0, le=MOST_ID)], UnsetType] = UNSET
     epoch: Union[str, UnsetType] = UNSET
     resume: Union[str, UnsetType] = UNSET
     events: Union[bool, UnsetType] = UNSET

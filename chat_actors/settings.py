@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     log_json: bool = Field(False, description="one JSON object for each log line")
     message_ttl: float = Field(30.0, gt=0, le=86400, description="seconds a message is kept")
     message_chars: int = Field(4096, ge=1, le=65536, description="longest message, in characters")
-    frame_bytes: int = Field(65536, ge=1024, le=16 << 20, description="longest frame from a client, in bytes")
+    frame_bytes: int = Field(65536, ge=1024, le=1 << 20, description="longest frame from a client, in bytes")
     join_timeout: float = Field(10.0, gt=0, description="seconds a connection may take to join")
     refused_frames: int = Field(20, ge=1, description="refused frames in a row that close a connection")
     rate_limit: float = Field(20.0, ge=0, description="frames a second one connection may send; 0: no limit")

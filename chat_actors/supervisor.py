@@ -73,6 +73,11 @@ class Supervisor(Actor[SupervisorEvent]):
         self._list: Optional[bytes] = None  # the answer to /list, until a join or leave changes it
         super().__init__(clock, actor="supervisor")
 
+    async def turn(self, event: SupervisorEvent) -> None:
+        """One event, and then it is others' turn: a list may be long."""
+        self.attempt(event)
+        await asyncio.sleep(0)
+
     def handle(self, event: SupervisorEvent) -> None:
         if type(event) is Join:
             self._join(event)
@@ -127,7 +132,7 @@ class Supervisor(Actor[SupervisorEvent]):
         if self._list is None:
             users = [TopicUsers(name, active.users) for name, active in self._topics.items()]
             self._list = finished(Topics.of(users))
-        event.outbox.write(self._list)
+        event.outbox.write_answer(self._list)
 
     def _announce(self) -> list["asyncio.Future[None]"]:
         """Have the topics tell their members, once; what they answer."""

@@ -70,6 +70,8 @@ class Topic(Actor[TopicEvent]):
             self.attempt(following)
             if not self.running or taken == TURN_EVENTS or self._fan_out.full() or self.mailbox.empty():
                 break
+            if type(following) is Join:  # a replay may be long
+                break
             following = self.mailbox.get_nowait()
             taken += 1
         else:
@@ -133,7 +135,7 @@ class Topic(Actor[TopicEvent]):
             self._fan_out.notice(finished(Presence("joined", member.username, users)), outbox)
         outbox.write(finished(joined))
         if replay:
-            outbox.write_replay(replay)
+            outbox.write_answer(replay)
         if not event.reply.done():  # the session may be gone; its leave is on its way
             event.reply.set_result(self.mailbox)
         self._log.bind(username=member.username, users=users).info("joined" if replaced is None else "resumed")

@@ -99,7 +99,7 @@ class FakeMember(Outbox):
     def write(self, frames: bytes) -> None:
         self.writes.append(frames)
 
-    def write_replay(self, frames: bytes) -> None:
+    def write_answer(self, frames: bytes) -> None:
         self.writes.append(frames)
 
     def close(self, code: CloseCode) -> None:

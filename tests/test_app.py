@@ -200,3 +200,44 @@ async def test_a_token_in_the_handshake_need_not_be_in_the_join() -> None:
     await alice.goes()
     await bob.goes()
     await chat.stop()
+
+
+@in_clean_loop
+async def test_the_end_is_announced_before_it_comes() -> None:
+    chat = Chat(DEFAULTS, FakeClock())
+    await chat.announce_end()  # when nothing has begun
+    chat.open()
+    await chat.announce_end()  # when nobody is there
+    chat.stopping = False
+    await chat.stop()
+    chat.open()
+    alice = Connection(chat)
+    await alice.says('{"username": "alice", "topic": "sports", "events": true}')
+    bob = Connection(chat)
+    await bob.says("/list")
+    await chat.announce_end()
+    assert alice.frames[-1]["type"] == "closing"
+    late = Connection(chat)
+    await late.task
+    assert late.closes == [1012]
+    bob.events.put_nowait({"type": "websocket.receive", "text": JOIN})  # has been in, and wants to join now
+    await bob.task
+    assert bob.closes == [1012]
+    assert (await alice.says('{"message": "still here"}'))["type"] == "ack"
+    await chat.stop()
+    await alice.task
+    assert alice.closes == [1012]
+
+
+@in_clean_loop
+async def test_a_supervisor_that_has_given_up_is_replaced_and_nothing_of_it_remains() -> None:
+    before = tasks()
+    chat = Chat(DEFAULTS, FakeClock())
+    first = chat.start()
+    first.task.cancel()
+    await asyncio.wait({first.task})
+    assert chat.start() is not first
+    await settle()
+    assert len(tasks() - before) == 2  # the supervisor and the stall clock
+    await chat.stop()
+    assert tasks() == before

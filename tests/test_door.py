@@ -28,6 +28,8 @@ def headers(**named: str) -> list[tuple[bytes, bytes]]:
         ("https://chat.example:8000.evil.example", True),
         ("null", True),  # a page in a sandbox
         ("", True),
+        ("http://[", True),  # which is no address at all
+        ("chat.example:8000", True),
     ],
 )
 def test_a_browser_comes_in_from_the_same_or_a_listed_origin(origin: str, refused: bool) -> None:
@@ -58,6 +60,13 @@ def test_the_token_in_the_handshake_is_enough(authorization: str) -> None:
 @pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic secret", "secret", "Bearer", "Bearer secret2"])
 def test_a_wrong_token_in_the_handshake_is_refused(authorization: str) -> None:
     assert door(token="secret").refusal(headers(authorization=authorization)) == "wrong token"
+
+
+def test_a_token_beyond_ascii_is_compared_by_its_bytes() -> None:
+    one = door(token="größe")
+    assert one.refusal(headers(authorization="Bearer größe")) is None
+    assert one.is_token("größe")
+    assert one.refusal([(b"host", b"x"), (b"authorization", "Bearer größe".encode("latin-1"))]) == "wrong token"
 
 
 def test_without_a_token_in_the_handshake_the_join_frame_has_to_give_it() -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.protocols.websockets import wsproto_impl
 
-from chat_actors.inbox import Inbox, open_inbox
+from chat_actors.inbox import MOST_AHEAD, Inbox, open_inbox
 from tests.fakes import in_clean_loop
 from tests.hostile.inputs import chunks, deflated
 from tests.hostile.stage import LONGEST, Stage, a_message, listening
@@ -259,7 +259,35 @@ async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it(
     stage.inbox.guard(lambda: None, stage.too_big)
     until.set_result(None)
     await asyncio.sleep(0)
-    assert (len(stage.uvicorn.data), stage.pipe.reading) == (3, False)  # uvicorn still has a message
+    assert (len(stage.uvicorn.data), stage.pipe.reading) == (2, False)  # uvicorn still has a message
+    await stage.inbox.receive()
+    assert not stage.pipe.reading  # which the session has to deal with first
+    await stage.inbox.receive()
+    assert (len(stage.uvicorn.data), stage.pipe.reading) == (3, True)
+
+
+@in_clean_loop
+async def test_no_more_than_a_few_messages_wait_in_uvicorn_and_the_rest_comes_when_they_are_received() -> None:
+    stage = listening()
+    stage.read((BINARY_FRAME + frame(FIN | PING)) * (MOST_AHEAD + 1), text("behind"))
+    stage.pipe.resume_reading()  # as uvicorn may
+    stage.read(text("far behind"))
+    assert (stage.uvicorn.data.count(BINARY_FRAME), stage.pipe.reading) == (MOST_AHEAD, False)
+    for _ in range(MOST_AHEAD):
+        await stage.inbox.receive()
+        assert not stage.pipe.reading
+    await stage.inbox.receive()
+    assert stage.pipe.reading
+    assert stage.uvicorn.data.count(BINARY_FRAME) == MOST_AHEAD + 1
+    assert stage.uvicorn.data[-2:] == [text("behind"), text("far behind")]
+
+
+@in_clean_loop
+async def test_a_message_that_came_before_the_handshake_was_over_is_not_counted() -> None:
+    stage = listening()
+    await stage.inbox.receive()
+    stage.read(text("taken"))
+    assert stage.texts == ["taken"]
 
 
 def test_a_control_frame_that_ended_the_connection_brakes_nothing() -> None:

@@ -20,7 +20,7 @@ class Connection(Outbox):
     def write(self, frames: bytes) -> None:
         raise AssertionError
 
-    def write_replay(self, frames: bytes) -> None:
+    def write_answer(self, frames: bytes) -> None:
         raise AssertionError
 
     def close(self, code: CloseCode) -> None:

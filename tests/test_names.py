@@ -1,5 +1,7 @@
 """What a user and a topic may be called, and which user names are one."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,3 +117,11 @@ def test_a_key_is_its_own_key(name: str) -> None:
 def test_the_key_of_a_numbered_name_is_the_numbered_key(name: str, number: int) -> None:
     """A topic finds the smallest free number by the keys alone."""
     assert nickname_key(f"{name}#{number}") == f"{nickname_key(name)}#{number}"
+
+
+def test_a_topic_of_thousands_of_combining_marks_is_refused_before_it_is_normalized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unicodedata, "normalize", lambda form, text: pytest.fail("takes the square of it"))
+    with pytest.raises(InvalidName, match="topic must have 1 to 64 characters, not 20001"):
+        clean_topic("a" + "\u0301\u0327" * 10_000)

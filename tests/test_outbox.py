@@ -150,10 +150,31 @@ async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_wr
 
 @both_lanes
 @in_clean_loop
+async def test_an_answer_longer_than_the_bound_makes_nobody_slow_and_many_do(kind: type[Lane]) -> None:
+    lane = kind()
+    lane.stall()
+    lane.outbox.write_answer(frame("x" * 5000))
+    await settle()
+    lane.outbox.write(frame("small"))
+    assert not slow(lane)
+    for _ in range(3):
+        lane.outbox.write_answer(frame("x" * 5000))
+    assert slow(lane)
+
+
+@in_clean_loop
+async def test_a_transport_that_has_forgotten_its_buffer_has_nothing_to_write() -> None:
+    lane = FastLane()
+    del lane.transport.unread  # asyncio's TLS transports have none once they were closed twice: AttributeError
+    assert lane.outbox.buffered() == 0
+
+
+@both_lanes
+@in_clean_loop
 async def test_a_replay_comes_on_top_of_what_may_wait(kind: type[Lane]) -> None:
     lane = kind(most_bytes=1000)
     lane.stall()
-    lane.outbox.write_replay(frame("x" * 5000))
+    lane.outbox.write_answer(frame("x" * 5000))
     for _ in range(2):
         lane.outbox.write(frame("x" * 700))
         assert not slow(lane)

@@ -485,3 +485,30 @@ async def test_an_announcement_to_a_supervisor_that_fails_or_has_ended_is_answer
     await chat.supervisor.task
     chat.post(late)
     assert await late.reply == []
+
+
+@in_clean_loop
+async def test_an_announcement_that_nobody_waits_for_any_more_is_harmless() -> None:
+    chat = Chat()
+    reply: asyncio.Future[list[asyncio.Future[None]]] = asyncio.get_running_loop().create_future()
+    reply.cancel()
+    chat.post(AnnounceEnd(reply))
+    chat.supervisor.stop()
+    with log_lines() as lines:
+        await chat.supervisor.task
+    assert not [line for line in lines if "crashed" in line]
+
+
+@in_clean_loop
+async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
+    chat = Chat()
+    askers = [FakeMember() for _ in range(3)]
+    for asker in askers:
+        chat.post(ListTopics(asker))
+    seen: list[int] = []
+    while len(seen) < 10:
+        await asyncio.sleep(0)
+        seen.append(sum(bool(asker.writes) for asker in askers))
+    assert {1, 2, 3} <= {*seen}
+    chat.supervisor.stop()
+    await chat.supervisor.task

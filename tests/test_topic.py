@@ -493,3 +493,26 @@ async def test_an_announcement_is_answered_whatever_happens() -> None:
     await asyncio.gather(room.topic.task, told[1])
     room.topic.post(Announce(1000, 10, told[2]))
     await told[2]
+
+
+@in_clean_loop
+async def test_others_have_their_turn_between_one_join_and_the_next() -> None:
+    room = Room()
+    members = [room.join(name, Window(since=0)) for name in ("alice", "bob", "carol")]
+    seen: list[int] = []
+    while len(seen) < 10:
+        await asyncio.sleep(0)
+        seen.append(sum(bool(member.writes) for member in members))
+    assert {0, 1, 2, 3} == {*seen}
+
+
+@in_clean_loop
+async def test_an_announcement_that_nobody_waits_for_any_more_is_harmless() -> None:
+    room = Room()
+    told = asyncio.get_running_loop().create_future()
+    told.cancel()
+    room.topic.post(Announce(1000, 10, told))
+    room.topic.stop()
+    with log_lines() as lines:
+        await room.topic.task
+    assert not [line for line in lines if "crashed" in line]
