@@ -23,10 +23,12 @@ from chat_actors.protocol import Error
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.signals import ExitSignals
-from chat_actors.supervisor import AnnounceEnd, Supervisor
+from chat_actors.supervisor import Supervisor
 from chat_actors.topic import TopicStatistics
 
 SLOWEST = 10  # readers that a snapshot names
+LOOK_SECONDS = 0.05  # between two looks at who is still there when the server ends
+END_LOOKS = 60  # then they are aborted
 
 
 class Reader(Struct, frozen=True):
@@ -118,29 +120,34 @@ class Chat:
                 self._clock, self.meter, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
             )
             self._watching = asyncio.create_task(self._watch.run())
-            self._signals = ExitSignals(self.announce_end)
+            self._signals = ExitSignals(self._end)
         return self._supervisor
 
-    async def announce_end(self) -> None:
-        """Let nobody in any more, and wait until those who want to know are told that the server is about to end."""
-        self.stopping = True
-        if self._supervisor is not None:
-            announcement = AnnounceEnd(asyncio.get_running_loop().create_future())
-            self._supervisor.post(announcement)
-            topics = await announcement.reply
-            if topics:
-                await asyncio.wait(topics)
-
     async def stop(self) -> None:
-        """Close every member with 1012 and wait until every actor has ended. Can be called twice."""
-        self.stopping = True
+        """Close every connection with 1012 and wait until every actor has ended. Can be called twice."""
+        await self._end()
         if self._supervisor is not None:
-            self._supervisor.stop()
-            await asyncio.wait({self._supervisor.task})
             self._signals.let_go()
             self._watching.cancel()
             await asyncio.wait({self._watching})
             self._supervisor = None
+
+    async def _end(self) -> None:
+        """Let nobody in any more, end the actors, and see everybody out: whoever does not go in time is aborted."""
+        self.stopping = True
+        if self._supervisor is not None:
+            outboxes = list(self._watch.outboxes)
+            self._supervisor.stop()
+            await asyncio.wait({self._supervisor.task})
+            for outbox in outboxes:  # those that have not joined
+                outbox.close(CloseCode.RESTARTING)
+            for _ in range(END_LOOKS):
+                outboxes = [outbox for outbox in outboxes if outbox.is_open()]
+                if not outboxes:
+                    break
+                await asyncio.sleep(LOOK_SECONDS)
+            for outbox in outboxes:
+                outbox.abort()
 
     def statistics(self) -> Statistics:
         """A snapshot."""

@@ -59,27 +59,17 @@ class Expire(Struct):
     """Something that is remembered has reached its end."""
 
 
-class Announce(Struct, eq=False):
-    """The server is about to end: members with ``events`` are told when to come back. ``reply`` is set once they are.
+class Shutdown(Struct):
+    """The server ends: every member is closed, and has left; those with ``events`` are told when to come back.
 
     ``first``, ``step``: milliseconds until the first member may, and between one and the next.
     """
 
     first: int
     step: int
-    reply: "asyncio.Future[None]"
-
-    def answer(self) -> None:
-        """Whoever waits for the reply has no longer to."""
-        if not self.reply.done():
-            self.reply.set_result(None)
 
 
-class Shutdown(Struct):
-    """The server ends: every member is closed, and has left."""
-
-
-TopicEvent = Union[Join, Leave, Send, Expire, Announce, Shutdown]
+TopicEvent = Union[Join, Leave, Send, Expire, Shutdown]
 
 
 # What a topic tells the one who made it.

@@ -43,6 +43,9 @@ class TransportOutbox(ConnectionOutbox):
         except RuntimeError:  # uvloop's word for a transport that was closed in between
             pass
 
+    def is_open(self) -> bool:
+        return super().is_open() or self.buffered() > 0
+
     def check(self, now: float) -> None:
         if not self._transport.is_closing():
             super().check(now)
@@ -67,7 +70,7 @@ class TransportOutbox(ConnectionOutbox):
         try:
             await asyncio.wait_for(self._send(_close_event(code)), CLOSE_SECONDS)
         except asyncio.TimeoutError:
-            self._abort()
+            self.abort()
         except Exception as gone:  # every server has its own exception for a peer that is no longer there
             logger.bind(why=repr(gone)).debug("close not sent")
 
@@ -77,7 +80,7 @@ class TransportOutbox(ConnectionOutbox):
         except AttributeError:  # asyncio's word for a TLS transport that was closed twice
             return 0
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         self._transport.abort()
 
     def _abort_unread(self) -> None:
@@ -149,7 +152,7 @@ class PlainOutbox(ConnectionOutbox):
     def _begin_close(self, code: CloseCode) -> None:
         self._queue.put_nowait(code)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         self._sender.cancel()
 
 

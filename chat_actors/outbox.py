@@ -64,12 +64,16 @@ class ConnectionOutbox(Outbox):
         self._watch.outboxes.discard(self)
         self._watch.meter.bytes_out += self._written
 
+    def is_open(self) -> bool:
+        """Whether the conversation goes on, or the peer has not read the end of it."""
+        return self in self._watch.outboxes
+
     def drop_slow(self, detail: str) -> None:
         """Abort a peer that does not read; its session ends, leaves and says why in its one log line."""
         if self.reason is None:
             self.reason = f"slow: {detail}, {self.buffered()} bytes wait"
             self._watch.meter.slow += 1
-            self._abort()
+            self.abort()
 
     def check(self, now: float) -> None:
         """The stall clock's look at one peer (``now``: monotonic seconds)."""
@@ -101,7 +105,7 @@ class ConnectionOutbox(Outbox):
         """Have a close frame sent behind what is written."""
 
     @abstractmethod
-    def _abort(self) -> None:
+    def abort(self) -> None:
         """End the connection, whatever waits."""
 
 

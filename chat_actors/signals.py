@@ -1,7 +1,7 @@
 """The signals that end the server, heard before the host acts on them.
 
 A host such as uvicorn closes every connection first and ends the lifespan last, so that nobody could be told anything.
-Here the chat says what it has to say, and then the host's own handler is called. A second signal goes there at once.
+Here the chat ends first, and then the host's own handler is called. A second signal goes there at once.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ Handler = Callable[[int, Optional[FrameType]], Any]
 
 
 class ExitSignals:
-    """Runs ``announce`` in the loop that runs now, once, before SIGINT or SIGTERM reach whoever handles them."""
+    """Runs ``end`` in the loop that runs now, once, before SIGINT or SIGTERM reach whoever handles them."""
 
-    def __init__(self, announce: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._announce = announce
+    def __init__(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._end = end
         self._loop = asyncio.get_running_loop()
-        self._announcing: Optional[asyncio.Task[None]] = None
+        self._ending: Optional[asyncio.Task[None]] = None
         self._hosts: dict[int, Handler] = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere there are no signals to be heard
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -39,8 +39,8 @@ class ExitSignals:
         self._loop.call_soon_threadsafe(self._begin, number)
 
     def _begin(self, number: int) -> None:
-        if self._announcing is None:
-            self._announcing = asyncio.ensure_future(self._announce())
-            self._announcing.add_done_callback(lambda _: self._hosts[number](number, None))
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+            self._ending.add_done_callback(lambda _: self._hosts[number](number, None))
         else:
             self._hosts[number](number, None)

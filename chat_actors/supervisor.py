@@ -12,7 +12,7 @@ from msgspec import Struct
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
-from chat_actors.events import Announce, Join, Leave, Replaced, Shutdown
+from chat_actors.events import Join, Leave, Replaced, Shutdown
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
@@ -31,19 +31,6 @@ class ListTopics(Struct, eq=False):
     outbox: Outbox
 
 
-class AnnounceEnd(Struct, eq=False):
-    """The server is about to end: nobody joins any more, and members are told.
-
-    ``reply`` is set to what each topic answers, done once its members are told.
-    """
-
-    reply: "asyncio.Future[list[asyncio.Future[None]]]"
-
-    def answer(self, topics: list["asyncio.Future[None]"]) -> None:
-        if not self.reply.done():
-            self.reply.set_result(topics)
-
-
 class _Active(Struct, eq=False):
     """A topic and how many are in it: joins forwarded less leaves forwarded."""
 
@@ -57,7 +44,7 @@ class TopicEnded(Struct, eq=False):
     active: _Active
 
 
-SupervisorEvent = Union[Join, Leave, Replaced, ListTopics, AnnounceEnd, TopicEnded]
+SupervisorEvent = Union[Join, Leave, Replaced, ListTopics, TopicEnded]
 
 
 class Supervisor(Actor[SupervisorEvent]):
@@ -69,7 +56,6 @@ class Supervisor(Actor[SupervisorEvent]):
         self._topics: dict[str, _Active] = {}  # the active ones, oldest first
         self._where: dict[Outbox, _Active] = {}  # every member: joined, and not left
         self._tasks: set[asyncio.Task[None]] = set()  # of all topics that have not ended yet
-        self._ending = False  # as was announced
         self._list: Optional[bytes] = None  # the answer to /list, until a join or leave changes it
         super().__init__(clock, actor="supervisor")
 
@@ -87,17 +73,12 @@ class Supervisor(Actor[SupervisorEvent]):
             self._replaced(event)
         elif type(event) is ListTopics:
             self._tell_topics(event)
-        elif type(event) is AnnounceEnd:
-            event.answer(self._announce())
         elif type(event) is TopicEnded:
             self._topic_ended(event.active)
         else:
             raise TypeError(f"not an event of the supervisor: {type(event)}")
 
     def _join(self, event: Join) -> None:
-        if self._ending:
-            event.refuse(CloseCode.RESTARTING)
-            return
         active, most = self._topics.get(event.topic), self._limits.topics
         if active is None and most and len(self._topics) >= most:
             event.refuse(CloseCode.OVERLOADED, f"the server has {most} topics already, join one of them")
@@ -133,18 +114,6 @@ class Supervisor(Actor[SupervisorEvent]):
             users = [TopicUsers(name, active.users) for name, active in self._topics.items()]
             self._list = finished(Topics.of(users))
         event.outbox.write_answer(self._list)
-
-    def _announce(self) -> list["asyncio.Future[None]"]:
-        """Have the topics tell their members, once; what they answer."""
-        replies: list[asyncio.Future[None]] = []
-        if not self._ending:
-            self._ending = True
-            first = RETRY_MS
-            for active in self._topics.values():
-                replies.append(asyncio.get_running_loop().create_future())
-                active.topic.post(Announce(first, RETRY_STEP_MS, replies[-1]))
-                first += active.users * RETRY_STEP_MS
-        return replies
 
     def _create(self, name: str) -> _Active:
         active = _Active(Topic(name, self._limits, self._clock, self._meter, self.post))
@@ -189,12 +158,8 @@ class Supervisor(Actor[SupervisorEvent]):
         super().crashed(event, exception)
         if type(event) is Join:
             event.refuse(CloseCode.CRASHED)
-        elif type(event) is AnnounceEnd:
-            event.answer([])
 
     def undelivered(self, event: SupervisorEvent) -> None:
-        if type(event) is AnnounceEnd:
-            event.answer([])
         stranded = event.active.topic.stranded if type(event) is TopicEnded else [event]
         for join in stranded:
             if type(join) is Join:
@@ -202,10 +167,11 @@ class Supervisor(Actor[SupervisorEvent]):
 
     async def ended(self) -> None:
         """Have every member told that the server restarts, and see every topic end."""
-        self._announce()
+        first = RETRY_MS
         for name, active in self._topics.items():
-            active.topic.post(Shutdown())
+            active.topic.post(Shutdown(first, RETRY_STEP_MS))
             active.topic.stop()
             self._log.bind(topic=name).info("topic removed")
+            first += active.users * RETRY_STEP_MS
         if self._tasks:
             await asyncio.wait(self._tasks)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
-from chat_actors.events import Announce, Expire, Join, Leave, Replaced, Send, Shutdown, TopicEvent
+from chat_actors.events import Expire, Join, Leave, Replaced, Send, Shutdown, TopicEvent
 from chat_actors.fanout import FanOut
 from chat_actors.history import History, Limits, Stored
 from chat_actors.members import Member, Members
@@ -89,10 +89,8 @@ class Topic(Actor[TopicEvent]):
             self._leave(event)
         elif type(event) is Expire:
             self._expire()
-        elif type(event) is Announce:
-            self._announce(event)
         elif type(event) is Shutdown:
-            self._dismiss(CloseCode.RESTARTING)
+            self._shut_down(event)
         else:
             raise TypeError(f"not an event of a topic: {type(event)}")
 
@@ -177,11 +175,11 @@ class Topic(Actor[TopicEvent]):
         await fan_out.write(self._members.present)
         meter.fan_outs.add(self._clock.monotonic() - began)
 
-    def _announce(self, event: Announce) -> None:
+    def _shut_down(self, event: Shutdown) -> None:
         for place, (outbox, member) in enumerate(self._members.present.items()):
             if member.events:
                 outbox.write(finished(Closing(event.first + place * event.step)))
-        event.answer()
+        self._dismiss(CloseCode.RESTARTING)
 
     def _dismiss(self, code: CloseCode) -> None:
         """Close every member, which is its leave."""
@@ -226,14 +224,10 @@ class Topic(Actor[TopicEvent]):
         super().crashed(event, exception)
         if type(event) is Join:
             event.refuse(CloseCode.CRASHED)
-        elif type(event) is Announce:
-            event.answer()
 
     def undelivered(self, event: TopicEvent) -> None:
         if type(event) is Join:
             self.stranded.append(event)
-        elif type(event) is Announce:
-            event.answer()
 
     async def ended(self) -> None:
         self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up

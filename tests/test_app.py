@@ -203,33 +203,6 @@ async def test_a_token_in_the_handshake_need_not_be_in_the_join() -> None:
 
 
 @in_clean_loop
-async def test_the_end_is_announced_before_it_comes() -> None:
-    chat = Chat(DEFAULTS, FakeClock())
-    await chat.announce_end()  # when nothing has begun
-    chat.open()
-    await chat.announce_end()  # when nobody is there
-    chat.stopping = False
-    await chat.stop()
-    chat.open()
-    alice = Connection(chat)
-    await alice.says('{"username": "alice", "topic": "sports", "events": true}')
-    bob = Connection(chat)
-    await bob.says("/list")
-    await chat.announce_end()
-    assert alice.frames[-1]["type"] == "closing"
-    late = Connection(chat)
-    await late.task
-    assert late.closes == [1012]
-    bob.events.put_nowait({"type": "websocket.receive", "text": JOIN})  # has been in, and wants to join now
-    await bob.task
-    assert bob.closes == [1012]
-    assert (await alice.says('{"message": "still here"}'))["type"] == "ack"
-    await chat.stop()
-    await alice.task
-    assert alice.closes == [1012]
-
-
-@in_clean_loop
 async def test_a_supervisor_that_has_given_up_is_replaced_and_nothing_of_it_remains() -> None:
     before = tasks()
     chat = Chat(DEFAULTS, FakeClock())
@@ -240,4 +213,21 @@ async def test_a_supervisor_that_has_given_up_is_replaced_and_nothing_of_it_rema
     await settle()
     assert len(tasks() - before) == 2  # the supervisor and the stall clock
     await chat.stop()
+    assert tasks() == before
+
+
+@in_clean_loop
+async def test_whoever_does_not_go_at_the_end_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat_actors.chat.LOOK_SECONDS", 0)
+    monkeypatch.setattr("chat_actors.lanes.CLOSE_SECONDS", 0.01)
+    before = tasks()
+    chat = Chat(DEFAULTS, FakeClock())
+    alice, stranger, deaf = Connection(chat), Connection(chat), Connection(chat)
+    await alice.says(JOIN)
+    await stranger.says("/list")
+    await deaf.says(JOIN)
+    deaf.peer_reads = False
+    await chat.stop()
+    assert (alice.closes, stranger.closes, deaf.closes) == ([1012], [1012], [])
+    await asyncio.wait({alice.task, stranger.task, deaf.task})
     assert tasks() == before

@@ -12,7 +12,7 @@ from chat_actors.events import Join, JoinFailed, Leave, Send
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.protocol import Window
-from chat_actors.supervisor import RETRY_MS, RETRY_STEP_MS, AnnounceEnd, ListTopics, Supervisor, SupervisorEvent
+from chat_actors.supervisor import RETRY_MS, RETRY_STEP_MS, ListTopics, Supervisor, SupervisorEvent
 from chat_actors.topic import Topic
 from tests.fakes import POISON, FakeClock, FakeMember, in_clean_loop, log_lines, remains, settle, tasks
 
@@ -437,68 +437,6 @@ async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pyte
     assert failed.value.code is CloseCode.CRASHED
 
 
-# The end is announced.
-
-
-@in_clean_loop
-async def test_once_the_end_is_announced_every_watcher_knows_when_to_come_back_and_nobody_joins() -> None:
-    chat, loop = Chat(), asyncio.get_running_loop()
-    watchers = [
-        chat.join(name, topic, Window(events=True)) for name, topic in (("ann", "a"), ("bob", "a"), ("cid", "b"))
-    ]
-    plain = chat.join("dan", "b")
-    await settle()
-    for member in (*watchers, plain):
-        member.take()
-    announcement = AnnounceEnd(loop.create_future())
-    chat.post(announcement)
-    await asyncio.wait(await announcement.reply)
-    moments = [closing["retry_after_ms"] for watcher in watchers for closing in watcher.take()]
-    assert moments == [RETRY_MS, RETRY_MS + RETRY_STEP_MS, RETRY_MS + 2 * RETRY_STEP_MS]
-    late = chat.join("eve", "a")
-    with pytest.raises(JoinFailed) as failed:
-        await late.reply
-    assert failed.value.code is CloseCode.RESTARTING
-    chat.send(watchers[0], "still here")
-    await settle()
-    assert watchers[1].messages == ["still here"]
-    again = AnnounceEnd(loop.create_future())
-    chat.post(again)
-    assert await again.reply == []
-    chat.supervisor.stop()
-    await chat.supervisor.task
-    assert plain.frames == []  # who did not ask is told by the close alone
-    assert [member.closed for member in (*watchers, plain)] == [CloseCode.RESTARTING] * 4
-
-
-@in_clean_loop
-async def test_an_announcement_to_a_supervisor_that_fails_or_has_ended_is_answered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    chat, loop = Chat(), asyncio.get_running_loop()
-    monkeypatch.setattr(chat.supervisor, "_announce", None)
-    failing, late = (AnnounceEnd(loop.create_future()) for _ in range(2))
-    chat.post(failing)
-    assert await failing.reply == []
-    monkeypatch.undo()
-    chat.supervisor.stop()
-    await chat.supervisor.task
-    chat.post(late)
-    assert await late.reply == []
-
-
-@in_clean_loop
-async def test_an_announcement_that_nobody_waits_for_any_more_is_harmless() -> None:
-    chat = Chat()
-    reply: asyncio.Future[list[asyncio.Future[None]]] = asyncio.get_running_loop().create_future()
-    reply.cancel()
-    chat.post(AnnounceEnd(reply))
-    chat.supervisor.stop()
-    with log_lines() as lines:
-        await chat.supervisor.task
-    assert not [line for line in lines if "crashed" in line]
-
-
 @in_clean_loop
 async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
     chat = Chat()
@@ -512,3 +450,18 @@ async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
     assert {1, 2, 3} <= {*seen}
     chat.supervisor.stop()
     await chat.supervisor.task
+
+
+@in_clean_loop
+async def test_at_the_end_no_two_watchers_of_any_topic_are_told_the_same_time() -> None:
+    chat = Chat()
+    watchers = [
+        chat.join(name, topic, Window(events=True)) for name, topic in (("ann", "a"), ("bob", "a"), ("cid", "b"))
+    ]
+    await settle()
+    for watcher in watchers:
+        watcher.take()
+    chat.supervisor.stop()
+    await chat.supervisor.task
+    moments = [closing["retry_after_ms"] for watcher in watchers for closing in watcher.take()]
+    assert moments == [RETRY_MS, RETRY_MS + RETRY_STEP_MS, RETRY_MS + 2 * RETRY_STEP_MS]

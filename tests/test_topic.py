@@ -9,7 +9,7 @@ import pytest
 from msgspec import UNSET, UnsetType
 
 from chat_actors.codes import CloseCode
-from chat_actors.events import Announce, Join, JoinFailed, Leave, Replaced, Send, Shutdown
+from chat_actors.events import Join, JoinFailed, Leave, Replaced, Send, Shutdown
 from chat_actors.history import Limits, Stored
 from chat_actors.meter import Meter
 from chat_actors.protocol import Window, payloads
@@ -461,38 +461,18 @@ async def test_at_the_end_of_the_server_each_watcher_is_told_another_time_and_ev
     for member in (plain, *watchers):
         member.take()
     room.send(plain, "the last word")
-    told = asyncio.get_running_loop().create_future()
-    room.topic.post(Announce(1000, 10, told))
-    await told
-    room.send(plain, "the very last")
-    room.topic.post(Shutdown())
+    room.topic.post(Shutdown(1000, 10))
     room.send(plain, "too late")
     room.topic.stop()
     with log_lines() as lines:
         await room.topic.task
-    assert [frame["type"] for frame in plain.take()] == ["ack"] * 2
+    assert [frame["type"] for frame in plain.take()] == ["ack"]
     for watcher, moment in zip(watchers, (1010, 1020)):
-        first, closing, last = watcher.take()
-        assert (first["message"], last["message"]) == ("the last word", "the very last")
+        message, closing = watcher.take()
+        assert message["message"] == "the last word"
         assert closing == {"type": "closing", "retry_after_ms": moment}
     assert [member.closed for member in (plain, *watchers)] == [CloseCode.RESTARTING] * 3
     assert len([line for line in lines if " left " in line and "restarting" in line]) == 3
-
-
-@in_clean_loop
-async def test_an_announcement_is_answered_whatever_happens() -> None:
-    room, loop = Room(), asyncio.get_running_loop()
-    member = room.join("alice", Window(events=True))
-    await settle()
-    member.write = None  # type: ignore[method-assign,assignment]  # so that telling her fails
-    told = [loop.create_future() for _ in range(3)]
-    room.topic.post(Announce(1000, 10, told[0]))
-    await told[0]
-    room.topic.stop()
-    room.topic.post(Announce(1000, 10, told[1]))
-    await asyncio.gather(room.topic.task, told[1])
-    room.topic.post(Announce(1000, 10, told[2]))
-    await told[2]
 
 
 @in_clean_loop
@@ -504,15 +484,3 @@ async def test_others_have_their_turn_between_one_join_and_the_next() -> None:
         await asyncio.sleep(0)
         seen.append(sum(bool(member.writes) for member in members))
     assert {0, 1, 2, 3} == {*seen}
-
-
-@in_clean_loop
-async def test_an_announcement_that_nobody_waits_for_any_more_is_harmless() -> None:
-    room = Room()
-    told = asyncio.get_running_loop().create_future()
-    told.cancel()
-    room.topic.post(Announce(1000, 10, told))
-    room.topic.stop()
-    with log_lines() as lines:
-        await room.topic.task
-    assert not [line for line in lines if "crashed" in line]

@@ -4,7 +4,7 @@ from typing import Any, Optional, Union
 
 from msgspec import UNSET, Struct, UnsetType
 
-from chat_actors.events import Announce, Expire, Join, Leave, Shutdown
+from chat_actors.events import Expire, Join, Leave, Shutdown
 from chat_actors.history import Limits
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Window
@@ -18,7 +18,7 @@ class Said(Struct, eq=False):
     ref: Union[str, UnsetType]
 
 
-Handled = Union[Said, Join, Leave, Expire, Announce, Shutdown]
+Handled = Union[Said, Join, Leave, Expire, Shutdown]
 Item = tuple[Any, ...]  # a frame in few words: its type, and what matters of it
 
 
@@ -73,11 +73,10 @@ class Model:
                 self._forget()
             self._departed = {token: known for token, known in self._departed.items() if now < known[0]}
         elif type(event) is Shutdown:
-            self.present.clear()
-        elif type(event) is Announce:
             for place, (outbox, member) in enumerate(self.present.items()):
                 if member.events:
                     self.due[outbox].append(("closing", event.first + place * event.step))
+            self.present.clear()
 
     def _send(self, event: Said, now: float) -> None:
         sender = self.present.get(event.outbox)
