@@ -55,7 +55,7 @@ class Asker:
     def __init__(self) -> None:
         self.answers: list[Rooms] = []
 
-    def write(self, frames: bytes) -> None:
+    def write_answer(self, frames: bytes) -> None:
         self.answers += [rooms(decode(payload)) for payload in payloads(frames)]
 
 
