@@ -5,6 +5,7 @@ Under uvicorn finished frames are written straight to the connection's transport
 """
 
 import asyncio
+import socket
 from typing import Any, Optional, Union
 
 from loguru import logger
@@ -14,6 +15,10 @@ from chat_actors.codes import CloseCode
 from chat_actors.outbox import ConnectionOutbox, StallWatch
 from chat_actors.protocol import Error, finished, payloads
 
+# The kernel takes no more than this ahead of what it sends: with the megabytes it would take otherwise, a slow but
+# steady reader would seem to make no progress for longer than the stall clock waits, and messages outlive their window.
+UNSENT_BYTES = 64 * 1024
+_NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
 CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
 
 
@@ -26,6 +31,9 @@ class TransportOutbox(ConnectionOutbox):
         self._look_again = 0  # once so many bytes are written, see how many of them wait
         self._closing: Optional[asyncio.Task[None]] = None
         self._grace: Optional[asyncio.TimerHandle] = None
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
 
     def write(self, frames: bytes) -> None:
         transport = self._transport

@@ -1,9 +1,11 @@
 """Every limit and its default, from ``CHAT_*`` environment variables. No limit is written down anywhere else."""
 
+import re
 import sys
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CHAT_"
@@ -41,6 +43,14 @@ class Settings(BaseSettings):
     stall_timeout: float = Field(10.0, gt=0, description="seconds a reader may make no progress")
     shutdown_timeout: int = Field(10, ge=3, description="seconds a shutdown may take (python -m chat_actors)")
     proxy_headers: bool = Field(False, description="trust X-Forwarded-* of a proxy (python -m chat_actors)")
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin, re.IGNORECASE):
+                raise PydanticCustomError("origins", "Input should be origins such as https://chat.example, or *")
+        return value
 
     def changed_limits(self) -> dict[str, float]:
         """The limits that are not the defaults, by variable."""

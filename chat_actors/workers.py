@@ -1,40 +1,44 @@
-"""The one deployment that would go wrong without a word: several processes, each with topics of its own."""
+"""The one deployment that would go wrong without a word: several processes, each with topics of its own.
+
+However a server was told to start several workers (option, variable, file, program), its own configuration knows; and
+that stands on the stack while the server imports the application.
+"""
 
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from types import FrameType
+from typing import Optional
 
 STARTUP_FAILURE = 3  # tells uvicorn's and gunicorn's parent process not to try again
 
 
-def workers_asked_for(argv: list[str], environ: Mapping[str, str]) -> int:
-    """How many processes uvicorn or gunicorn was told to start, by option or by variable; 1 if not told."""
-    count = environ.get("WEB_CONCURRENCY", "1")
-    words = environ.get("GUNICORN_CMD_ARGS", "").split() + argv
-    for word, following in zip(words, [*words[1:], ""]):
-        if word in ("--workers", "-w"):
-            count = following
-        elif word.startswith("--workers="):
-            count = word.partition("=")[2]
-        elif word.startswith("-w"):
-            count = word[2:]
-    return int(count) if count.isdecimal() else 1
+def workers_of_the_server() -> int:
+    """How many processes the uvicorn or gunicorn that imports this application has; 1 if it is none of them."""
+    frame: Optional[FrameType] = sys._getframe()
+    while frame is not None:
+        one = frame.f_locals.get("self")
+        config = getattr(one, "cfg", one)  # gunicorn's is an attribute of all that it is made of
+        server = type(config).__module__.partition(".")[0]
+        # uvicorn ignores the number where it has started no other process.
+        if server == "gunicorn" or (server == "uvicorn" and multiprocessing.parent_process() is not None):
+            workers: Optional[int] = getattr(config, "workers", None)
+            if workers is not None:
+                return workers
+        frame = frame.f_back
+    return 1
 
 
 def refuse_several_workers() -> None:
     """End this process, and the server that started it, where it is one of several workers."""
-    server = os.path.basename(sys.argv[0])
-    parent = multiprocessing.parent_process()
-    if parent is None and "gunicorn" not in server:
-        return
-    if workers_asked_for(sys.argv, os.environ) > 1:
+    if workers_of_the_server() > 1:
         print(
             "chat_actors keeps its topics in the memory of one process: several workers would split every topic "
             "in parts that do not see each other. Start it with one worker.",
             file=sys.stderr,
         )
+        parent = multiprocessing.parent_process()
         if parent is not None and parent.pid == os.getppid():
             os.kill(parent.pid, signal.SIGTERM)  # older uvicorn starts a worker that failed again and again
         sys.exit(STARTUP_FAILURE)

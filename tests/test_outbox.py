@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import socket
 import weakref
 from types import SimpleNamespace
 from typing import Optional, cast
@@ -11,7 +12,7 @@ import pytest
 
 from chat_actors.asgi import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
 from chat_actors.codes import CloseCode, ErrorCode
-from chat_actors.lanes import open_outbox, turn_away
+from chat_actors.lanes import UNSENT_BYTES, open_outbox, turn_away
 from chat_actors.meter import Meter
 from chat_actors.outbox import ConnectionOutbox, StallWatch
 from chat_actors.protocol import Error, finished, payloads
@@ -167,6 +168,18 @@ async def test_a_transport_that_has_forgotten_its_buffer_has_nothing_to_write() 
     lane = FastLane()
     del lane.transport.unread  # asyncio's TLS transports have none once they were closed twice: AttributeError
     assert lane.outbox.buffered() == 0
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+@in_clean_loop
+async def test_the_kernel_takes_little_ahead_of_what_it_sends(family: socket.AddressFamily) -> None:
+    lane = FastLane()
+    with socket.socket(family) as sock:
+        lane.transport._extra = {"socket": sock}  # type: ignore[attr-defined]
+        protocol = cast(UvicornProtocol, SimpleNamespace(transport=lane.transport))
+        open_outbox(lane.watch, protocol, lane.server.receive, lane.server.send)
+        if family == socket.AF_INET:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
 
 
 @both_lanes

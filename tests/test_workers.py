@@ -4,135 +4,108 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
 
 import pytest
+import uvicorn
 
-from chat_actors.workers import STARTUP_FAILURE, refuse_several_workers, workers_asked_for
+from chat_actors.workers import STARTUP_FAILURE, refuse_several_workers, workers_of_the_server
 from tests.server import PATIENCE, ROOT, Server
 
 PARENT = 4711
 SENTENCE = "chat_actors keeps its topics in the memory of one process: several workers would split every topic"
 
+PROGRAM = """
+import uvicorn
+if __name__ == "__main__":
+    uvicorn.run("chat_actors.app:app", port=0, workers=2)
+"""
+UVICORN = "-m", "uvicorn", "chat_actors.app:app", "--port", "0"
+GUNICORN = "-m", "gunicorn", "chat_actors.app:app", "--bind", "127.0.0.1:0"
+WAYS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "uvicorn's option": ((*UVICORN, "--workers", "2"), {}),
+    "uvicorn's variable": (UVICORN, {"UVICORN_WORKERS": "2"}),
+    "a variable": (UVICORN, {"WEB_CONCURRENCY": "2"}),
+    "a program of one's own": (("program.py",), {}),
+    "gunicorn's option": ((*GUNICORN, "-w", "2"), {}),
+    "gunicorn's variable": (GUNICORN, {"GUNICORN_CMD_ARGS": "-w 2"}),
+    "gunicorn's file": ((*GUNICORN, "-c", "config.py"), {}),
+    "gunicorn with the application loaded before": ((*GUNICORN, "-w", "2", "--preload"), {}),
+}
 
-@pytest.mark.parametrize(
-    ("argv", "environ", "count"),
-    [
-        ("uvicorn app", {}, 1),
-        ("uvicorn app --workers 2", {}, 2),
-        ("uvicorn --workers=3 app", {}, 3),
-        ("gunicorn -w 4 app", {}, 4),
-        ("gunicorn -w4 app", {}, 4),
-        ("uvicorn app", {"WEB_CONCURRENCY": "5"}, 5),
-        ("gunicorn app", {"GUNICORN_CMD_ARGS": "--bind=127.0.0.1 --workers=6"}, 6),
-        ("gunicorn app", {"GUNICORN_CMD_ARGS": "-w 7"}, 7),
-        # An option beats a variable, the later one the earlier.
-        ("uvicorn app --workers 1", {"WEB_CONCURRENCY": "5"}, 1),
-        ("gunicorn app -w 1", {"GUNICORN_CMD_ARGS": "-w 7", "WEB_CONCURRENCY": "5"}, 1),
-        ("gunicorn app", {"GUNICORN_CMD_ARGS": "-w 7", "WEB_CONCURRENCY": "5"}, 7),
-        ("gunicorn -w 2 --workers=8 app", {}, 8),
-        # What is not a number is for the server to refuse.
-        ("uvicorn app --workers many", {}, 1),
-        ("uvicorn app --workers", {}, 1),
-        ("uvicorn app", {"WEB_CONCURRENCY": ""}, 1),
-    ],
-)
-def test_the_number_of_workers_is_found_where_uvicorn_and_gunicorn_look_for_it(
-    argv: str, environ: dict[str, str], count: int
+
+@pytest.mark.parametrize(("command", "variables"), WAYS.values(), ids=WAYS)
+def test_a_server_with_two_workers_says_why_not_and_ends(
+    command: tuple[str, ...], variables: dict[str, str], tmp_path: Path
 ) -> None:
-    assert workers_asked_for(argv.split(), environ) == count
-
-
-class Process:
-    """This process as it may find itself; what it would kill is noted."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.killed: list[tuple[int, int]] = []
-        self._patch = monkeypatch
-        monkeypatch.setattr("os.kill", lambda pid, number: self.killed.append((pid, number)))
-        monkeypatch.setattr("os.getppid", lambda: PARENT)
-        for name in ("WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"):
-            monkeypatch.delenv(name, raising=False)
-
-    def is_started(self, argv: str, by_multiprocessing: bool) -> None:
-        parent = SimpleNamespace(pid=PARENT) if by_multiprocessing else None
-        self._patch.setattr("sys.argv", argv.split())
-        self._patch.setattr("multiprocessing.parent_process", lambda: parent)
-
-
-@pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> Process:
-    return Process(monkeypatch)
-
-
-@pytest.mark.parametrize(
-    ("argv", "by_multiprocessing"),
-    [
-        ("/bin/uvicorn app", False),
-        ("/bin/uvicorn app --reload", True),  # the reloader is a parent of one
-        ("/bin/uvicorn app --workers 1", True),
-        ("/bin/gunicorn app -k uvicorn_worker.UvicornWorker", False),  # a fork: multiprocessing knows no parent
-        ("pytest -w 2", False),  # another program's own option
-    ],
-)
-def test_one_process_may_start(process: Process, argv: str, by_multiprocessing: bool) -> None:
-    process.is_started(argv, by_multiprocessing)
-    refuse_several_workers()
-    assert process.killed == []
-
-
-@pytest.mark.parametrize(
-    ("argv", "by_multiprocessing", "killed"),
-    [
-        ("/bin/uvicorn app --workers 2", True, [(PARENT, signal.SIGTERM)]),
-        ("/lib/uvicorn/__main__.py app --workers=2", True, [(PARENT, signal.SIGTERM)]),
-        ("/bin/gunicorn app -w 2", False, []),  # ends by itself when a worker ends so
-    ],
-)
-def test_one_of_several_workers_ends_with_a_sentence_and_ends_its_server(
-    process: Process,
-    argv: str,
-    by_multiprocessing: bool,
-    killed: list[tuple[int, int]],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    process.is_started(argv, by_multiprocessing)
-    with pytest.raises(SystemExit) as ended:
-        refuse_several_workers()
-    assert ended.value.code == STARTUP_FAILURE
-    assert process.killed == killed
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(SENTENCE)
-    assert line.endswith("Start it with one worker.")
-
-
-def test_a_worker_whose_server_has_ended_ends_nobody_else(
-    process: Process, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    process.is_started("/bin/uvicorn app --workers 2", by_multiprocessing=True)
-    monkeypatch.setattr("os.getppid", lambda: 1)  # init has adopted it
-    with pytest.raises(SystemExit):
-        refuse_several_workers()
-    assert process.killed == []
-    assert capsys.readouterr().err.startswith(SENTENCE)
-
-
-def test_uvicorn_with_two_workers_says_why_not_and_ends() -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "config.py").write_text("workers = 2\n")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
     process = subprocess.run(
-        [sys.executable, "-m", "uvicorn", "chat_actors.app:app", "--port", "0", "--workers", "2"],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("CHAT_")},
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**environ, "PYTHONPATH": str(ROOT), **variables},
         stderr=subprocess.PIPE,
         encoding="utf-8",
         timeout=3 * PATIENCE,
     )
     assert SENTENCE in process.stderr
-    assert "Traceback" not in process.stderr
+    assert "Traceback" not in process.stderr or "gunicorn" in command  # whose main process may show one of its own
     assert "Application startup complete" not in process.stderr
 
 
-def test_uvicorn_with_one_worker_starts(start: Callable[..., Server]) -> None:
-    server = start("uvicorn", "chat_actors.app:app", "--port", "0", "--workers", "1")
+@pytest.mark.parametrize("option", [["--workers", "1"], ["--reload"]], ids=" ".join)
+def test_a_server_with_one_worker_starts(start: Callable[..., Server], option: list[str]) -> None:
+    server = start("uvicorn", "chat_actors.app:app", "--port", "0", *option)
     server.wait_for("Application startup complete")
-    server.terminate()
+    server.kill()
+
+
+# This process as it may find itself.
+
+
+class Importing:
+    """What a server has on the stack while it imports the application."""
+
+    def __init__(self, config: object) -> None:
+        self.cfg = config
+
+    def count(self) -> int:
+        return workers_of_the_server()
+
+    def refuse(self) -> None:
+        refuse_several_workers()
+
+
+def test_the_number_is_taken_from_the_server_that_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = uvicorn.Config("app", workers=3)
+    assert workers_of_the_server() == 1
+    assert Importing(SimpleNamespace(workers=3)).count() == 1  # no server's configuration
+    assert Importing(config).count() == 1  # which this uvicorn ignores, for it has no parent
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
+    assert Importing(config).count() == 3
+    assert Importing(uvicorn.Server(config)).count() == 1  # of uvicorn, but no configuration
+
+
+@pytest.mark.parametrize(("parent", "killed"), [(PARENT, [(PARENT, signal.SIGTERM)]), (1, [])])
+def test_a_worker_ends_its_server_unless_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parent: int, killed: list[tuple[int, int]]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: seen.append((pid, number)))
+    monkeypatch.setattr("os.getppid", lambda: parent)  # 1: init has adopted it
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
+    with pytest.raises(SystemExit) as ended:
+        Importing(uvicorn.Config("app", workers=2)).refuse()
+    assert ended.value.code == STARTUP_FAILURE
+    assert seen == killed
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(SENTENCE)
+    assert line.endswith("Start it with one worker.")
+
+
+def test_a_single_process_is_not_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    refuse_several_workers()
+    assert capsys.readouterr().err == ""
