@@ -1,5 +1,6 @@
 """The FastAPI application: ``uvicorn chat_actors.app:app``. Read this file first; the data flows downward from here."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Optional
@@ -39,6 +40,9 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
 
 
 refuse_several_workers()
+# Connections and topics are many and live long: by default they would all be looked at again and again, at a third of
+# the CPU where there are thousands of rooms. What is in cycles here is little, and can wait.
+gc.set_threshold(50_000, 20, 50)
 _settings = load_settings()
 _guarded = bool(_settings.token or _settings.allowed_origins)
 configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _guarded)
