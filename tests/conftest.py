@@ -89,10 +89,22 @@ def bots(page_server: Server) -> Iterator[Callable[..., Bot]]:
 
 
 @pytest.fixture
-def line(page_server: Server) -> Iterator[Line]:
-    """A line to ``page_server`` that can be cut."""
-    one = Line(page_server.port)
+def line_to() -> Iterator[Callable[[Server], Line]]:
+    """Lines to servers, which can be cut."""
+    lines: list[Line] = []
+
+    def lay(server: Server) -> Line:
+        lines.append(Line(server.port))
+        return lines[-1]
+
     try:
-        yield one
+        yield lay
     finally:
-        one.end()
+        for one in lines:
+            one.end()
+
+
+@pytest.fixture
+def line(page_server: Server, line_to: Callable[[Server], Line]) -> Line:
+    """A line to ``page_server``."""
+    return line_to(page_server)

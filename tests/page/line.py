@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, Callable, TypeVar
 
 from tests.chaos.proxy import Proxy
+from tests.server import PATIENCE
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Line:
 
     def __init__(self, port: int) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._proxy = _Cuttable(port, seed=0)
         self._run(self._proxy.__aenter__())
@@ -70,4 +71,4 @@ class Line:
         self._run(all_of_them())
 
     def _run(self, work: "Coroutine[Any, Any, T]") -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)

@@ -1,11 +1,12 @@
 """A server made up for a test: it says what the test lets it say, and closes as the test wants."""
 
 import json
+import time
 from typing import Any, Union
 
 from playwright.sync_api import Page, WebSocketRoute
 
-from tests.server import Frame
+from tests.server import PATIENCE, Frame
 
 TOKEN = "t1"
 
@@ -26,7 +27,8 @@ class Connection:
         self._route.close(code=code)
 
     def answers_join(self, **rest: Any) -> None:
-        joined = {"username": "alice", "topic": "sports", "users": 1, "ttl": 30, "epoch": "e1", "last_id": 0}
+        topic = self.frames[0]["topic"]  # type: ignore[index]
+        joined = {"username": "alice", "topic": topic, "users": 1, "ttl": 30, "epoch": "e1", "last_id": 0}
         self.says("joined", **{**joined, "resume": TOKEN, "members": ["alice"], **rest})
 
     @property
@@ -59,6 +61,7 @@ class StandIn:
 
     def join(self, number: int) -> Connection:
         """The connection of that join, counted from 1, once it has come."""
-        while len(self.joins) < number:
+        deadline = time.monotonic() + PATIENCE
+        while len(self.joins) < number and time.monotonic() < deadline:
             self._page.wait_for_timeout(10)  # the way to let Playwright go on
         return self.joins[number - 1]
