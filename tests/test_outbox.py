@@ -170,6 +170,18 @@ async def test_a_transport_that_has_forgotten_its_buffer_has_nothing_to_write() 
     assert lane.outbox.buffered() == 0
 
 
+@in_clean_loop
+async def test_a_connection_is_open_until_its_peer_has_read_the_end() -> None:
+    lane = FastLane()
+    assert lane.outbox.is_open()
+    lane.stall()
+    lane.outbox.write(frame("unread"))
+    await lane.outbox.finish()
+    assert lane.outbox.is_open()
+    await lane.read_one("unread")
+    assert not lane.outbox.is_open()
+
+
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 @in_clean_loop
 async def test_the_kernel_takes_little_ahead_of_what_it_sends(family: socket.AddressFamily) -> None:
