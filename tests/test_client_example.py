@@ -279,8 +279,11 @@ def test_what_is_piped_in_is_answered_before_the_end(server: Server) -> None:
 
 @in_loop
 async def test_ctrl_c_leaves_without_a_word(server: Server) -> None:
-    async with chatting(server.url, "alice") as alice:
+    async with Visit(server) as visit, chatting(server.url, "alice") as alice:
         await alice.lines(1)
+        bob = await visit.join("bob", "games")
+        await bob.ask({"message": "hello"})
+        await alice.lines(1)  # so that she is past her own beginning, and waits
         alice.process.send_signal(signal.SIGINT)
         await alice.process.wait()
         assert await alice.end() == (0, "", "")
