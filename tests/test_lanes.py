@@ -3,8 +3,8 @@
 import asyncio
 import json
 import re
-import sys
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -176,7 +176,7 @@ def test_a_client_that_negotiated_compression_reads_every_frame_on_the_plain_lan
 
 @pytest.mark.skipif(
     sys.version_info >= (3, 12),
-    reason="from Python 3.12 on hypercorn waits for its connections before it says anything",
+    reason="newer: hypercorn waits for its connections before it says so",
 )
 @in_loop
 async def test_another_servers_end_is_told_to_every_member(start: StartServer) -> None:
