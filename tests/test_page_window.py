@@ -480,10 +480,9 @@ def test_a_list_that_needs_a_join_asks_for_the_token_and_no_more(people: People)
     assert server.last is asked
 
 
-def test_a_server_that_is_not_there_is_named(people: People) -> None:
-    alice = people.person()
-    alice.page.route_web_socket("**/ws", lambda route: route.close(code=1011))
-    alice.comes()
+def test_a_server_that_is_not_there_is_named(people: People, line: Line) -> None:
+    alice = people.come(line.url)
+    line.cut()
     expect(alice.page.locator("#active-word")).to_have_text("The server cannot be reached. Trying again…")
     alice.joins("alice", "sports")
     expect(alice.page.locator("#form-problem")).to_have_text("The server cannot be reached.")
