@@ -16,7 +16,7 @@ from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.door import Door
 from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
-from chat_actors.lanes import open_outbox, turn_away
+from chat_actors.lanes import open_outbox, tell, turn_away
 from chat_actors.meter import Meter
 from chat_actors.outbox import StallWatch
 from chat_actors.protocol import Error
@@ -71,7 +71,7 @@ class Chat:
         refusal = self.door.refusal(headers)
         if refusal is not None:
             logger.bind(peer=peer, reason=refusal).info("handshake refused")
-            await send({"type": "websocket.close"})  # before the upgrade: the server answers 403
+            await tell(send, {"type": "websocket.close"})  # before the upgrade: the server answers 403
             return
         if self.stopping:
             await self._turn_away(send, peer, CloseCode.RESTARTING)
@@ -82,7 +82,8 @@ class Chat:
                 await self._turn_away(send, peer, CloseCode.OVERLOADED, full)
                 return
             supervisor = self.start()
-            await send({"type": "websocket.accept"})
+            if not await tell(send, {"type": "websocket.accept"}):
+                return
             protocol = uvicorn_protocol(scope)
             outbox = open_outbox(self._watch, protocol, receive, send)
             inbox = open_inbox(protocol, outbox.receive, self._settings.frame_bytes)

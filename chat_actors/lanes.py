@@ -76,11 +76,9 @@ class TransportOutbox(ConnectionOutbox):
 
     async def _close(self, code: CloseCode) -> None:
         try:
-            await asyncio.wait_for(self._send(_close_event(code)), CLOSE_SECONDS)
+            await asyncio.wait_for(tell(self._send, _close_event(code)), CLOSE_SECONDS)
         except asyncio.TimeoutError:
             self.abort()
-        except Exception as gone:  # every server has its own exception for a peer that is no longer there
-            logger.bind(why=repr(gone)).debug("close not sent")
 
     def buffered(self) -> int:
         try:
@@ -131,17 +129,15 @@ class PlainOutbox(ConnectionOutbox):
                 self._receiving.exception()  # the connection is over, whatever it has to say
 
     async def _send_in_turn(self) -> None:
-        try:
-            while True:
-                item = await self._queue.get()
-                if isinstance(item, CloseCode):
-                    await self._send(_close_event(item))
-                    return
-                await self._send({"type": "websocket.send", "text": item.decode()})
-                self._waiting -= len(item)
-                del item
-        except Exception as gone:  # every server has its own exception for a peer that is no longer there
-            logger.bind(why=repr(gone)).debug("frame not sent")
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, CloseCode):
+                await tell(self._send, _close_event(item))
+                return
+            if not await tell(self._send, {"type": "websocket.send", "text": item.decode()}):
+                return
+            self._waiting -= len(item)
+            del item
 
     async def _receive_or_end(self) -> Message:
         """The next event, or a disconnect once nothing can be sent any more: not every server says so itself."""
@@ -175,11 +171,20 @@ def open_outbox(
 
 async def turn_away(send: Send, code: CloseCode, error: Optional[Error] = None) -> None:
     """Accept a connection only to say why it cannot stay. It never has an outbox."""
-    await send({"type": "websocket.accept"})
-    if error is not None:
-        for payload in payloads(finished(error)):
-            await send({"type": "websocket.send", "text": payload.decode()})
-    await send(_close_event(code))
+    texts = payloads(b"" if error is None else finished(error))
+    told: list[Message] = [{"type": "websocket.send", "text": text.decode()} for text in texts]
+    await tell(send, {"type": "websocket.accept"}, *told, _close_event(code))
+
+
+async def tell(send: Send, *events: Message) -> bool:
+    """Send these to a peer that may be gone, or whose server may be ending; whether all could be sent."""
+    try:
+        for event in events:
+            await send(event)
+    except Exception as gone:  # every server has its own exception for a peer that is no longer there
+        logger.bind(why=repr(gone)).debug("not sent")
+        return False
+    return True
 
 
 def _close_event(code: CloseCode) -> Message:

@@ -173,6 +173,27 @@ async def test_a_handshake_that_the_door_refuses_is_never_accepted() -> None:
     assert len([line for line in lines if "handshake refused" in line]) == 1
 
 
+@pytest.mark.parametrize("headers", [[], [(b"host", b"chat.example"), (b"origin", b"https://evil.example")]])
+@pytest.mark.parametrize("ended", [False, True])
+@in_clean_loop
+async def test_a_peer_that_is_gone_before_it_was_accepted_is_no_error_and_takes_no_place(
+    ended: bool, headers: list[Any]
+) -> None:
+    async def refuse(message: Any) -> None:
+        raise RuntimeError("as some servers say it once they have answered 500 on their own")
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    chat = Chat(Settings.model_validate({"connections": 1}), FakeClock())
+    chat.stopping = ended
+    with log_lines() as lines:
+        await chat({"type": "websocket", "headers": headers}, receive, refuse)
+    assert chat.door.connections == 0
+    assert [line for line in lines if "not sent" in line and "answered 500" in line]
+    await chat.stop()
+
+
 @in_clean_loop
 async def test_one_connection_too_many_is_told_so_and_the_place_of_one_that_goes_is_free_again() -> None:
     chat = Chat(Settings.model_validate({"connections": 1}), FakeClock())
