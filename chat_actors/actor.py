@@ -117,6 +117,8 @@ class Actor(ABC, Generic[Event]):
                 del event  # the name would keep the event alive until the next one comes
                 if not self.mailbox.crowded():
                     self.mailbox.relieve()
+                if not self.mailbox.empty():  # nobody has two turns in a row
+                    await asyncio.sleep(0)
         finally:
             self.running = False
             self.mailbox.end(self.undelivered)

@@ -57,12 +57,12 @@ class FanOut:
         plain = _spliced(frames, hidden) if hidden else everything
         stride = max(1, min(STRIDE_MEMBERS, STRIDE_BYTES // (len(everything) or 1)))
         count = 0
-        for outbox, member in members.items():
+        for outbox in members:  # what else is known of a member lies elsewhere in memory, and is seldom needed
+            sees_all = not hidden or members[outbox].events
+            data = everything if sees_all else plain
             if outbox in own:
                 pieces = own[outbox]
-                data = _spliced(frames, pieces if member.events or not hidden else sorted(pieces + hidden))
-            else:
-                data = everything if member.events else plain
+                data = _spliced(frames, pieces if sees_all else sorted(pieces + hidden))
             if data:
                 try:
                     outbox.write(data)

@@ -25,6 +25,8 @@ CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and th
 class TransportOutbox(ConnectionOutbox):
     """The fast lane: the same bytes object to every transport, one call for each."""
 
+    __slots__ = "_closing", "_grace", "_look_again", "_transport"
+
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send, transport: asyncio.Transport) -> None:
         super().__init__(watch, receive, send)
         self._transport = transport
@@ -96,6 +98,8 @@ class TransportOutbox(ConnectionOutbox):
 
 class PlainOutbox(ConnectionOutbox):
     """The lane for any ASGI server: the JSON text of each frame, sent in turn by a task."""
+
+    __slots__ = "_asgi_receive", "_queue", "_receiving", "_sender", "_waiting"
 
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
         super().__init__(watch, self._receive_or_end, send)

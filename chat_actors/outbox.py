@@ -21,6 +21,8 @@ SWEEP_SECONDS = 1.0  # how often the stall clock looks
 class Outbox(ABC):
     """A way out, as the actors see it: nothing here waits, and nothing raises."""
 
+    __slots__ = ()
+
     @abstractmethod
     def write(self, frames: bytes) -> None:
         """Send a run of finished frames. A peer that is gone gets nothing; one that is too slow is aborted."""
@@ -36,6 +38,20 @@ class Outbox(ABC):
 
 class ConnectionOutbox(Outbox):
     """What both lanes share: the bound, the stall clock and the end."""
+
+    # Slots: there are many outboxes, and a fan-out finds all it needs of each in one place of the memory.
+    __slots__ = (
+        "__weakref__",
+        "_gone",
+        "_marks",
+        "_most_bytes",
+        "_progress_at",
+        "_send",
+        "_watch",
+        "_written",
+        "reason",
+        "receive",
+    )
 
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
         self.receive = receive  # the connection's ASGI events; ends with websocket.disconnect, always

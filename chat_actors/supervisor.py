@@ -59,11 +59,6 @@ class Supervisor(Actor[SupervisorEvent]):
         self._list: Optional[bytes] = None  # the answer to /list, until a join or leave changes it
         super().__init__(clock, actor="supervisor")
 
-    async def turn(self, event: SupervisorEvent) -> None:
-        """One event, and then it is others' turn: a list may be long."""
-        self.attempt(event)
-        await asyncio.sleep(0)
-
     def handle(self, event: SupervisorEvent) -> None:
         if type(event) is Join:
             self._join(event)
