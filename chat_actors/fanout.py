@@ -10,7 +10,7 @@ from chat_actors.outbox import Outbox
 
 MOST_FRAMES = 256  # of one fan-out, at most; what is left waits for the next turn
 MOST_BYTES = 256 * 1024
-STRIDE_MEMBERS = 128  # written to, or
+STRIDE_MEMBERS = 256  # written to, or
 STRIDE_BYTES = 64 * 1024  # written, before other tasks get their turn
 
 
