@@ -11,7 +11,7 @@ from tests.faults.scene import Outcome, Scene, merged
 from tests.faults.wire import Peer, connect
 
 BURST = [{"message": "😀" * 4096}] * 32  # 512 KiB: more than a narrow path holds, less than an outbox
-PACE = 0.1  # seconds between the messages that are timed
+PACE = 0.05  # seconds between the messages that are timed: so many that one is less than a hundredth
 SLACK = 2.0  # seconds beyond the stall timeout: the clock looks once a second, and from the last progress it saw
 
 
