@@ -216,7 +216,7 @@ async def test_a_frame_over_64_kib_closes_the_connection(
 
 @in_loop
 async def test_who_does_not_join_in_time_is_closed(start: StartServer) -> None:
-    server = start(*APP, CHAT_JOIN_TIMEOUT="0.4")
+    server = start(*APP, CHAT_JOIN_TIMEOUT="2")
     async with Visit(server) as visit:
         alice = await visit.join("alice", "sports")
         eve = await visit.connect()

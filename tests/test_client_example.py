@@ -194,7 +194,7 @@ OLD_LIST = {
 async def test_the_demo_does_not_wait_for_ever(
     server: Server, monkeypatch: pytest.MonkeyPatch, lie: Lie, finding: str
 ) -> None:
-    monkeypatch.setattr(client_example, "PATIENCE", 1.0)
+    monkeypatch.setattr(client_example, "PATIENCE", 5.0)
     async with relay(server, lie) as url:
         with pytest.raises(client_example.Trouble, match=finding):
             await client_example.demo(url)

@@ -104,7 +104,7 @@ def test_messages_that_are_lost_are_counted_at_the_gap(
 def test_messages_that_lived_and_died_meanwhile_are_counted(
     people: People, start: StartServer, line_to: Lines, bots: Bots
 ) -> None:
-    server = start(*APP, CHAT_MESSAGE_TTL="1")
+    server = start(*APP, CHAT_MESSAGE_TTL="4")
     line = line_to(server)
     alice = people.come(line.url).enters("alice", "gaps")
     bob = bots("bob", "gaps", server.url, events=True)

@@ -23,15 +23,19 @@ FAULTS = {
     "stalls": Fault(
         stalled.stalls,
         {"readers": 200, "stall_timeout": 10.0, "most_ratio": 2.0},
-        {"readers": 20, "stall_timeout": 0.5, "most_ratio": None},
+        {"readers": 20, "stall_timeout": 2.0, "most_ratio": None},
     ),
     "crashes": Fault(
         inside.crashes,
         {"topics": 20, "messages": 5000, "every": 1000},
         {"topics": 2, "messages": 1000, "every": 200},
     ),
-    "descriptors": Fault(inside.descriptors, {"times": 20, "loop": "uvloop"}, {"times": 2, "loop": "uvloop"}),
-    "descriptors-asyncio": Fault(inside.descriptors, {"times": 5, "loop": "asyncio"}, {"times": 1, "loop": "asyncio"}),
+    "descriptors": Fault(
+        inside.descriptors, {"times": 20, "loop": "uvloop", "most_seconds": 2.0}, {"times": 2, "loop": "uvloop"}
+    ),
+    "descriptors-asyncio": Fault(
+        inside.descriptors, {"times": 5, "loop": "asyncio", "most_seconds": 2.0}, {"times": 1, "loop": "asyncio"}
+    ),
     "sigterms": Fault(
         stalled.sigterms,
         {"times": 20, "members": 500, "stalled": 20},

@@ -15,7 +15,7 @@ import msgspec
 from tests.faults.wire import Frame, Peer, connect, text
 
 STALL_SECONDS = 15.0  # longer than the server lets a reader make no progress, shorter than it remembers
-PATIENCE = 30.0  # seconds; only a run that fails waits so long
+PATIENCE = 60.0  # seconds; only a run that fails waits so long
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
