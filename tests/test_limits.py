@@ -20,7 +20,7 @@ async def test_a_foreign_page_is_refused_before_the_upgrade_and_an_own_one_is_no
     async with connect(server.url, origin=f"http://127.0.0.1:{server.port}") as own:  # type: ignore[arg-type]
         await own.send("/list")
         assert "topics" in str(await own.recv())
-    assert len(server.lines("handshake refused", "origin not allowed")) == 1
+    assert len(await server.logged("handshake refused", "origin not allowed")) == 1
     assert not server.lines("secret")
 
 
