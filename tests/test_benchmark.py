@@ -21,7 +21,7 @@ def test_a_case_compares_this_server_with_the_naive_one(
 ) -> None:
     monkeypatch.setitem(CASES, TINY.name, TINY)
 
-    main(["--case", "tiny", "--server", "ours", "--server", "naive", "--rounds", "1", "--seconds", "0.2"])
+    main(["--case", "tiny", "--server", "ours", "--server", "naive", "--rounds", "1", "--seconds", "1"])
 
     _, heading, *lines = capsys.readouterr().out.splitlines()
     head, *rows = (re.split(" {2,}", line) for line in lines)
