@@ -1,6 +1,7 @@
 """``client_example.py`` as its user meets it: the demo, and the chat through pipes and in a terminal."""
 
 import asyncio
+import functools
 import json
 import re
 import signal
@@ -245,7 +246,9 @@ async def chatting(url: str, username: str) -> AsyncIterator[Chat]:
 
 async def start_chat(url: str, username: str, **options: Any) -> asyncio.subprocess.Process:
     command = [*COMMAND, "--url", url, "--username", username, "--topic", "games"]
-    return await asyncio.create_subprocess_exec(*command, **options)
+    # Who starts the tests in the background may have them ignore Ctrl-C, and what they start as well.
+    hear_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return await asyncio.create_subprocess_exec(*command, preexec_fn=hear_ctrl_c, **options)
 
 
 @in_loop
