@@ -77,6 +77,7 @@ class Proxy:
         self._random = random.Random(seed)
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()  # of all connections there were
 
     async def __aenter__(self) -> "Proxy":
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -85,12 +86,15 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._listener.close()
-        for link in self._links:
-            link.end()
-        for task in self._tasks:
+        await asyncio.sleep(0)  # whoever has been let in is by now in ``_accept``
+        tasks = set(self._tasks)
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # when it is closed
 
     def break_one(self) -> bool:
         """Do something to one of the connections; False where there is none."""
@@ -120,11 +124,16 @@ class Proxy:
         link.flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        self._start(self._forward(reader, writer))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
         except OSError:
             writer.close()
             return
+        self._writers.add(to_server)
         link = Link(writer, to_server)
         self._links.add(link)
         pumps = [self._start(link.pump(reader, to_server)), self._start(link.pump(from_server, writer))]

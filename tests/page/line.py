@@ -16,7 +16,7 @@ class _Cuttable(Proxy):
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_cut:
-            writer.close()
+            writer.transport.abort()
         else:
             await super()._accept(reader, writer)
 
@@ -52,10 +52,17 @@ class Line:
         self._for_each(lambda link: setattr(link, "cut_downward", True))
 
     def end(self) -> None:
-        self._run(self._proxy.__aexit__())
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        await self._proxy.__aexit__()
+        others = asyncio.all_tasks() - {asyncio.current_task()}  # a connection that is being let in, of asyncio's
+        if others:
+            await asyncio.wait(others)
+        await asyncio.sleep(0)
 
     def _set(self, is_cut: bool) -> None:
         async def do() -> None:
