@@ -6,8 +6,8 @@ import re
 import time
 
 from tests.faults.scene import Outcome, Scene
-from tests.faults.talk import PATIENCE
 from tests.faults.wire import Frame, Peer, connect
+from tests.server import PATIENCE
 
 MEMBERS = 4  # of each topic, besides its speaker
 IN_FLIGHT = 100

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tests.faults.talk import PATIENCE, Group, Ledger
-from tests.server import TROUBLE, Server
+from tests.faults.talk import Group, Ledger
+from tests.server import PATIENCE, TROUBLE, Server
 
 STEADY = 0.05  # the share that memory may grow where the same is done again
 WITNESS_EVERY = 0.1  # seconds

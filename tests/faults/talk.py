@@ -13,9 +13,9 @@ from typing import Any, Optional
 import msgspec
 
 from tests.faults.wire import Frame, Peer, connect, text
+from tests.server import PATIENCE
 
 STALL_SECONDS = 15.0  # longer than the server lets a reader make no progress, shorter than it remembers
-PATIENCE = 60.0  # seconds; only a run that fails waits so long
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 

@@ -58,9 +58,9 @@ class Line:
         self._loop.close()
 
     async def _end(self) -> None:
+        self._proxy.is_cut = True  # so that a connection that is being let in is turned away
         await self._proxy.__aexit__()
-        others = asyncio.all_tasks() - {asyncio.current_task()}  # a connection that is being let in, of asyncio's
-        if others:
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
         await asyncio.sleep(0)
 
