@@ -52,3 +52,11 @@ class CloseCode(enum.IntEnum):
     OVERLOADED = 1013, "the server is full, try again later"
     NO_JOIN = 4408, "no join in time"
     RESUMED_ELSEWHERE = 4409, "another connection has resumed this member"
+
+
+def close_code(number: int) -> CloseCode:
+    """The close code of that number. Raises KeyError."""
+    return _CLOSE_CODES[number]
+
+
+_CLOSE_CODES = {int(code): code for code in CloseCode}

@@ -1,12 +1,13 @@
 """What is posted to a topic, and what a topic tells: plain data, so that who posts it needs no more than an address."""
 
 import asyncio
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from msgspec import UNSET, Struct, UnsetType
 
 from chat_actors.actor import Mailbox
 from chat_actors.codes import CloseCode
+from chat_actors.history import Refs, Stored
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Window
 
@@ -55,6 +56,42 @@ class Send(Struct, eq=False, gc=False):
     ref: Union[str, UnsetType] = UNSET
 
 
+class Returning(Struct, eq=False):
+    """A member of an earlier life of the topic; ``token`` and ``refs`` if it asked for the window."""
+
+    outbox: Outbox
+    username: str
+    token: str = ""
+    events: bool = False
+    refs: Optional[Refs] = None
+
+
+class Departed(Struct, eq=False):
+    """Someone who has left an earlier life of the topic, and may come back until then (monotonic seconds)."""
+
+    username: str
+    token: str
+    until: float
+    refs: Refs
+
+
+class Restore(Struct, eq=False):
+    """Go on where an earlier life of the topic has ended, or take in members of another.
+
+    ``epoch``: that of the life that goes on; empty where not all of it is known.
+    ``messages``: oldest first; ``last_id``: the highest id that anybody has seen.
+    ``done`` is told the usernames of all members, oldest first, and who of ``members`` had to get which other name.
+    """
+
+    topic: str
+    members: list[Returning]
+    done: Callable[[list[str], dict[Outbox, str]], None]
+    epoch: str = ""
+    messages: list[Stored] = []
+    last_id: int = 0
+    departed: list[Departed] = []
+
+
 class Expire(Struct):
     """Something that is remembered has reached its end."""
 
@@ -67,9 +104,10 @@ class Shutdown(Struct):
 
     first: int
     step: int
+    code: CloseCode = CloseCode.RESTARTING
 
 
-TopicEvent = Union[Join, Leave, Send, Expire, Shutdown]
+TopicEvent = Union[Join, Leave, Send, Restore, Expire, Shutdown]
 
 
 # What a topic tells the one who made it.

@@ -1,12 +1,13 @@
 """One turn's way from a topic to its members: frames in order, joined once, one write for each member."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Optional
 
 from loguru import logger
 
 from chat_actors.members import Member
-from chat_actors.outbox import Outbox
+from chat_actors.outbox import Carrier, Outbox, Own
 
 MOST_FRAMES = 256  # of one fan-out, at most; what is left waits for the next turn
 MOST_BYTES = 256 * 1024
@@ -21,7 +22,14 @@ class FanOut:
         self._frames: list[bytes] = []
         self._bytes = 0
         self._notices: list[int] = []  # places of the frames that are only for members with ``events``
-        self._own: dict[Outbox, list[tuple[int, bytes]]] = {}  # what someone gets in place of a frame
+        self._own: Own = {}
+
+    @classmethod
+    def of(cls, frames: list[bytes], notices: list[int], own: Own) -> "FanOut":
+        """One that was made elsewhere."""
+        fan_out = cls()
+        fan_out._frames, fan_out._notices, fan_out._own = frames, notices, own
+        return fan_out
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -50,8 +58,19 @@ class FanOut:
         self._frames.append(frame)
         self._bytes += len(frame)
 
-    async def write(self, members: dict[Outbox, Member]) -> None:
-        """Write to each member once. Nobody but the caller may change the members meanwhile."""
+    async def write(self, members: dict[Outbox, Member], carrier: Optional[Carrier] = None) -> None:
+        """Write to each member once, and to the carrier of the others. Only the caller changes members meanwhile."""
+        if carrier is not None:
+            await carrier.carry(self._frames, self._notices, self._own)
+        for _ in self.strides(members):
+            await asyncio.sleep(0)
+
+    def is_short(self, members: int) -> bool:
+        """Whether so many members can be written to without giving others their turn in between."""
+        return members <= STRIDE_MEMBERS and members * sum(map(len, self._frames)) <= STRIDE_BYTES
+
+    def strides(self, members: dict[Outbox, Member]) -> Iterator[None]:
+        """Write to each member once; it is the others' turn whenever this yields."""
         frames, own, hidden = self._frames, self._own, [(place, b"") for place in self._notices]
         everything = frames[0] if len(frames) == 1 else b"".join(frames)
         plain = _spliced(frames, hidden) if hidden else everything
@@ -70,7 +89,7 @@ class FanOut:
                     logger.opt(exception=exception).error("write failed")
                 count += 1
                 if not count % stride:
-                    await asyncio.sleep(0)
+                    yield
 
 
 def _spliced(frames: list[bytes], pieces: list[tuple[int, bytes]]) -> bytes:

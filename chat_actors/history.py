@@ -36,7 +36,7 @@ class Stored(Struct, weakref=True):
 
 
 class History:
-    """The messages of one topic, oldest first; their ids have no holes. A ref is forgotten with its message."""
+    """The messages of one topic, oldest first. A ref is forgotten with its message."""
 
     def __init__(self, limits: Limits) -> None:
         self.last_id = 0  # the newest message's
@@ -50,6 +50,13 @@ class History:
         self.last_id = message.id
         self._bytes += len(message.frame)
         self._stored.append(message)
+
+    def restore(self, messages: list[Stored], last_id: int) -> None:
+        """Go on from what was remembered elsewhere; ids up to ``last_id`` are used up."""
+        for message in messages:
+            if message.id > self.last_id:
+                self.add(message)
+        self.last_id = max(self.last_id, last_id)
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -86,7 +93,10 @@ class History:
 
     def after(self, since: int) -> Iterator[Stored]:
         """The messages with an id above ``since``, oldest first."""
-        return islice(self._stored, max(0, since - self.deleted_through), None)
+        first = min(max(0, since - self.deleted_through), len(self._stored))
+        while first and self._stored[first - 1].id > since:  # where lives of the topic have met there are ids unused
+            first -= 1
+        return islice(self._stored, first, None)
 
     def gap(self, since: int) -> Optional[Gap]:
         """The messages above ``since`` that are lost; None where none is."""

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from chat_actors.history import Refs
 from chat_actors.names import nickname_key
-from chat_actors.outbox import Outbox
+from chat_actors.outbox import Carrier, Outbox
 from chat_actors.protocol import Window
 
 
@@ -27,6 +27,8 @@ class Members:
 
     def __init__(self, window_seconds: float) -> None:
         self.present: dict[Outbox, Member] = {}
+        self.near: dict[Outbox, Member] = {}  # of them, those who are written to one by one
+        self.carrier: Optional[Carrier] = None  # of the others
         self.watchers = 0  # members with ``events``
         self._window = window_seconds
         self._keys: set[str] = set()
@@ -72,6 +74,28 @@ class Members:
             self._departed[member.token] = now + self._window, member
         return member
 
+    def restore(self, outbox: Outbox, username: str, token: str, events: bool, refs: Optional[Refs]) -> Member:
+        """Someone who was a member before this life of the topic, under its name unless that is taken by now."""
+        self._joins += 1
+        if token in self._departed:  # it was thought gone
+            refs = self._departed.pop(token)[1].refs
+        name, key = self._free_name(username)
+        member = Member(name, key, self._joins, events, token, refs)
+        self._add(outbox, member)
+        return member
+
+    def has_returned(self, token: str) -> bool:
+        """Whether this member has a connection."""
+        return token in self._connected
+
+    def restore_departed(self, username: str, token: str, refs: Refs, until: float) -> None:
+        """Someone who had left before this life of the topic, and may come back until then (monotonic seconds)."""
+        self._departed[token] = until, Member(username, nickname_key(username), token=token, refs=refs)
+
+    def departed(self) -> list[tuple[float, Member]]:
+        """Who may come back, and until when, oldest first."""
+        return list(self._departed.values())
+
     def forget(self, now: float) -> None:
         """Forget those who left so long ago that they cannot come back as themselves."""
         for token, (until, _) in list(self._departed.items()):
@@ -82,6 +106,7 @@ class Members:
     def clear(self) -> None:
         """Forget all."""
         self.present.clear()
+        self.near.clear()
         self._departed.clear()
 
     @property
@@ -104,6 +129,10 @@ class Members:
 
     def _add(self, outbox: Outbox, member: Member) -> None:
         self.present[outbox] = member
+        if outbox.carrier is None:
+            self.near[outbox] = member
+        else:
+            self.carrier = outbox.carrier
         self._keys.add(member.key)
         self.watchers += member.events
         if member.token:
@@ -111,6 +140,7 @@ class Members:
 
     def _remove(self, outbox: Outbox) -> Member:
         member = self.present.pop(outbox)
+        self.near.pop(outbox, None)
         self._keys.discard(member.key)
         self.watchers -= member.events
         self._connected.pop(member.token, None)

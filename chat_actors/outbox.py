@@ -18,10 +18,22 @@ from chat_actors.meter import Meter
 SWEEP_SECONDS = 1.0  # how often the stall clock looks
 
 
+Own = dict["Outbox", list[tuple[int, bytes]]]  # what someone gets in place of a frame, by the place of that
+
+
+class Carrier(ABC):
+    """A way to many members at once: it is given what a topic has to say once, and sees to its members itself."""
+
+    @abstractmethod
+    async def carry(self, frames: list[bytes], notices: list[int], own: Own) -> None:
+        """Take the frames of one turn, in order; ``notices``: places of those only for members with ``events``."""
+
+
 class Outbox(ABC):
     """A way out, as the actors see it: nothing here waits, and nothing raises."""
 
     __slots__ = ()
+    carrier: Optional[Carrier] = None  # who takes what is for all; None: it is written to one by one
 
     @abstractmethod
     def write(self, frames: bytes) -> None:

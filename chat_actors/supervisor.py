@@ -12,12 +12,12 @@ from msgspec import Struct
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
-from chat_actors.events import Join, Leave, Replaced, Shutdown
+from chat_actors.events import Join, Leave, Replaced, Restore, Shutdown
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
 from chat_actors.protocol import Topics, TopicUsers, finished
-from chat_actors.topic import Topic, TopicStatistics
+from chat_actors.topic import Room, Topic, TopicStatistics
 
 RETRY_MS = 1000  # for the server to be there again, before the first member comes back
 RETRY_STEP_MS = 2  # between one member and the next
@@ -34,7 +34,7 @@ class ListTopics(Struct, eq=False):
 class _Active(Struct, eq=False):
     """A topic and how many are in it: joins forwarded less leaves forwarded."""
 
-    topic: Topic
+    topic: Room
     users: int = 0
 
 
@@ -44,7 +44,7 @@ class TopicEnded(Struct, eq=False):
     active: _Active
 
 
-SupervisorEvent = Union[Join, Leave, Replaced, ListTopics, TopicEnded]
+SupervisorEvent = Union[Join, Leave, Replaced, Restore, ListTopics, TopicEnded]
 
 
 class Supervisor(Actor[SupervisorEvent]):
@@ -66,6 +66,8 @@ class Supervisor(Actor[SupervisorEvent]):
             self._leave(event)
         elif type(event) is Replaced:
             self._replaced(event)
+        elif type(event) is Restore:
+            self._restore(event)
         elif type(event) is ListTopics:
             self._tell_topics(event)
         elif type(event) is TopicEnded:
@@ -82,6 +84,14 @@ class Supervisor(Actor[SupervisorEvent]):
             active = self._create(event.topic)
         active.users += 1
         self._where[event.outbox] = active
+        self._list = None
+        active.topic.post(event)
+
+    def _restore(self, event: Restore) -> None:
+        active = self._topics.get(event.topic) or self._create(event.topic)
+        for member in event.members:
+            active.users += 1
+            self._where[member.outbox] = active
         self._list = None
         active.topic.post(event)
 
@@ -106,17 +116,24 @@ class Supervisor(Actor[SupervisorEvent]):
 
     def _tell_topics(self, event: ListTopics) -> None:
         if self._list is None:
-            users = [TopicUsers(name, active.users) for name, active in self._topics.items()]
-            self._list = finished(Topics.of(users))
+            self._list = finished(Topics.of(self.rooms()))
         event.outbox.write_answer(self._list)
 
+    def open(self, name: str) -> Room:
+        """The actor that stands for a topic in this process."""
+        return Topic(name, self._limits, self._clock, self._meter, self.post)
+
+    def note(self, topic: str, what: str) -> None:
+        """Log what has become of a topic."""
+        self._log.bind(topic=topic).info(what)
+
     def _create(self, name: str) -> _Active:
-        active = _Active(Topic(name, self._limits, self._clock, self._meter, self.post))
+        active = _Active(self.open(name))
         self._topics[name] = active
         task = active.topic.task
         self._tasks.add(task)
         task.add_done_callback(lambda _: self.post(TopicEnded(active)))
-        self._log.bind(topic=name).info("topic created")
+        self.note(name, "topic created")
         return active
 
     def _retire_if_empty(self, active: _Active) -> None:
@@ -126,7 +143,7 @@ class Supervisor(Actor[SupervisorEvent]):
         active.topic.stop()
         if self._topics.get(active.topic.name) is active:
             del self._topics[active.topic.name]
-            self._log.bind(topic=active.topic.name).info("topic removed")
+            self.note(active.topic.name, "topic removed")
 
     def _topic_ended(self, active: _Active) -> None:
         self._tasks.discard(active.topic.task)
@@ -138,6 +155,10 @@ class Supervisor(Actor[SupervisorEvent]):
             if self._where.get(join.outbox) is active:  # it has not left in the meantime
                 active.users -= 1
                 self._join(join)
+
+    def rooms(self) -> list[TopicUsers]:
+        """The active topics, oldest first."""
+        return [TopicUsers(name, active.users) for name, active in self._topics.items()]
 
     def statistics(self) -> list[TopicStatistics]:
         """A snapshot of the active topics, oldest first."""
@@ -160,13 +181,18 @@ class Supervisor(Actor[SupervisorEvent]):
             if type(join) is Join:
                 join.refuse(CloseCode.RESTARTING)
 
+    def dismiss(self, code: CloseCode) -> None:
+        """Have every member of every topic closed with ``code``."""
+        first = RETRY_MS
+        for active in self._topics.values():
+            active.topic.post(Shutdown(first, RETRY_STEP_MS, code))
+            first += active.users * RETRY_STEP_MS
+
     async def ended(self) -> None:
         """Have every member told that the server restarts, and see every topic end."""
-        first = RETRY_MS
+        self.dismiss(CloseCode.RESTARTING)
         for name, active in self._topics.items():
-            active.topic.post(Shutdown(first, RETRY_STEP_MS))
             active.topic.stop()
-            self._log.bind(topic=name).info("topic removed")
-            first += active.users * RETRY_STEP_MS
+            self.note(name, "topic removed")
         if self._tasks:
             await asyncio.wait(self._tasks)

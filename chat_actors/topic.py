@@ -6,6 +6,7 @@ frame once, and writes once to each member: under load one system call carries a
 
 import asyncio
 import secrets
+from abc import abstractmethod
 from typing import Callable, Optional
 
 from msgspec import UNSET, Struct
@@ -14,13 +15,24 @@ from msgspec.structs import replace
 from chat_actors.actor import Actor
 from chat_actors.clock import Clock
 from chat_actors.codes import CloseCode
-from chat_actors.events import Expire, Join, Leave, Replaced, Send, Shutdown, TopicEvent
+from chat_actors.events import Departed, Expire, Join, Leave, Replaced, Restore, Send, Shutdown, TopicEvent
 from chat_actors.fanout import FanOut
 from chat_actors.history import History, Limits, Stored
 from chat_actors.members import Member, Members
 from chat_actors.meter import Meter
 from chat_actors.outbox import Outbox
-from chat_actors.protocol import Ack, Closing, Expired, Gap, Joined, Message, Presence, Window, finished, replayed
+from chat_actors.protocol import (
+    Ack,
+    Closing,
+    Expired,
+    Gap,
+    Joined,
+    Message,
+    Presence,
+    Window,
+    finished,
+    replayed,
+)
 
 TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
 EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
@@ -36,12 +48,36 @@ class TopicStatistics(Struct, frozen=True):
     mail_age: float
 
 
-class Topic(Actor[TopicEvent]):
-    """The actor. ``stranded``: joins that came behind its end, for the supervisor to place elsewhere."""
+class Room(Actor[TopicEvent]):
+    """What stands for a topic in a process. ``stranded``: joins behind its end, for the supervisor to place anew."""
 
-    def __init__(self, name: str, limits: Limits, clock: Clock, meter: Meter, tell: Callable[[Replaced], None]) -> None:
+    def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self.stranded: list[Join] = []
+        super().__init__(clock, topic=name)
+
+    @abstractmethod
+    def statistics(self) -> TopicStatistics:
+        """A snapshot."""
+
+    @abstractmethod
+    def username(self, outbox: Outbox) -> Optional[str]:
+        """Who a connection is; None if it is not a member."""
+
+    def crashed(self, event: TopicEvent, exception: Exception) -> None:
+        super().crashed(event, exception)
+        if type(event) is Join:
+            event.refuse(CloseCode.CRASHED)
+
+    def undelivered(self, event: TopicEvent) -> None:
+        if type(event) is Join:
+            self.stranded.append(event)
+
+
+class Topic(Room):
+    """The actor."""
+
+    def __init__(self, name: str, limits: Limits, clock: Clock, meter: Meter, tell: Callable[[Replaced], None]) -> None:
         self._tell = tell
         self._meter = meter
         self._ttl = limits.message_ttl
@@ -55,7 +91,7 @@ class Topic(Actor[TopicEvent]):
         self._metered = 0  # messages up to this id are counted
         self._now = 0.0
         self._timestamp = 0
-        super().__init__(clock, topic=name)
+        super().__init__(name, clock)
 
     async def turn(self, event: TopicEvent) -> None:
         """Drain, then fan out. Joins, leaves and expiries take effect where they stand among the messages."""
@@ -88,6 +124,8 @@ class Topic(Actor[TopicEvent]):
             self._join(event)
         elif type(event) is Leave:
             self._leave(event)
+        elif type(event) is Restore:
+            self._restore(event)
         elif type(event) is Expire:
             self._expire()
         elif type(event) is Shutdown:
@@ -162,6 +200,25 @@ class Topic(Actor[TopicEvent]):
             self._fan_out.notice(finished(Presence("left", member.username, users)))
         self._log.bind(username=member.username, users=users, reason=event.reason).info("left")
 
+    def _restore(self, event: Restore) -> None:
+        self._epoch = event.epoch or self._epoch
+        self._history.restore(event.messages, event.last_id)
+        self._metered = self._history.last_id
+        for gone in event.departed:
+            self._members.restore_departed(gone.username, gone.token, gone.refs, gone.until)
+        renamed: dict[Outbox, str] = {}
+        for known in event.members:
+            if self._members.has_returned(known.token):  # by another connection, meanwhile
+                self._tell(Replaced(known.outbox))
+                known.outbox.close(CloseCode.RESUMED_ELSEWHERE)
+                continue
+            member = self._members.restore(known.outbox, known.username, known.token, known.events, known.refs)
+            if member.username != known.username:
+                renamed[known.outbox] = member.username
+        event.done(self._members.names(), renamed)
+        users = len(self._members.present)
+        self._log.bind(members=len(event.members), users=users, renamed=len(renamed)).info("restored")
+
     async def _write(self) -> None:
         """Write what this turn has to say so far."""
         if not self._fan_out:
@@ -173,14 +230,14 @@ class Topic(Actor[TopicEvent]):
         meter.accepted += accepted
         meter.delivered += accepted * (len(self._members.present) - 1)
         began = self._clock.monotonic()
-        await fan_out.write(self._members.present)
+        await fan_out.write(self._members.near, self._members.carrier)
         meter.fan_outs.add(self._clock.monotonic() - began)
 
     def _shut_down(self, event: Shutdown) -> None:
         for place, (outbox, member) in enumerate(self._members.present.items()):
             if member.events:
                 outbox.write(finished(Closing(event.first + place * event.step)))
-        self._dismiss(CloseCode.RESTARTING)
+        self._dismiss(event.code)
 
     def _dismiss(self, code: CloseCode) -> None:
         """Close every member, which is its leave."""
@@ -211,24 +268,21 @@ class Topic(Actor[TopicEvent]):
         self.post(Expire())
 
     def statistics(self) -> TopicStatistics:
-        """A snapshot; for a topic that is busy it is of the middle of a turn."""
+        # Of a topic that is busy, in the middle of a turn.
         mail = self.mailbox.qsize()
         age = max(0.0, self._clock.monotonic() - self._now) if mail else 0.0
         return TopicStatistics(self.name, len(self._members.present), len(self._history), mail, age)
 
     def username(self, outbox: Outbox) -> Optional[str]:
-        """Who a connection is; None if it is not a member."""
         member = self._members.present.get(outbox)
         return None if member is None else member.username
 
-    def crashed(self, event: TopicEvent, exception: Exception) -> None:
-        super().crashed(event, exception)
-        if type(event) is Join:
-            event.refuse(CloseCode.CRASHED)
-
-    def undelivered(self, event: TopicEvent) -> None:
-        if type(event) is Join:
-            self.stranded.append(event)
+    def legacy(self) -> tuple[str, list[Departed]]:
+        """What another life of this topic could not know otherwise: the epoch, and who may come back or is here."""
+        until = self._clock.monotonic() + self._ttl
+        here = [(until, member) for member in self._members.present.values() if member.token]
+        known = [*self._members.departed(), *here]
+        return self._epoch, [Departed(one.username, one.token, until, one.refs or {}) for until, one in known]
 
     async def ended(self) -> None:
         self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up

@@ -141,3 +141,20 @@ def test_a_cleared_history_holds_no_message() -> None:
     remembered.add(message(4, 4, Limits().history_bytes))  # nor does it count one
     remembered.evict()
     assert ids(remembered) == [4]
+
+
+def test_a_history_goes_on_from_what_was_remembered_elsewhere_and_takes_nothing_twice() -> None:
+    remembered = history(2)
+    remembered.restore([message(2, 9.0), message(3, 9.0)], last_id=7)
+    assert (ids(remembered), remembered.last_id) == ([1, 2, 3], 7)
+
+
+@pytest.mark.parametrize(
+    "since, replayed", [(0, [1, 2, 6, 7]), (2, [6, 7]), (4, [6, 7]), (5, [6, 7]), (6, [7]), (7, [])]
+)
+def test_where_ids_were_left_out_what_came_after_is_replayed_all_the_same(since: int, replayed: list[int]) -> None:
+    remembered = history(2)
+    remembered.restore([], last_id=5)
+    for number in (6, 7):
+        remembered.add(message(number, 9.0))
+    assert ids(remembered, since) == replayed

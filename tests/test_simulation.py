@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import pytest
 
@@ -21,9 +21,10 @@ from chat_actors.actor import Mailbox
 from chat_actors.events import Join, TopicEvent
 from chat_actors.fanout import FanOut
 from chat_actors.members import Member
-from chat_actors.outbox import Outbox
+from chat_actors.outbox import Carrier, Outbox
 from chat_actors.session import Session
 from chat_actors.supervisor import SupervisorEvent, _Active
+from chat_actors.topic import Topic
 from tests.simulation.loop import ShuffledLoop, Stuck
 from tests.simulation.prepared import prepared
 from tests.simulation.schedule import Failure, simulate
@@ -73,7 +74,7 @@ class CountsMembersOnly(Observed):
     """Retires a topic when the last member it knows of leaves, whatever joins are on their way to it."""
 
     def _retire_if_empty(self, active: _Active) -> None:
-        if len(active.topic._members.present) <= 1:
+        if len(cast(Topic, active.topic)._members.present) <= 1:
             active.users = 0
         super()._retire_if_empty(active)
 
@@ -198,7 +199,7 @@ def test_a_broken_rule_is_found(ready: None, broken: type[Any], most: int) -> No
 def test_a_lost_or_doubled_frame_is_found(ready: None, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     write = FanOut.write
 
-    async def write_wrong(self: FanOut, members: dict[Outbox, Member]) -> None:
+    async def write_wrong(self: FanOut, members: dict[Outbox, Member], carrier: Optional[Carrier] = None) -> None:
         """The newest member gets nothing, or all twice."""
         everybody = list(members.items())
         await write(self, dict(everybody[:-1]))

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import Counter
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from chat_actors.codes import CloseCode
 from chat_actors.events import Join
-from chat_actors.topic import EXPIRY_GRAIN
+from chat_actors.topic import EXPIRY_GRAIN, Topic
 from tests.simulation.loop import ShuffledLoop, task_name
 from tests.simulation.model import Item, Model, Said, item
 from tests.simulation.peer import Frame
@@ -31,7 +31,7 @@ def quiet(world: World, answer: Rooms) -> None:
     users = Counter(client.topic for client in inside)
     if sorted(answer) != sorted(users.items()):
         raise Broken(f"/list says {answer}, and the sessions are in {dict(users)}")
-    topics = [active.topic for active in supervisor._topics.values()]
+    topics = [cast(Topic, active.topic) for active in supervisor._topics.values()]
     numbers = {client.outbox: client.number for client in world.clients}
     by_session = {client.number: client.topic for client in inside}
     by_supervisor = {numbers[outbox]: active.topic.name for outbox, active in supervisor._where.items()}

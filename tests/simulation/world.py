@@ -9,7 +9,7 @@ from msgspec import Struct, UnsetType
 from chat_actors import session
 from chat_actors.actor import MOST_CRASHES
 from chat_actors.clock import Clock
-from chat_actors.events import Join, Leave, Replaced, Send, TopicEvent
+from chat_actors.events import Join, Leave, Replaced, Restore, Send, TopicEvent
 from chat_actors.history import Limits
 from chat_actors.inbox import open_inbox
 from chat_actors.lanes import open_outbox
@@ -49,6 +49,7 @@ class Life:
         if isinstance(event, Crash) or (type(event) is Join and event.username == BOOM):
             self.crashes += 1
             raise Boom
+        assert not isinstance(event, Restore)  # that is for clusters
         # A Send is hidden from the garbage collector: kept, it would keep the whole world.
         handled: Handled = Said(event.outbox, event.message, event.ref) if isinstance(event, Send) else event
         self.journal.append((handled, self.topic._now))
@@ -87,6 +88,7 @@ class Observed(Supervisor):
 
     def _create(self, name: str) -> _Active:
         active = super()._create(name)
+        assert isinstance(active.topic, Topic)
         self.lives.append(Life(active.topic))
         return active
 
