@@ -28,6 +28,7 @@ from chat_actors.protocol import (
     ListCommand,
     Message,
     Presence,
+    Renamed,
     Replayed,
     SendFrame,
     ServerFrame,
@@ -84,12 +85,14 @@ _EXAMPLES: tuple[Struct, ...] = (
     Message(17, "alice", "Hello World", _TIME),
     Replayed(17, "alice", "Hello World", _TIME),
     Presence("left", "bob", 1),
+    Renamed("alice", "alice#2"),
     Expired(17),
     Closing(1200),
     Ack(id=17, ref="m1", timestamp=_TIME, recipients=3),
     Ack(id=17, ref="m1", timestamp=_TIME, recipients=3, duplicate=True),
     Topics.of([TopicUsers("sports", 2), TopicUsers("movies", 1)]),
     Topics.of([]),
+    Topics.of([TopicUsers("sports", 2)], partial=True),
     Error(ErrorCode.EMPTY_MESSAGE, "message must hold more than white space"),
 )
 

@@ -158,6 +158,16 @@ class Presence(Struct, tag_field="type", tag="presence"):
     users: Users
 
 
+class Renamed(Struct, tag_field="type", tag="renamed"):
+    """To members with ``events``: where two parts of a split cluster met, a name was in use on both sides.
+
+    ``username``: the name until now. ``renamed``: what that member is called from here on.
+    """
+
+    username: Name
+    renamed: Name
+
+
 class Expired(Struct, tag_field="type", tag="expired"):
     """To members with ``events``: the messages up to the id ``through`` have been deleted."""
 
@@ -197,15 +207,19 @@ class TopicUsers(Struct):
 
 
 class Topics(Struct, tag_field="type", tag="topics"):
-    """The answer to ``/list``: for people in ``message``, for programs in ``topics``; oldest topic first."""
+    """The answer to ``/list``: for people in ``message``, for programs in ``topics``; oldest topic first.
+
+    ``partial``: a node of the cluster did not answer in time, so topics may be missing.
+    """
 
     message: str
     topics: list[TopicUsers]
+    partial: Union[Yes, UnsetType] = UNSET
 
     @classmethod
-    def of(cls, active: list[TopicUsers]) -> "Topics":
+    def of(cls, active: list[TopicUsers], partial: bool = False) -> "Topics":
         lines = [f"- {one.topic} ({one.users} user{'' if one.users == 1 else 's'})" for one in active]
-        return cls("\n".join(["Active Topics:", *(lines or ["(none)"])]), active)
+        return cls("\n".join(["Active Topics:", *(lines or ["(none)"])]), active, True if partial else UNSET)
 
 
 class Error(Struct, tag_field="type", tag="error"):
@@ -218,7 +232,7 @@ class Error(Struct, tag_field="type", tag="error"):
     detail: str
 
 
-ServerFrame = Union[Joined, Message, Replayed, Presence, Expired, Closing, Ack, Topics, Error]
+ServerFrame = Union[Joined, Message, Replayed, Presence, Renamed, Expired, Closing, Ack, Topics, Error]
 
 _encode = msgspec.json.Encoder().encode
 

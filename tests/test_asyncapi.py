@@ -22,7 +22,7 @@ from chat_actors.asyncapi import document
 from chat_actors.codes import CloseCode, ErrorCode
 from chat_actors.decoding import Data, Refused, decode_first, decode_next
 from chat_actors.names import MAX_TOPIC, MAX_USERNAME
-from chat_actors.protocol import ClientFrame, Closing, ServerFrame, finished, payloads
+from chat_actors.protocol import ClientFrame, Closing, Renamed, ServerFrame, Topics, TopicUsers, finished, payloads
 from chat_actors.settings import Settings
 from tests.contract import Contract
 from tests.server import APP, Client, Frame, Server, Visit, in_loop
@@ -117,7 +117,7 @@ def test_a_join_a_message_and_a_list_have_their_answers() -> None:
         "list": (["ListCommand", "ListText"], ["Topics", "Error"]),
     }
     unasked = operations.keys() - asked
-    assert unasked == {"message", "replayed", "presence", "expired", "closing", "error"}
+    assert unasked == {"message", "replayed", "presence", "renamed", "expired", "closing", "error"}
     assert {operations[name]["action"] for name in unasked} == {"send"}
 
 
@@ -192,8 +192,13 @@ async def converse(server: Server) -> list[Frame]:
             await one.recv()  # replayed
         late = await join("late", topic="another")
         assert await late.close_code() == CloseCode.OVERLOADED
-    (closing,) = payloads(finished(Closing(1500)))
-    return [json.loads(text) for client in clients for text in client.texts] + [json.loads(closing)]
+    rest: list[ServerFrame] = [
+        Closing(1500),
+        Renamed("alice", "alice#2"),
+        Topics.of([TopicUsers("sports", 1)], partial=True),
+    ]
+    told = [json.loads(text) for one in rest for text in payloads(finished(one))]
+    return [json.loads(text) for client in clients for text in client.texts] + told
 
 
 @in_loop
@@ -205,7 +210,7 @@ async def test_what_a_server_says_is_what_its_document_tells_and_nothing_less(st
     kinds = [contract.kinds(frame) for frame in frames]
     assert {len(some) for some in kinds} == {1}
     assert {kind for (kind,) in kinds} == {frame.__name__ for frame in get_args(ServerFrame)}
-    optional = {"epoch", "last_id", "resume", "gap", "members", "ref", "duplicate"}  # all of them were seen
+    optional = {"epoch", "last_id", "resume", "gap", "members", "ref", "duplicate", "partial"}  # all of them were seen
     assert not optional - {key for frame in frames for key in frame}
     for frame, (kind,) in zip(frames, kinds):
         for key in frame:

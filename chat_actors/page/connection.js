@@ -159,11 +159,23 @@ export class Connection {
       case "presence":
         this.#members[frame.event === "joined" ? "add" : "delete"](frame.username);
         return this.#tell({ type: "members", users: frame.users, members: this.#members });
+      case "renamed":
+        return this.#rename(frame);
       case "expired":
         return this.#tell(frame);
       case "closing":
         this.#retryAfter = frame.retry_after_ms;
     }
+  }
+
+  #rename({ username, renamed }) {
+    this.#members.delete(username);
+    this.#members.add(renamed);
+    if (username === this.username) {
+      this.username = renamed;
+      this.#tell({ type: "renamed", username: renamed });
+    }
+    this.#tell({ type: "members", users: this.#members.size, members: this.#members });
   }
 
   #welcome(frame) {

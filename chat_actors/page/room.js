@@ -102,10 +102,14 @@ export class Room {
     this[`take_${event.type}`](event);
   }
 
-  take_joined({ topic, username, users, ttl }) {
+  take_renamed({ username }) {
     const name = this.#part("me");
     if (name.textContent && name.textContent !== username) this.#log.note(`Your name here is ${username} now.`);
     name.textContent = username;
+  }
+
+  take_joined({ topic, username, users, ttl }) {
+    this.take_renamed({ username });
     this.#log.ttl = ttl * 1000;
     const life = ttl < 100 ? `${ttl} second${ttl === 1 ? "" : "s"}` : short(ttl);
     this.#part("life").textContent = life;
