@@ -49,18 +49,18 @@ class Session:
         self._pace = Pace(rate, settings.rate_burst, monotonic()) if rate else None
         self._refused = 0  # frames in a row
         self._posted_join = False
+        self._deadline: asyncio.TimerHandle  # of the join, then of its answer
         self._log = logger.bind(peer=peer)
 
     async def run(self) -> None:
         """Converse until the connection ends, whoever ends it. Leaves exactly once, if it ever asked to join."""
         outbox = self._outbox
-        loop = asyncio.get_running_loop()
-        deadline = loop.call_later(self._settings.join_timeout, outbox.close, CloseCode.NO_JOIN)
+        self._deadline = self._later(outbox.close, CloseCode.NO_JOIN)
         self._inbox.guard(self._keep_pace, self._refuse_big)
         try:
             topic = await self._join()
             if topic is not None:
-                deadline.cancel()
+                self._deadline.cancel()
                 await self._chat(topic)
         except JoinFailed as failed:
             if failed.detail:
@@ -72,7 +72,7 @@ class Session:
         except Exception as exception:
             self._crash(exception)
         finally:
-            deadline.cancel()
+            self._deadline.cancel()
             reason = outbox.reason or "closed by peer"
             if self._posted_join:
                 self._supervisor.put_nowait(Leave(outbox, reason))
@@ -103,9 +103,15 @@ class Session:
                 await brake
         self._refused = 0
         reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
+        join = Join(frame.topic, frame.username, self._outbox, reply, frame.window)
+        self._deadline.cancel()
+        self._deadline = self._later(join.refuse, CloseCode.OVERLOADED, "nobody could answer the join in time")
         self._posted_join = True
-        self._supervisor.put_nowait(Join(frame.topic, frame.username, self._outbox, reply, frame.window))
+        self._supervisor.put_nowait(join)
         return await reply
+
+    def _later(self, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self._settings.join_timeout, call, *args)
 
     async def _chat(self, topic: Mailbox[TopicEvent]) -> None:
         """Post what comes until the connection ends. While it waits, no name here keeps the last message alive."""

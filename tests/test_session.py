@@ -334,3 +334,20 @@ def test_the_time_to_join_is_over_for_who_has_not_joined_and_for_nobody_else() -
 
     loop.run(main())
     assert not loop.complaints
+
+
+def test_who_asks_to_join_late_is_answered_within_the_same_time_or_told_to_try_again() -> None:
+    loop = ShuffledLoop(random.Random(0))  # type: ignore[abstract]  # time passes there when nothing else can happen
+
+    async def main() -> None:
+        member = Alone(join_timeout=10.0)
+        await asyncio.sleep(9.0)
+        asked = await member.asks_to_join()
+        await asyncio.wait({member.task})
+        assert loop.time() == 19.0
+        assert isinstance(asked.reply.exception(), JoinFailed)
+        assert member.server.closes == [CloseCode.OVERLOADED]
+        assert await member.leaves() == "overloaded"
+
+    loop.run(main())
+    assert not loop.complaints
