@@ -5,7 +5,7 @@ The actors are built when they are first needed, in the loop that runs then.
 
 import asyncio
 import heapq
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from loguru import logger
 from msgspec import Struct
@@ -19,12 +19,15 @@ from chat_actors.inbox import open_inbox
 from chat_actors.lanes import open_outbox, tell, turn_away
 from chat_actors.meter import Meter
 from chat_actors.outbox import StallWatch
-from chat_actors.protocol import Error
+from chat_actors.protocol import Error, Topics
 from chat_actors.session import Session
 from chat_actors.settings import Settings
 from chat_actors.signals import ExitSignals
 from chat_actors.supervisor import Supervisor
 from chat_actors.topic import TopicStatistics
+
+if TYPE_CHECKING:  # a process without a cluster does without all of it
+    from chat_actors.cluster.node import Node
 
 SLOWEST = 10  # readers that a snapshot names
 LOOK_SECONDS = 0.05  # between two looks at who is still there when the server ends
@@ -59,6 +62,7 @@ class Chat:
         self._settings = settings
         self._clock = clock or Clock()
         self._supervisor: Optional[Supervisor] = None
+        self._node: Optional[Node] = None  # of a cluster
         self._watch: StallWatch
         self._watching: asyncio.Task[None]
         self._signals: ExitSignals
@@ -116,7 +120,12 @@ class Chat:
                 topics=settings.topics,
                 topic_members=settings.topic_members,
             )
-            self._supervisor = Supervisor(limits, self._clock, self.meter)
+            if settings.endpoints:
+                if self._node is None or not self._node.reopen():
+                    self._node = _open_node(settings, limits, self._clock, self.meter)
+                self._supervisor = self._node.front
+            else:
+                self._supervisor = Supervisor(limits, self._clock, self.meter)
             self._watch = StallWatch(
                 self._clock, self.meter, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
             )
@@ -131,7 +140,13 @@ class Chat:
             self._signals.let_go()
             self._watching.cancel()
             await asyncio.wait({self._watching})
-            self._supervisor = None
+            self._supervisor = self._node = None
+
+    async def topics(self) -> Topics:
+        """The active topics, oldest first; of a cluster, those of all nodes that answer in time."""
+        if self._node is not None:
+            return await self._node.registry.census()
+        return Topics.of([] if self._supervisor is None else self._supervisor.rooms())
 
     async def _end(self) -> None:
         """Let nobody in any more, end the actors, and see everybody out: whoever does not go in time is aborted."""
@@ -140,6 +155,8 @@ class Chat:
             outboxes = list(self._watch.outboxes)
             self._supervisor.stop()
             await asyncio.wait({self._supervisor.task})
+            if self._node is not None:
+                await self._node.close()
             for outbox in outboxes:  # those that have not joined
                 outbox.close(CloseCode.RESTARTING)
             for _ in range(END_LOOKS):
@@ -155,6 +172,7 @@ class Chat:
         supervisor = self._supervisor
         if supervisor is None:
             return Statistics(0, [], [], 0, self.meter.bytes_out)
+        owner = supervisor if self._node is None else self._node.back
         outboxes = self._watch.outboxes
         slowest = []
         for outbox in heapq.nlargest(SLOWEST, outboxes, key=lambda outbox: outbox.buffered()):
@@ -162,6 +180,15 @@ class Chat:
             if member is not None and outbox.buffered():
                 slowest.append(Reader(*member, outbox.buffered()))
         bytes_out = self.meter.bytes_out + sum(outbox.written for outbox in outboxes)
-        return Statistics(
-            self.door.connections, supervisor.statistics(), slowest, supervisor.mailbox.qsize(), bytes_out
-        )
+        return Statistics(self.door.connections, owner.statistics(), slowest, supervisor.mailbox.qsize(), bytes_out)
+
+
+def _open_node(settings: Settings, limits: Limits, clock: Clock, meter: Meter) -> "Node":
+    """A node of the cluster. Raises OSError where no endpoint is this process's to listen on."""
+    from chat_actors.cluster.mesh import ZenohMesh
+    from chat_actors.cluster.node import Node
+
+    mesh = ZenohMesh(settings.endpoints, settings.cluster_config)
+    node = Node(mesh, len(settings.endpoints), settings.cluster_quorum, limits, clock, meter)
+    node.open()
+    return node

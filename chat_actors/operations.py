@@ -44,8 +44,9 @@ def operations(chat: Chat, settings: Settings) -> APIRouter:
         )
         async def topics(request: Request) -> Response:
             check_token(request)
-            users = [TopicUsers(one.topic, one.users) for one in chat.statistics().topics]
-            return Response(msgspec.json.encode(users), media_type="application/json")
+            topics = await chat.topics()
+            partial = {"X-Partial": "true"} if topics.partial else {}
+            return Response(msgspec.json.encode(topics.topics), media_type="application/json", headers=partial)
 
     @router.get(
         "/metrics",

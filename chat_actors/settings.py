@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     history_bytes: int = Field(8 << 20, ge=0, description="bytes of messages a topic keeps, at most")
     outbox_bytes: int = Field(1 << 20, ge=1024, description="bytes that may wait for one reader")
     stall_timeout: float = Field(10.0, gt=0, description="seconds a reader may make no progress")
+    cluster: str = Field(
+        "", description="endpoints of the nodes of a cluster, such as tcp/host:7447; empty: no cluster"
+    )
+    cluster_config: str = Field("", description="zenoh's configuration file, for TLS between nodes")
+    cluster_quorum: bool = Field(False, description="serve nobody while fewer than half of the nodes are seen")
     shutdown_timeout: int = Field(10, ge=3, description="seconds a shutdown may take (python -m chat_actors)")
     proxy_headers: bool = Field(False, description="trust X-Forwarded-* of a proxy (python -m chat_actors)")
 
@@ -50,6 +55,19 @@ class Settings(BaseSettings):
         for origin in filter(None, map(str.strip, value.split(","))):
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin, re.IGNORECASE):
                 raise PydanticCustomError("origins", "Input should be origins such as https://chat.example, or *")
+        return value
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Of the nodes of the cluster."""
+        return [endpoint.strip() for endpoint in self.cluster.split(",") if endpoint.strip()]
+
+    @field_validator("cluster")
+    @classmethod
+    def _are_endpoints(cls, value: str) -> str:
+        for endpoint in filter(None, map(str.strip, value.split(","))):
+            if not re.fullmatch(r"[a-z]+/[^\s/]+:\d+(#\S*)?", endpoint):
+                raise PydanticCustomError("endpoints", "Input should be endpoints such as tcp/10.0.0.1:7447")
         return value
 
     def changed_limits(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The one deployment that would go wrong without a word: several processes, each with topics of its own.
+"""The deployment that would go wrong without a word: several processes, each with topics of its own.
 
 However a server was told to start several workers (option, variable, file, program), its own configuration knows; and
 that stands on the stack while the server imports the application.
@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Optional
+from typing import NoReturn, Optional
+
+from chat_actors.settings import load_settings
 
 STARTUP_FAILURE = 3  # tells uvicorn's and gunicorn's parent process not to try again
 
@@ -31,14 +33,29 @@ def workers_of_the_server() -> int:
 
 
 def refuse_several_workers() -> None:
-    """End this process, and the server that started it, where it is one of several workers."""
-    if workers_of_the_server() > 1:
+    """End this process, and the server that started it, where it is one of more workers than can be nodes.
+
+    The same where it is one of several with a wrong setting: a server starts workers that end again and again.
+    """
+    nodes = len(list(filter(None, map(str.strip, os.environ.get("CHAT_CLUSTER", "").split(",")))))
+    workers = workers_of_the_server()
+    if workers > max(1, nodes):
         print(
             "chat_actors keeps its topics in the memory of one process: several workers would split every topic "
-            "in parts that do not see each other. Start it with one worker.",
+            "in parts that do not see each other. Start it with one worker, or with an endpoint in CHAT_CLUSTER for "
+            "each of them.",
             file=sys.stderr,
         )
-        parent = multiprocessing.parent_process()
-        if parent is not None and parent.pid == os.getppid():
-            os.kill(parent.pid, signal.SIGTERM)  # older uvicorn starts a worker that failed again and again
-        sys.exit(STARTUP_FAILURE)
+        _end_the_server()
+    if workers > 1:
+        try:
+            load_settings()
+        except SystemExit:  # for a wrong value, and every next worker would do the same
+            _end_the_server()
+
+
+def _end_the_server() -> NoReturn:
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid == os.getppid():
+        os.kill(parent.pid, signal.SIGTERM)  # older uvicorn starts a worker that failed again and again
+    sys.exit(STARTUP_FAILURE)

@@ -42,10 +42,13 @@ def in_clean_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     return run
 
 
-async def settle() -> None:
+async def settle(turns: int = 200) -> None:
     """Let all go on that can go on. Bounded; far more turns of the loop than any event here needs."""
-    for _ in range(200):
+    ready = getattr(asyncio.get_running_loop(), "_ready", True)  # callbacks that wait, in asyncio's own loop
+    for _ in range(turns):
         await asyncio.sleep(0)
+        if not ready:
+            break
 
 
 def tasks() -> set[Any]:

@@ -37,11 +37,14 @@ FIELDS: dict[str, tuple[Value, str, Value]] = {
     "history_bytes": (8 * 1024 * 1024, "0", 0),
     "outbox_bytes": (1024 * 1024, "2048", 2048),
     "stall_timeout": (10.0, "60", 60.0),
+    "cluster": ("", "tcp/h1:7447, tls/h2:7447#x=y", "tcp/h1:7447, tls/h2:7447#x=y"),
+    "cluster_config": ("", "zenoh.json5", "zenoh.json5"),
+    "cluster_quorum": (False, "1", True),
     "shutdown_timeout": (10, "3", 3),
     "proxy_headers": (False, "true", True),
 }
 
-# A host is whatever the system resolves, a token is any text; every other field has values that are wrong.
+# A host is whatever the system resolves, a token or a path is any text; every other field has values that are wrong.
 WRONG: dict[str, list[str]] = {
     "port": ["abc", "", "-1", "65536", "80.5"],
     "log_level": ["info", "LOUD", ""],
@@ -64,6 +67,8 @@ WRONG: dict[str, list[str]] = {
     "history_bytes": ["-1", "8M"],
     "outbox_bytes": ["1023", "1M"],
     "stall_timeout": ["0", "-1", "nan"],
+    "cluster": ["h1:7447", "tcp/h1", "tcp/h1:7447;tcp/h2:7447"],
+    "cluster_quorum": ["maybe"],
     "shutdown_timeout": ["2", "0.5", "x"],
     "proxy_headers": ["maybe", ""],
 }
@@ -114,7 +119,7 @@ def test_each_wrong_variable_has_its_own_sentence(
         load_settings()
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition("=")[0] for line in lines] == [f"CHAT_{field.upper()}" for field in WRONG]
-    assert {*FIELDS} - {*WRONG} == {"host", "token"}  # no other field is left out
+    assert {*FIELDS} - {*WRONG} == {"host", "token", "cluster_config"}  # no other field is left out
 
 
 def test_the_limits_that_were_changed_are_told_and_no_secret_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Several workers would split every topic: the one deployment that is refused."""
+"""Several workers that are no cluster would split every topic: the one deployment that is refused."""
 
 import os
 import signal
@@ -33,6 +33,11 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "gunicorn's variable": (GUNICORN, {"GUNICORN_CMD_ARGS": "-w 2"}),
     "gunicorn's file": ((*GUNICORN, "-c", "config.py"), {}),
     "gunicorn with the application loaded before": ((*GUNICORN, "-w", "2", "--preload"), {}),
+    "two workers as one node": ((*UVICORN, "--workers", "2"), {"CHAT_CLUSTER": "tcp/127.0.0.1:7447"}),
+    "three workers as two nodes": (
+        (*UVICORN, "--workers", "3"),
+        {"CHAT_CLUSTER": "tcp/127.0.0.1:7447, tcp/127.0.0.1:7448,"},
+    ),
 }
 
 
@@ -103,7 +108,31 @@ def test_a_worker_ends_its_server_unless_that_has_ended(
     assert seen == killed
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(SENTENCE)
-    assert line.endswith("Start it with one worker.")
+    assert line.endswith("Start it with one worker, or with an endpoint in CHAT_CLUSTER for each of them.")
+
+
+def test_as_many_workers_as_endpoints_are_not_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHAT_CLUSTER", "tcp/127.0.0.1:7447, tcp/127.0.0.1:7448,")
+    monkeypatch.setattr("os.kill", lambda pid, number: None)
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
+    Importing(uvicorn.Config("app", workers=2)).refuse()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(SystemExit):
+        Importing(uvicorn.Config("app", workers=3)).refuse()
+
+
+def test_several_workers_with_a_wrong_setting_end_their_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHAT_CLUSTER", "localhost:7447,localhost:7448")
+    monkeypatch.setattr("os.kill", lambda pid, number: None)
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
+    with pytest.raises(SystemExit) as ended:
+        Importing(uvicorn.Config("app", workers=2)).refuse()
+    assert ended.value.code == STARTUP_FAILURE
+    assert capsys.readouterr().err.startswith("CHAT_CLUSTER=localhost:7447,localhost:7448: ")
 
 
 def test_a_single_process_is_not_refused(capsys: pytest.CaptureFixture[str]) -> None:

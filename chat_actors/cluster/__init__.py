@@ -1,0 +1,1 @@
+"""Several processes that serve one set of topics, over a mesh without a broker. Only ``mesh`` knows the engine."""

@@ -1,0 +1,150 @@
+"""The parcels of a topic's window: what another node would need in order to go on."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import Optional
+
+from chat_actors.clock import Clock
+from chat_actors.cluster.wire import Kept, Line, Parcel
+
+SWEEP_SECONDS = 0.1  # how often it is looked whether something is over
+
+
+class Ration:
+    """So many bytes of frames may go to another node at once."""
+
+    def __init__(self, most_bytes: float) -> None:
+        self._left = most_bytes
+
+    def grants(self, size: int) -> bool:
+        """Whether so much may go as well; once it may not, nothing more may."""
+        self._left -= size
+        return self._left >= 0
+
+
+class Backlog:
+    """Parcels in the order of their numbers, for so many seconds and of so many bytes at most."""
+
+    def __init__(self, seconds: float, most_bytes: int) -> None:
+        self._seconds = seconds
+        self._most_bytes = most_bytes
+        self._kept: deque[tuple[float, int, Parcel]] = deque()  # until when (monotonic), bytes
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, parcel: Parcel, now: float) -> None:
+        """Keep the next parcel."""
+        self.restore(parcel, now + self._seconds)
+
+    def restore(self, parcel: Parcel, until: float) -> None:
+        """Keep a parcel from elsewhere, until then (monotonic seconds)."""
+        size = sum(map(len, parcel.frames))
+        self._kept.append((until, size, parcel))
+        self._bytes += size
+        while self._bytes > self._most_bytes:
+            self._drop_oldest()
+
+    def expire(self, now: float) -> None:
+        """Forget what is over."""
+        while self._kept and self._kept[0][0] <= now:
+            self._drop_oldest()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def kept(self, now: float, ration: Ration) -> list[Kept]:
+        """All, for another node; where that is too much, the newest."""
+        newest = takewhile(lambda one: ration.grants(one[1]), reversed(self._kept))
+        return [Kept(until - now, parcel) for until, _, parcel in newest][::-1]
+
+    def after(self, number: int) -> list[Parcel]:
+        """The parcels behind that one."""
+        return [parcel for _, _, parcel in self._kept if parcel.number > number]
+
+    def acked(self) -> dict[tuple[str, int], int]:
+        """By node and number, how many acks someone has had, as far as can be seen here."""
+        seen: dict[tuple[str, int], int] = {}
+        for _, _, parcel in self._kept:
+            for node, number, before, pieces, _ in parcel.own:
+                seen[node, number] = before + sum(1 for _, piece in pieces if piece)
+        return seen
+
+    def acks_of(self, member: tuple[str, int], first: int, count: int) -> bytes:
+        """The acks that someone (node, number) has had from ``first`` on (the first one ever is 0), so many of them."""
+        acks: list[bytes] = []
+        for _, _, parcel in self._kept:
+            for node, number, before, pieces, _ in parcel.own:
+                if (node, number) == member:
+                    own = enumerate((piece for _, piece in pieces if piece), before)
+                    acks += [piece for place, piece in own if first <= place < first + count]
+        return b"".join(acks)
+
+    def _drop_oldest(self) -> None:
+        _, size, _ = self._kept.popleft()
+        self._bytes -= size
+
+
+class Remains:
+    """What relays that have ended had followed: for a moment, nobody else may have what an owner said last."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, str, str, Line, Backlog]] = deque()  # until when, topic, owner
+
+    def add(self, topic: str, owner: str, line: Line, backlog: Backlog, until: float) -> None:
+        """Keep it until then (monotonic seconds)."""
+        self._kept.append((until, topic, owner, line, backlog))
+
+    def expire(self, now: float) -> None:
+        """Forget what is over."""
+        while self._kept and self._kept[0][0] <= now:
+            self._kept.popleft()
+
+    def of_others_than(self, nodes: list[str]) -> Iterator[tuple[str, Line, Backlog]]:
+        """By topic, what owners have said that are none of these nodes."""
+        return ((topic, line, backlog) for _, topic, owner, line, backlog in self._kept if owner not in nodes)
+
+
+class Sweeper:
+    """Sees that backlogs forget in time: one task, while there is something in any of them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._watched: set[Backlog] = set()
+        self._task: Optional[asyncio.Task[None]] = None
+
+    def watch(self, backlog: Backlog) -> None:
+        """Something has come into a backlog."""
+        self._watched.add(backlog)
+        if self._task is None:
+            self._task = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while self._watched:
+            await self._clock.sleep(SWEEP_SECONDS)
+            now = self._clock.monotonic()
+            for backlog in list(self._watched):
+                backlog.expire(now)
+                if not backlog:
+                    self._watched.discard(backlog)
+        self._task = None
+
+    async def close(self) -> None:
+        """Look at nothing any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+
+def acks_in(parcels: list[Parcel]) -> "Counter[tuple[str, int]]":
+    """By node and number, how many acks there are for someone."""
+    acks: Counter[tuple[str, int]] = Counter()
+    for parcel in parcels:
+        for node, number, _, pieces, _ in parcel.own:
+            acks[node, number] += sum(1 for _, piece in pieces if piece)
+    return acks

@@ -1,0 +1,357 @@
+"""What stands for a topic on a node that has members in it, whoever owns the topic.
+
+What a member sends goes to the owner, with all else of the same turn, and is kept until it is acknowledged; what the
+owner says comes once and is fanned out here. When the owner changes, the relay attaches to the next one and says again
+what is not acknowledged: nothing is lost or doubled, and the members' connections notice nothing.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Optional
+
+import msgspec
+from msgspec import UNSET
+
+from chat_actors.actor import ROOM
+from chat_actors.cluster.backlog import Backlog
+from chat_actors.cluster.guests import Deliver, Guest, Hand, RelayMailbox, Shut
+from chat_actors.cluster.wire import (
+    Ask,
+    Attach,
+    Attached,
+    Carry,
+    Close,
+    Depart,
+    Detach,
+    Let,
+    Line,
+    Names,
+    Parcel,
+    Refused,
+    Say,
+    SeatState,
+    Taken,
+    ToRelay,
+    Write,
+)
+from chat_actors.codes import CloseCode, close_code
+from chat_actors.events import Join, Leave, Send, Shutdown
+from chat_actors.fanout import FanOut
+from chat_actors.members import Member
+from chat_actors.outbox import Outbox, Own
+from chat_actors.protocol import Closing, Joined, Presence, Renamed, finished, payloads
+from chat_actors.topic import Room, TopicStatistics
+
+if TYPE_CHECKING:
+    from chat_actors.cluster.node import Node
+
+_joined = msgspec.json.Decoder(Joined)
+_notice = msgspec.json.Decoder(Presence)
+
+
+class Relay(Room):
+    """The actor."""
+
+    def __init__(self, name: str, node: "Node") -> None:
+        self.number = node.new_number()
+        self.owner = ""
+        self._node = node
+        self._meter = node.meter
+        self._life = 0
+        self._lives: dict[str, int] = {}  # by owner, the last one there: it may not have seen that another one came
+        self._line = Line()
+        limits = node.limits
+        self._backlog = Backlog(limits.message_ttl, limits.history_bytes)
+        self._guests: dict[int, Guest] = {}
+        self._numbers: dict[Outbox, int] = {}
+        self._near: dict[Outbox, Member] = {}  # those who have been handed their ``joined``
+        self._roster: Optional[list[str]] = None  # all members' names, as those with ``events`` here know them
+        self._says: list[tuple[int, str, Optional[str]]] = []  # of this turn
+        self._born = node.now()
+        super().__init__(name, node.clock)
+        self.mailbox: RelayMailbox = RelayMailbox(self._send)
+        node.add(self)
+
+    # To the owner.
+
+    def attach(self, owner: str) -> None:
+        """Turn to an owner, with the members there are and all that is not answered yet."""
+        node = self._node
+        node.forget_life(self._life)
+        now = node.now()
+        self._life, self.owner = node.new_life(self), owner
+        self._lives = {other: life for other, life in self._lives.items() if other in node.view}
+        self._lives[owner] = self._life
+        guests = self._guests.values()
+        seats = [
+            SeatState(one.number, one.username, one.token, one.events, one.acked, now - one.joined_at)
+            for one in guests
+            if one.asked is None
+        ]
+        window = self._backlog.kept(now, node.ration(owner))
+        node.send(owner, Attach(self.name, self._life, self.number, self._told_line(), seats, window))
+        for guest in guests:
+            if guest.asked is not None:
+                self._ask(guest, guest.asked)
+        self._says.clear()  # they are among the unacknowledged
+        again = [(guest.number, message, ref) for guest in guests for message, ref in guest.unacked]
+        if again:
+            node.send(owner, Say(self.name, self._life, again))
+
+    async def turn(self, event: Any) -> None:
+        self.mailbox.busy = True
+        try:
+            await self._turn(event)
+        finally:
+            self.mailbox.busy = False
+
+    async def _turn(self, event: Any) -> None:
+        following: Any = event
+        taken = 0
+        while following is not None:
+            taken += 1
+            if type(following) is Deliver:
+                await following.fan_out.write(self._near)
+                if following.number:
+                    self._node.send(self.owner, Taken(self.name, self._life, following.number))
+            else:
+                self.attempt(following)
+            if not self.running or taken == ROOM or self.mailbox.empty():
+                break
+            following = self.mailbox.get_nowait()
+        else:
+            self.running = False
+
+    def flush(self) -> None:
+        """Send what was said in this turn of the loop."""
+        if self._says:
+            says, self._says = self._says, []
+            self._node.send(self.owner, Say(self.name, self._life, says))
+
+    def handle(self, event: Any) -> None:
+        if type(event) is Send:
+            self._send(event)
+        elif type(event) is Join:
+            self._join(event)
+        elif type(event) is Leave:
+            self._leave(event)
+        elif type(event) is Hand:
+            self._hand(event)
+        elif type(event) is Shut:
+            self._near.pop(event.guest.outbox, None)
+            event.guest.outbox.close(event.code)
+        elif type(event) is Shutdown:
+            self._shut_down(event)
+        else:
+            raise TypeError(f"not an event of a relay: {type(event)}")
+
+    def _send(self, event: Send) -> None:
+        guest = self._guests.get(self._numbers.get(event.outbox, 0))
+        if guest is None:  # posted behind its own leave, or its place was taken
+            return
+        message = event.message, None if event.ref is UNSET else event.ref
+        guest.unacked.append(message)
+        self.mailbox.unacked += 1
+        if not self._says:
+            self._node.flush_later(self)
+        self._says.append((guest.number, *message))
+
+    def _join(self, event: Join) -> None:
+        guest = Guest(
+            username=event.username,
+            key="",
+            number=self._node.new_number(),
+            events=event.window is not None and event.window.events,
+            outbox=event.outbox,
+            asked=event,
+            unacked=deque(),
+        )
+        self._guests[guest.number] = guest
+        self._numbers[guest.outbox] = guest.number
+        self._ask(guest, event)
+
+    def _ask(self, guest: Guest, event: Join) -> None:
+        self._node.send(self.owner, Ask(self.name, self._life, guest.number, event.username, event.window))
+
+    def _leave(self, event: Leave) -> None:
+        number = self._numbers.pop(event.outbox, 0)
+        guest = self._guests.get(number)
+        self._near.pop(event.outbox, None)
+        if guest is None:
+            return
+        self._let_go(guest)
+        self.flush()  # what it has said comes before
+        self._node.send(self.owner, Depart(self.name, self._life, number, event.reason))
+
+    def _let_go(self, guest: Guest) -> None:
+        del self._guests[guest.number]
+        self.mailbox.unacked -= len(guest.unacked)
+        guest.unacked.clear()
+        if not any(one.events for one in self._guests.values()):
+            self._roster = None
+
+    # From the owner. What changes what is known happens at once, so that an attachment in between tells it all; what
+    # goes to the members takes its turn.
+
+    def take(self, item: ToRelay) -> None:
+        """An item of this attachment."""
+        if type(item) is Carry:
+            self._carry(item.parcel)
+        elif type(item) is Attached:
+            self._attached(item)
+        elif type(item) is Names:
+            self._names(item)
+        elif type(item) is Let:
+            self.attach(self._node.owner(self.name) or self._node.me)
+        else:
+            guest = self._guests.get(item.number)  # type: ignore[union-attr]
+            if guest is None:
+                return
+            if type(item) is Write:
+                self._write(guest, item)
+            elif type(item) is Close:
+                self._let_go(guest)
+                self._post(Shut(guest, close_code(item.code)))
+            elif type(item) is Refused and guest.asked is not None:
+                asked, guest.asked = guest.asked, None
+                self._let_go(guest)
+                asked.refuse(close_code(item.code), item.detail)
+
+    def _post(self, event: object) -> None:
+        self.mailbox.put_nowait(event)  # type: ignore[arg-type]  # of this actor's own kinds
+
+    def _attached(self, item: Attached) -> None:
+        line = self._line
+        if item.foreign:
+            self._backlog.clear()
+            line.number = item.line.number
+        line.name, line.ancestors = item.line.name, item.line.ancestors
+        line.last_id = max(line.last_id, item.line.last_id)
+        self._born = self._node.now() - item.line.age
+        for number, count in item.lost.items():
+            guest = self._guests.get(number)
+            if guest is not None:
+                self._acknowledge(guest, count)
+
+    def _carry(self, parcel: Parcel) -> None:
+        line = self._line
+        line.number, line.last_id = parcel.number, max(line.last_id, parcel.last_id)
+        self._backlog.add(parcel, self._node.now())
+        self._node.watch(self._backlog)
+        own: Own = {}
+        for node, number, _, pieces, _ in parcel.own:
+            guest = self._guests.get(number) if node == self._node.me else None
+            if guest is not None:
+                own[guest.outbox] = sorted(own[guest.outbox] + pieces) if guest.outbox in own else pieces
+                self._acknowledge(guest, sum(1 for _, piece in pieces if piece))
+        if not self.mailbox.crowded():
+            self.mailbox.relieve()
+        if self._roster is not None:
+            for place in parcel.notices:
+                self._note(parcel.frames[place])
+        self._deliver(FanOut.of(parcel.frames, parcel.notices, own), parcel.number)
+
+    def _acknowledge(self, guest: Guest, count: int) -> None:
+        """The oldest messages of a member are in the topic."""
+        for _ in range(min(count, len(guest.unacked))):
+            guest.unacked.popleft()
+            guest.acked += 1
+            self.mailbox.unacked -= 1
+
+    def _deliver(self, fan_out: FanOut, number: int = 0) -> None:
+        if self.mailbox.idle() and fan_out.is_short(len(self._near)):
+            for _ in fan_out.strides(self._near):
+                pass
+            if number:
+                self._node.send(self.owner, Taken(self.name, self._life, number))
+        else:
+            self._post(Deliver(fan_out, number))
+
+    def _note(self, frame: bytes) -> None:
+        if b'"type":"presence"' in frame and self._roster is not None:
+            (payload,) = payloads(frame)
+            presence = _notice.decode(payload)
+            known = presence.username in self._roster  # one's own coming is known from ``joined``
+            if presence.event == "joined" and not known:
+                self._roster.append(presence.username)
+            elif presence.event == "left" and known:
+                self._roster.remove(presence.username)
+
+    def _write(self, guest: Guest, item: Write) -> None:
+        asked, guest.asked = guest.asked, None
+        if asked is not None:
+            joined = _joined.decode(next(iter(payloads(item.frames))))
+            guest.username = joined.username
+            guest.token = joined.resume or ""
+            guest.joined_at = self._node.now()
+            if joined.members is not UNSET:
+                self._roster = list(joined.members)
+            if not asked.reply.done():
+                asked.reply.set_result(self.mailbox)
+        self._post(Hand(guest, item.frames, item.answer, asked is not None))
+
+    def _hand(self, event: Hand) -> None:
+        outbox = event.guest.outbox
+        if event.joined and self._guests.get(event.guest.number) is event.guest:
+            self._near[outbox] = event.guest
+        if event.answer:
+            outbox.write_answer(event.frames)
+        else:
+            outbox.write(event.frames)
+
+    def _names(self, item: Names) -> None:
+        """Tell those with ``events`` what has changed while nobody could see all members."""
+        for renaming in item.renamed:
+            guest = self._guests.get(renaming.number)
+            if guest is not None:
+                guest.username = renaming.after
+        roster = self._roster
+        if roster is None:
+            return
+        fan_out = FanOut()
+        for renaming in item.renamed:
+            if renaming.before in roster:
+                roster[roster.index(renaming.before)] = renaming.after
+                fan_out.notice(finished(Renamed(renaming.before, renaming.after)))
+        users = len(roster)
+        for name in [name for name in roster if name not in item.members]:
+            users -= 1
+            fan_out.notice(finished(Presence("left", name, max(1, users))))
+        for name in [name for name in item.members if name not in roster]:
+            users += 1
+            fan_out.notice(finished(Presence("joined", name, users)))
+        self._roster = list(item.members)
+        if fan_out:
+            self._deliver(fan_out)
+
+    # Its end.
+
+    def _shut_down(self, event: Shutdown) -> None:
+        for place, guest in enumerate(list(self._guests.values())):
+            if guest.events and guest.asked is None:
+                guest.outbox.write(finished(Closing(event.first + place * event.step)))
+        self._dismiss(event.code)
+
+    def _dismiss(self, code: CloseCode) -> None:
+        for guest in list(self._guests.values()):
+            if guest.asked is not None:
+                guest.asked.refuse(code)
+            guest.outbox.close(code)
+            self._leave(Leave(guest.outbox, code.name.lower()))
+
+    async def ended(self) -> None:
+        self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up
+        self._near.clear()
+        for owner, life in self._lives.items():
+            self._node.send(owner, Detach(self.name, life))
+        self._node.remove(self, self._life, self._told_line(), self._backlog)
+
+    def _told_line(self) -> Line:
+        line = self._line
+        return Line(line.name, line.number, line.last_id, dict(line.ancestors), self._node.now() - self._born)
+
+    def statistics(self) -> TopicStatistics:
+        return TopicStatistics(self.name, len(self._near), 0, self.mailbox.qsize(), 0.0)
+
+    def username(self, outbox: Outbox) -> Optional[str]:
+        guest = self._guests.get(self._numbers.get(outbox, 0))
+        return None if guest is None else guest.username

@@ -1,0 +1,295 @@
+"""What nodes say to each other, as MessagePack. Data alone: nothing that is read here can run anything.
+
+A *relay* stands for a topic on each node that has members in it; the *owner* has the topic. ``life`` is the number of
+one attachment of a relay to an owner: what belongs to another one is old, and is dropped. ``number`` is a member's, on
+its node, for as long as it is connected.
+"""
+
+from typing import Optional, Union
+
+import msgspec
+from msgspec import Struct
+
+from chat_actors.protocol import Ack, Window
+
+
+class Parcel(Struct, array_like=True):
+    """What a topic said in one turn, once for all members wherever they are.
+
+    ``line``: of parcels with numbers 1, 2, 3 …; ``last_id``: of the topic's messages, after this.
+    ``own``: what someone gets in place of frames: node, number, acks it had before, (place, bytes), and its token.
+    """
+
+    line: str
+    number: int
+    last_id: int
+    frames: list[bytes]
+    notices: list[int]
+    own: list[tuple[str, int, int, list[tuple[int, bytes]], str]]
+
+
+class Kept(Struct, array_like=True):
+    """A parcel within the window, and the seconds until it is over."""
+
+    remaining: float
+    parcel: Parcel
+
+
+class Line(Struct, array_like=True):
+    """How far a line of parcels has been followed: through ``number``.
+
+    ``ancestors``: lines that this one goes on from, each with its last number that is part of this one.
+    ``age``: of the topic, in seconds.
+    """
+
+    name: str = ""
+    number: int = 0
+    last_id: int = 0
+    ancestors: dict[str, int] = {}
+    age: float = 0.0
+
+    def includes(self, other: "Line") -> bool:
+        """Whether who has followed ``other`` can go on here."""
+        if other.name == self.name:
+            return True
+        return other.number <= self.ancestors.get(other.name, -1)
+
+
+class SeatState(Struct, array_like=True):
+    """A member as its relay knows it. ``acked``: acks that it has had so far; ``age``: seconds since it joined."""
+
+    number: int
+    username: str
+    token: str
+    events: bool
+    acked: int
+    age: float
+
+
+class Renaming(Struct, array_like=True):
+    """``number``: the member's, if it is the relay's own; 0 if it is another one."""
+
+    number: int
+    before: str
+    after: str
+
+
+class Gone(Struct, array_like=True):
+    """Someone who may come back within ``remaining`` seconds, and its references."""
+
+    username: str
+    token: str
+    remaining: float
+    refs: dict[str, Ack]
+
+
+# A relay to an owner.
+
+
+class Attach(Struct, array_like=True, tag=True):
+    """Be my owner from here on. What was asked and is not answered yet comes again behind this.
+
+    ``relay``: its number on its node, the same in all its lives.
+    """
+
+    topic: str
+    life: int
+    relay: int
+    line: Line
+    seats: list[SeatState]
+    window: list[Kept]
+
+
+class Detach(Struct, array_like=True, tag=True):
+    """The relay has no members any more."""
+
+    topic: str
+    life: int
+
+
+class Ask(Struct, array_like=True, tag=True):
+    """A join."""
+
+    topic: str
+    life: int
+    number: int
+    username: str
+    window: Optional[Window]
+
+
+class Depart(Struct, array_like=True, tag=True):
+    """A leave."""
+
+    topic: str
+    life: int
+    number: int
+    reason: str
+
+
+class Say(Struct, array_like=True, tag=True):
+    """Messages, in order: the sender's number, the text, the ref or None."""
+
+    topic: str
+    life: int
+    messages: list[tuple[int, str, Optional[str]]]
+
+
+class Taken(Struct, array_like=True, tag=True):
+    """The relay has passed on the parcels through that number."""
+
+    topic: str
+    life: int
+    number: int
+
+
+# An owner to a relay.
+
+
+class Attached(Struct, array_like=True, tag=True):
+    """The relay is attached. Where it cannot go on from what it has followed, it begins anew: ``foreign``.
+
+    ``lost``: by member, how many acks are not to be had any more.
+    """
+
+    life: int
+    line: Line
+    foreign: bool
+    lost: dict[int, int]
+
+
+class Let(Struct, array_like=True, tag=True):
+    """I am not your owner any more; you may see others than I do."""
+
+    life: int
+
+
+class Names(Struct, array_like=True, tag=True):
+    """Who is a member now, oldest first; and who of those the relay knew is called otherwise from here on."""
+
+    life: int
+    members: list[str]
+    renamed: list[Renaming]
+
+
+class Carry(Struct, array_like=True, tag=True):
+    life: int
+    parcel: Parcel
+
+
+class Write(Struct, array_like=True, tag=True):
+    """Frames for one member."""
+
+    life: int
+    number: int
+    frames: bytes
+    answer: bool
+
+
+class Close(Struct, array_like=True, tag=True):
+    life: int
+    number: int
+    code: int
+
+
+class Refused(Struct, array_like=True, tag=True):
+    """Nobody became a member by that join."""
+
+    life: int
+    number: int
+    code: int
+    detail: str
+
+
+# A node to a node.
+
+
+class Hello(Struct, array_like=True, tag=True):
+    """The first thing that is said, by both."""
+
+
+class Settled(Struct, array_like=True, tag=True):
+    """While these nodes are there, you have been told all that I have for you. ``ask``: say the same of your view."""
+
+    view: list[str]
+    ask: bool
+
+
+class Resign(Struct, array_like=True, tag=True):
+    """I am going; what I owned has been bequeathed."""
+
+
+class Bequest(Struct, array_like=True, tag=True):
+    """A topic that I owned is yours now. ``epoch``: of the topic's life, which goes on.
+
+    Without an epoch: I had members in it, who have left; this is what they had heard.
+    """
+
+    topic: str
+    epoch: str
+    line: Line
+    window: list[Kept]
+    departed: list[Gone]
+
+
+class Count(Struct, array_like=True, tag=True):
+    """Which topics do you own?"""
+
+    number: int
+
+
+class Counted(Struct, array_like=True, tag=True):
+    """Topic, its members, and its age in seconds."""
+
+    number: int
+    topics: list[tuple[str, int, float]]
+
+
+ToOwner = Union[Attach, Detach, Ask, Depart, Say, Taken]
+ToRelay = Union[Attached, Let, Names, Carry, Write, Close, Refused]
+ToNode = Union[Hello, Settled, Resign, Bequest, Count, Counted]
+Item = Union[ToOwner, ToRelay, ToNode]
+
+FROM_RELAY = Attach, Detach, Ask, Depart, Say, Taken
+FROM_OWNER = Attached, Let, Names, Carry, Write, Close, Refused
+
+
+class Envelope(Struct, array_like=True):
+    """What goes at once from one node to another. ``mine``, ``yours``: their numbers while they know each other."""
+
+    sender: str
+    mine: int
+    yours: int
+    items: list[Item]
+
+
+class Sealed(Struct, array_like=True):
+    """The same, with items that are encoded already: a parcel is encoded once for all nodes."""
+
+    sender: str
+    mine: int
+    yours: int
+    items: list[msgspec.Raw]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def encoded(parcel: Parcel) -> msgspec.Raw:
+    """A parcel, encoded once for all nodes."""
+    return msgspec.Raw(_encoder.encode(parcel))
+
+
+def sealed(item: Item) -> msgspec.Raw:
+    """One item, encoded."""
+    return msgspec.Raw(_encoder.encode(item))
+
+
+def seal(sender: str, mine: int, yours: int, items: list[msgspec.Raw]) -> bytes:
+    """An envelope."""
+    return _encoder.encode(Sealed(sender, mine, yours, items))
+
+
+def opened(data: bytes) -> Envelope:
+    """What is in an envelope. Raises msgspec.DecodeError, of which msgspec.ValidationError is one."""
+    return _decoder.decode(data)
