@@ -10,13 +10,13 @@ from tests.page import browser
 from tests.page.bot import Bot
 from tests.page.browser import People
 from tests.page.line import Line
-from tests.server import APP, Server
+from tests.server import APP, Pair, Server
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """The server as a user starts it. Tests share it, so each leaves it empty (see ``Visit``)."""
-    shared = Server(*APP)
+@pytest.fixture(scope="session", params=[Server, Pair], ids=["one process", "two nodes"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The server as a user starts it, alone and as a cluster. Tests share it; each leaves it empty (see ``Visit``)."""
+    shared: Server = request.param(*APP)
     try:
         yield shared
         shared.terminate()

@@ -2,13 +2,17 @@
 
 import asyncio
 import functools
+import itertools
 import json
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -62,6 +66,7 @@ class Server:
             self.kill()
             raise
         address = line.partition("http://")[2].split()[0]
+        self.nodes: list[Server] = [self]  # of a cluster, if it is more than one
         self.url = f"ws://{address}/ws"
         self.port = int(address.rpartition(":")[2])
 
@@ -92,6 +97,16 @@ class Server:
             assert len(found) >= count, f"{count} lines with {words} were expected in:\n" + "\n".join(self._lines)
             return found
 
+    def since(self, mark: "list[int]") -> list[str]:
+        """The log lines behind that ``mark``."""
+        with self._news:
+            return self._lines[mark[0] :]
+
+    def mark(self) -> list[int]:
+        """Where the log ends now."""
+        with self._news:
+            return [len(self._lines)]
+
     async def logged(self, *words: str, count: int = 1) -> list[str]:
         """``wait_for``, while the loop goes on."""
         return await asyncio.to_thread(self.wait_for, *words, count=count)
@@ -118,6 +133,70 @@ class Server:
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+class Pair(Server):
+    """Two servers that are nodes of one cluster, as if they were one: ``url`` is now that of one, now of the other."""
+
+    def __init__(self, *command: str, **environment: str) -> None:
+        endpoints = ",".join(f"tcp/127.0.0.1:{port}" for port in free_ports(2))
+        self.nodes: list[Server] = []
+        try:
+            for _ in range(2):
+                self.nodes.append(Server(*command, CHAT_CLUSTER=endpoints, **environment))
+            for node in self.nodes:
+                node.wait_for("node found")
+        except BaseException:
+            self.kill()
+            raise
+        self._turns = itertools.cycle(self.nodes)
+        self.port = self.nodes[0].port
+
+    @property
+    def url(self) -> str:  # type: ignore[override]
+        return next(self._turns).url
+
+    @property
+    def running(self) -> bool:
+        return all(node.running for node in self.nodes)
+
+    def lines(self, *words: str) -> list[str]:
+        return sorted((line for node in self.nodes for line in node.lines(*words)), key=lambda line: line[:23])
+
+    def mark(self) -> list[int]:
+        return [number for node in self.nodes for number in node.mark()]
+
+    def since(self, mark: "list[int]") -> list[str]:
+        return [line for node, number in zip(self.nodes, mark) for line in node.since([number])]
+
+    def wait_for(self, *words: str, count: int = 1) -> list[str]:
+        deadline = time.monotonic() + PATIENCE
+        while len(found := self.lines(*words)) < count:
+            assert time.monotonic() < deadline, f"{count} lines with {words} were expected in:\n" + "\n".join(
+                self.lines()
+            )
+            time.sleep(0.01)
+        return found
+
+    def terminate(
+        self, status: int = -signal.SIGTERM, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE
+    ) -> None:
+        for node in self.nodes:
+            node.terminate(status, within, trouble)
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on, none of those that are given to whoever asks for any."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = 20_000 + secrets.randbelow(10_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return list(ports)
 
 
 class Client:

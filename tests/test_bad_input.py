@@ -82,7 +82,7 @@ def cases(table: Table) -> pytest.MarkDecorator:
 async def test_a_members_bad_frame_costs_one_error_one_log_line_and_nobody_else_anything(
     server: Server, frame: Union[str, bytes], code: str, compression: Optional[str]
 ) -> None:
-    mark = len(server.lines())
+    mark = server.mark()
     async with Visit(server) as visit:
         eve = await visit.join("eve", "sports", compression=compression)
         alice = await visit.join("alice", "sports")
@@ -97,13 +97,13 @@ async def test_a_members_bad_frame_costs_one_error_one_log_line_and_nobody_else_
         assert (await carol.recv())["id"] == 1
         topics = [{"topic": "sports", "users": 2}, {"topic": "movies", "users": 2}]
         assert (await eve.ask("/list"))["topics"] == topics
-    check_log(server.lines()[mark:], code, members=4, topics=2)
+    check_log(server.since(mark), code, members=4, topics=2)
 
 
 @cases(BAD_FROM_A_STRANGER)
 @in_loop
 async def test_a_wrong_first_frame_may_be_tried_again(server: Server, frame: Union[str, bytes], code: str) -> None:
-    mark = len(server.lines())
+    mark = server.mark()
     async with Visit(server) as visit:
         alice = await visit.join("alice", "sports")
         eve = await visit.connect()
@@ -114,7 +114,7 @@ async def test_a_wrong_first_frame_may_be_tried_again(server: Server, frame: Uni
         assert (await eve.join("eve", "sports"))["users"] == 2
         assert (await eve.ask({"message": SECRET}))["id"] == 1
         assert (await alice.recv())["id"] == 1
-    check_log(server.lines()[mark:], code, members=2, topics=1)
+    check_log(server.since(mark), code, members=2, topics=1)
 
 
 def check_log(lines: list[str], code: str, members: int, topics: int) -> None:
@@ -202,7 +202,7 @@ HUGE = {
 async def test_a_frame_over_64_kib_closes_the_connection(
     server: Server, frame: Union[str, bytes], compression: Optional[str]
 ) -> None:
-    mark = len(server.lines())
+    mark = server.mark()
     async with Visit(server) as visit:
         eve = await visit.join("eve", "sports", compression=compression)
         alice = await visit.join("alice", "sports")
@@ -211,7 +211,7 @@ async def test_a_frame_over_64_kib_closes_the_connection(
         await visit.see_leaves(1, reason="frame_too_big")
         hello = await alice.ask({"message": "hello"})
         assert (hello["id"], hello["recipients"]) == (1, 0)
-    check_log(server.lines()[mark:], "frame_too_big", members=2, topics=1)
+    check_log(server.since(mark), "frame_too_big", members=2, topics=1)
 
 
 @in_loop

@@ -92,14 +92,16 @@ def test_the_http_side_describes_itself() -> None:
 
 @in_loop
 async def test_a_real_server_tells_its_topics_and_its_numbers(server: Server) -> None:
-    def get(path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}") as answer:
+    def get(node: Server, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.port}{path}") as answer:
             text: str = answer.read().decode()
         return text
 
     async with Visit(server) as visit:
         await visit.join("alice", "sports")
-        topics, metrics = [await asyncio.to_thread(get, path) for path in ("/topics", "/metrics")]
-    assert json.loads(topics) == [{"topic": "sports", "users": 1}]
-    assert "\nchat_members 1.0\n" in metrics
-    assert "\nprocess_open_fds " in metrics
+        topics = [await asyncio.to_thread(get, node, "/topics") for node in server.nodes]
+        metrics = [await asyncio.to_thread(get, node, "/metrics") for node in server.nodes]
+    assert [json.loads(one) for one in topics] == [[{"topic": "sports", "users": 1}]] * len(server.nodes)
+    # A member is counted where its topic is.
+    assert sum("\nchat_members 1.0\n" in one for one in metrics) == 1
+    assert all("\nprocess_open_fds " in one for one in metrics)
