@@ -9,7 +9,7 @@ import pytest
 from tests.benchmark import fairness
 from tests.benchmark.__main__ import main, measure
 from tests.benchmark.cases import CASES, Case
-from tests.benchmark.servers import Server, ServerFailed, find_servers, running
+from tests.benchmark.servers import NODES, Server, ServerFailed, find_servers, running
 from tests.benchmark.wire import KEEP, frame, pongs
 
 TINY = Case("tiny", members=3)
@@ -67,3 +67,11 @@ def test_a_ping_that_is_not_there_to_its_end_waits_for_the_next_read() -> None:
     ping = b"\x89\x04ping"
     assert [pongs(ping[:size]) for size in range(len(ping))] == [b""] * len(ping)
     assert len(ping) <= KEEP
+
+
+def test_two_nodes_are_measured_together() -> None:
+    (nodes,) = (server for server in find_servers(None, None)[0] if server.name == NODES)
+
+    result = measure(TINY, 0.5, nodes)
+
+    assert result.deliveries > 0 and result.cpu_us > 0

@@ -16,7 +16,7 @@ from tests.benchmark import plot, report
 from tests.benchmark.cases import CASES, GROWTH, USUAL, Case
 from tests.benchmark.fairness import CROWD, Fairness, measure_fairness
 from tests.benchmark.load import Load, Result
-from tests.benchmark.servers import Server, ServerFailed, allow_open_files, cores, find_servers, on_core, running
+from tests.benchmark.servers import NODES, Server, ServerFailed, allow_open_files, cores, find_servers, on_core, running
 
 Figures = TypeVar("Figures", Result, Fairness)
 
@@ -120,7 +120,7 @@ def _chosen(names: Optional[Sequence[str]], found: Sequence[Server], missing: Se
     if absent:
         known = ", ".join(server.name for server in found)
         sys.exit("\n".join([f"No server {', '.join(sorted(absent))} here. Found: {known}.", *missing]))
-    return [server for server in found if not names or server.name in names]
+    return [server for server in found if (server.name in names if names else server.name != NODES)]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

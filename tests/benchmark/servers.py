@@ -13,22 +13,29 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Optional
+from typing import IO, NamedTuple, Optional
+
+from tests.server import free_ports
 
 PEERS = Path(__file__).resolve().parent / "peers"
 ROOT = PEERS.parents[2]
+NODES = "nodes"  # several processes of this server, which are measured where they are asked for alone
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 SPARE_FILES = 200  # that a process has open besides its connections
 
 
 class Server(NamedTuple):
-    """``{port}`` in ``command`` stands for the port; ``environ`` is added to that of this process."""
+    """``{port}`` in ``command`` stands for the port; ``environ`` is added to that of this process.
+
+    ``nodes``: of a cluster, that have to find each other before it is ready.
+    """
 
     name: str
     title: str
     command: tuple[str, ...]
     environ: Mapping[str, str] = MappingProxyType({})
+    nodes: int = 1
 
 
 class Process(NamedTuple):
@@ -47,11 +54,18 @@ def find_servers(node_modules: Optional[str], bun: Optional[str]) -> tuple[list[
     """
     module = (sys.executable, "-m")
     port = ("--port", "{port}")
+    ours = (*module, "uvicorn", "chat_actors.app:app", *port)
     found = [
-        Server("ours", "chat_actors", (*module, "uvicorn", "chat_actors.app:app", *port), {"CHAT_RATE_LIMIT": "0"}),
+        Server("ours", "chat_actors", ours, {"CHAT_RATE_LIMIT": "0"}),
         Server("naive", "naive FastAPI loop", (*module, "uvicorn", "tests.benchmark.peers.naive:app", *port)),
     ]
     missing = []
+    if find_spec("zenoh"):
+        endpoints = ",".join(f"tcp/127.0.0.1:{port}" for port in free_ports(2))
+        environ = {"CHAT_RATE_LIMIT": "0", "CHAT_CLUSTER": endpoints}
+        found.append(Server(NODES, "chat_actors, two nodes", (*ours, "--workers", "2"), environ, nodes=2))
+    else:
+        missing.append(f"{NODES} is left out: it needs the package eclipse-zenoh.")
     if find_spec("uvloop") and find_spec("websockets"):
         command = (*module, "tests.benchmark.peers.websockets_broadcast", "{port}")
         found.append(Server("websockets", "websockets broadcast()", command))
@@ -92,7 +106,7 @@ def running(server: Server, core: Optional[int] = None) -> Iterator[Process]:
                 command, cwd=ROOT, env={**os.environ, **server.environ}, stdout=log, stderr=subprocess.STDOUT
             )
         try:
-            if not _answers(process, port):
+            if not (_answers(process, port) and _have_met(server.nodes, log)):
                 log.seek(0)
                 raise ServerFailed(f"{server.name} did not start.\n{log.read().decode(errors='replace')[-2000:]}")
             yield Process(port, process.pid)
@@ -120,6 +134,16 @@ def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
                 return True
         time.sleep(0.05)
     return False
+
+
+def _have_met(nodes: int, log: IO[bytes]) -> bool:
+    deadline = time.monotonic() + START_SECONDS
+    while nodes > 1 and time.monotonic() < deadline:
+        log.seek(0)
+        if log.read().count(b"node found") == nodes * (nodes - 1):
+            return True
+        time.sleep(0.05)
+    return nodes == 1
 
 
 def allow_open_files(connections: int) -> None:
@@ -171,7 +195,13 @@ class Usage(NamedTuple):
 
 
 def usage(pid: int) -> Usage:
-    """What a process has used so far; not-a-number where there is no /proc to read it from."""
+    """What a process and those it has started have used so far; not-a-number where there is no /proc."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    started = children.read_text().split() if children.exists() else []
+    return Usage(*map(sum, zip(_usage_of(pid), *map(usage, map(int, started)))))
+
+
+def _usage_of(pid: int) -> Usage:
     with suppress(FileNotFoundError):
         # The name of the program, in parentheses, is the one field that may hold spaces.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
