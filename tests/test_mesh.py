@@ -92,25 +92,31 @@ def logged(text: str) -> Iterator[asyncio.Event]:
 
 
 class Wire:
-    """A way to an endpoint that can be cut, or lets nothing through for a while."""
+    """A way to an endpoint that can be cut, or lets nothing through for a while. It ends when nobody calls any more."""
 
     def __init__(self, port: int, to: int) -> None:
         self._port = port
         self._to = to
         self._open = asyncio.Event()
         self._open.set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
+        self._writers: set[asyncio.StreamWriter] = set()  # of all connections there were
+        self._tasks: set[asyncio.Task[None]] = set()  # so that they are referred to
 
     async def __aenter__(self) -> "Wire":
         self._server = await asyncio.start_server(self._accept, ADDRESS[0], self._port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._ended = True
         self._server.close()
         self.release()
+        await asyncio.sleep(0)  # whoever has been let in has a task by now
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            self.cut()
+            await asyncio.wait(others)
         self.cut()
-        await asyncio.wait(self._tasks)
+        await asyncio.sleep(0)  # when it is closed
 
     def cut(self) -> None:
         for writer in self._writers:
@@ -123,13 +129,16 @@ class Wire:
         self._open.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         try:
             there, back = await asyncio.open_connection(ADDRESS[0], self._to)
         except OSError:
             writer.transport.abort()
             return
+        self._writers.add(back)
+        if self._ended:
+            return
         for one, other in ((reader, back), (there, writer)):
-            self._writers.add(other)
             task = asyncio.create_task(self._carry(one, other))
             self._tasks.add(task)
 
@@ -140,7 +149,6 @@ class Wire:
                 writer.write(data)
                 await writer.drain()
         writer.close()
-        self._writers.discard(writer)
 
 
 @in_clean_loop
@@ -218,8 +226,8 @@ async def test_those_who_lose_each_other_find_each_other_again(how: str, monkeyp
     one, other, way = free_ports(3)
     alice = Peer("alice", [f"tcp/127.0.0.1:{one}", f"tcp/127.0.0.1:{way}"])
     bob = Peer("bob", [f"tcp/127.0.0.1:{other}", f"tcp/127.0.0.1:{one}"])
-    try:
-        async with Wire(way, other) as wire:
+    async with Wire(way, other) as wire:
+        try:
             alice.open()
             bob.open()
             for _ in range(3):
@@ -235,9 +243,9 @@ async def test_those_who_lose_each_other_find_each_other_again(how: str, monkeyp
                     await peer.sees(there, there=False)
                     peer.mesh.forget(there.name)
                 wire.release()
-    finally:
-        for peer in (alice, bob):
-            await peer.mesh.close()
+        finally:
+            for peer in (alice, bob):
+                await peer.mesh.close()
 
 
 @in_clean_loop
@@ -245,8 +253,8 @@ async def test_two_endpoints_that_lead_to_one_node_are_one_node() -> None:
     one, other, way = free_ports(3)
     alice = Peer("alice", [f"tcp/127.0.0.1:{port}" for port in (one, other, way)])
     bob = Peer("bob", [f"tcp/127.0.0.1:{port}" for port in (other, one)])
-    try:
-        async with Wire(way, other):
+    async with Wire(way, other):
+        try:
             alice.open()
             bob.open()
             await alice.sees(bob)
@@ -257,9 +265,9 @@ async def test_two_endpoints_that_lead_to_one_node_are_one_node() -> None:
             await bob.mesh.close()
             await alice.sees(bob, there=False)
             assert alice.seen == [("bob", True), ("bob", False)]
-    finally:
-        for peer in (alice, bob):
-            await peer.mesh.close()
+        finally:
+            for peer in (alice, bob):
+                await peer.mesh.close()
 
 
 @in_clean_loop
@@ -612,6 +620,15 @@ async def test_a_close_asks_those_that_took_all_whether_it_has_arrived(monkeypat
 
 
 # Where a process may listen.
+
+
+@in_clean_loop
+async def test_a_close_is_not_stopped_by_a_call_that_is_over() -> None:
+    async with peers("alice", "bob") as (alice, bob):
+        assert alice.mesh.send("bob", b"hello")
+        await bob.until(lambda: bob.mail == [b"hello"])
+        alice.mesh._calls["bob"].session.close()
+        await alice.mesh.close()
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "tls", "ws"])
