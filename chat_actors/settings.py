@@ -92,5 +92,6 @@ def load_settings() -> Settings:
     except ValidationError as wrong:
         for error in wrong.errors():
             field = "_".join(str(part) for part in error["loc"])
-            print(f"{variable(field)}={error['input']!s}: {error['msg']}.", file=sys.stderr)
+            # In one write, for several workers say it at once.
+            sys.stderr.write(f"{variable(field)}={error['input']!s}: {error['msg']}.\n")
         sys.exit(2)

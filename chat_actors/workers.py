@@ -40,11 +40,10 @@ def refuse_several_workers() -> None:
     nodes = len(list(filter(None, map(str.strip, os.environ.get("CHAT_CLUSTER", "").split(",")))))
     workers = workers_of_the_server()
     if workers > max(1, nodes):
-        print(
+        sys.stderr.write(  # and the end of the line with it, for each of the workers says it
             "chat_actors keeps its topics in the memory of one process: several workers would split every topic "
             "in parts that do not see each other. Start it with one worker, or with an endpoint in CHAT_CLUSTER for "
-            "each of them.",
-            file=sys.stderr,
+            "each of them.\n"
         )
         _end_the_server()
     if workers > 1:

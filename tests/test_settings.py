@@ -122,6 +122,17 @@ def test_each_wrong_variable_has_its_own_sentence(
     assert {*FIELDS} - {*WRONG} == {"host", "token", "cluster_config"}  # no other field is left out
 
 
+def test_each_sentence_is_a_single_write_for_several_workers_say_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("sys.stderr.write", written.append)
+    for field, wrong in WRONG.items():
+        monkeypatch.setenv(f"CHAT_{field.upper()}", wrong[0])
+    with pytest.raises(SystemExit):
+        load_settings()
+    assert len(written) == len(WRONG)
+    assert all(piece.endswith(".\n") for piece in written)
+
+
 def test_the_limits_that_were_changed_are_told_and_no_secret_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().changed_limits() == {}
     for field, (_, text, _) in FIELDS.items():

@@ -111,6 +111,17 @@ def test_a_worker_ends_its_server_unless_that_has_ended(
     assert line.endswith("Start it with one worker, or with an endpoint in CHAT_CLUSTER for each of them.")
 
 
+def test_the_refusal_is_a_single_write_for_each_of_the_workers_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("sys.stderr.write", written.append)
+    monkeypatch.setattr("os.kill", lambda pid, number: None)
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
+    with pytest.raises(SystemExit):
+        Importing(uvicorn.Config("app", workers=2)).refuse()
+    (line,) = written
+    assert line.endswith("each of them.\n")
+
+
 def test_as_many_workers_as_endpoints_are_not_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
