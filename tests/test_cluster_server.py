@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 
 from chat_actors.actor import MOST_CRASHES
 from chat_actors.chat import Chat
-from chat_actors.cluster.mesh import PREFIX
+from chat_actors.cluster.calls import PREFIX
 from chat_actors.cluster.views import highest
 from chat_actors.settings import Settings
 from tests.fakes import POISON, log_lines

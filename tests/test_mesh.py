@@ -16,7 +16,8 @@ import pytest
 import zenoh
 from loguru import logger
 
-from chat_actors.cluster import mesh
+from chat_actors.cluster import calls, mesh, zenoh_config
+from chat_actors.cluster.calls import Call
 from chat_actors.cluster.mesh import ZenohMesh
 from tests.fakes import in_clean_loop, log_lines
 from tests.server import PATIENCE, ROOT, free_ports
@@ -222,7 +223,7 @@ async def talk(one: Peer, other: Peer) -> None:
 @pytest.mark.parametrize("how", ["cut", "held"])
 @in_clean_loop
 async def test_those_who_lose_each_other_find_each_other_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "LEASE_MS", 1000)
+    monkeypatch.setattr(zenoh_config, "LEASE_MS", 1000)
     one, other, way = free_ports(3)
     alice = Peer("alice", [f"tcp/127.0.0.1:{one}", f"tcp/127.0.0.1:{way}"])
     bob = Peer("bob", [f"tcp/127.0.0.1:{other}", f"tcp/127.0.0.1:{one}"])
@@ -304,7 +305,7 @@ async def test_an_endpoint_that_somebody_takes_in_between_is_passed_over() -> No
     try:
         alice.open()
         with pytest.MonkeyPatch.context() as patch, log_lines() as lines:
-            patch.setattr(mesh, "_is_free", lambda endpoint: True)
+            patch.setattr(zenoh_config, "is_free", lambda endpoint: True)
             assert bob.open() == endpoints[1]
             with pytest.raises(OSError, match=f"^cannot listen on any of {', '.join(endpoints)}: .*in use"):
                 carol.open()
@@ -363,7 +364,7 @@ async def test_once_closed_it_can_be_closed_again_and_what_is_said_is_for_nobody
 
 @in_clean_loop
 async def test_a_close_waits_for_a_call_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "LEASE_MS", 500)
+    monkeypatch.setattr(zenoh_config, "LEASE_MS", 500)
     with socket.create_server(ADDRESS) as silent:
         alice = Peer("alice", [f"tcp/127.0.0.1:{port}" for port in (*free_ports(1), silent.getsockname()[1])])
         alice.open()
@@ -408,7 +409,7 @@ def test_what_comes_when_the_loop_has_ended_is_dropped() -> None:
 
 
 def test_of_a_call_the_token_of_its_own_node_alone_ends_it() -> None:
-    call = mesh._Call(None)
+    call = Call(None)
     assert [call.hear("one", True), call.hear("two", True), call.hear("two", False)] == [True, False, False]
     assert call.node == "one" and not call.over.is_set()
     assert not call.hear("one", False)
@@ -419,7 +420,7 @@ def test_of_a_call_the_token_of_its_own_node_alone_ends_it() -> None:
 async def test_a_node_is_there_while_both_can_be_heard() -> None:
     one, seen = ZenohMesh([], ""), list[tuple[str, bool]]()
     one._seen = lambda *what: seen.append(what)
-    call, other = mesh._Call(None), mesh._Call(None)
+    call, other = Call(None), Call(None)
     call.node = other.node = "bob"
     one._reached(call)
     assert seen == []
@@ -497,7 +498,7 @@ async def held_mesh() -> AsyncIterator[tuple[ZenohMesh, FakeSession]]:
     one, session = ZenohMesh([], ""), FakeSession()
     one._session, one._loop = session, asyncio.get_running_loop()
     for name in ("bob", "carol"):
-        one._calls[name] = mesh._Call(session)
+        one._calls[name] = Call(session)
     try:
         yield one, session
     finally:
@@ -510,7 +511,7 @@ async def held_mesh() -> AsyncIterator[tuple[ZenohMesh, FakeSession]]:
 
 @in_clean_loop
 async def test_a_node_for_which_too_much_waits_is_given_up_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "MOST_WAITING", 10)
+    monkeypatch.setattr(calls, "MOST_WAITING", 10)
     async with held_mesh() as (one, session):
         assert one.send("bob", b"123456")
         assert session.publishers[0].is_putting() == b"123456"  # which waits like the others until it is through
@@ -522,7 +523,7 @@ async def test_a_node_for_which_too_much_waits_is_given_up_and_no_other(monkeypa
 
 @in_clean_loop
 async def test_what_is_through_does_not_wait_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "MOST_WAITING", 10)
+    monkeypatch.setattr(calls, "MOST_WAITING", 10)
     async with held_mesh() as (one, session):
         assert one.send("bob", b"123456")
         assert one.send("bob", b"7890")
@@ -578,7 +579,7 @@ async def test_to_forget_a_node_that_was_told_nothing_is_nothing() -> None:
 
 @in_clean_loop
 async def test_what_cannot_be_sent_is_dropped_and_what_follows_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "MOST_WAITING", 3)
+    monkeypatch.setattr(calls, "MOST_WAITING", 3)
     async with held_mesh() as (one, session):
         with log_lines() as lines:
             assert one.send("bob", b"on")
@@ -635,16 +636,16 @@ async def test_a_close_is_not_stopped_by_a_call_that_is_over() -> None:
 def test_an_endpoint_is_free_unless_its_port_is_in_use(protocol: str) -> None:
     with socket.create_server(ADDRESS) as taken:
         endpoint = f"{protocol}/127.0.0.1:{taken.getsockname()[1]}"
-        assert not mesh._is_free(endpoint)
-        assert not mesh._is_free(f"{endpoint}#iface=lo")
-    assert mesh._is_free(endpoint)
-    assert mesh._is_free(f"{endpoint}#iface=lo")
+        assert not zenoh_config.is_free(endpoint)
+        assert not zenoh_config.is_free(f"{endpoint}#iface=lo")
+    assert zenoh_config.is_free(endpoint)
+    assert zenoh_config.is_free(f"{endpoint}#iface=lo")
 
 
 def test_an_endpoint_of_another_machine_or_of_none_is_not_free() -> None:
     (port,) = free_ports(1)
     for host in ("192.0.2.1", "nowhere.invalid", "a..b", f"{'a' * 70}.example"):
-        assert not mesh._is_free(f"tcp/{host}:{port}")
+        assert not zenoh_config.is_free(f"tcp/{host}:{port}")
 
 
 def test_a_host_with_an_address_that_is_not_of_this_machine_may_have_another_one(
@@ -656,14 +657,14 @@ def test_a_host_with_an_address_that_is_not_of_this_machine_may_have_another_one
     monkeypatch.setattr("socket.getaddrinfo", addresses)
     with socket.create_server(ADDRESS) as taken:
         endpoint = f"tcp/two-addresses.example:{taken.getsockname()[1]}"
-        assert not mesh._is_free(endpoint)
-    assert mesh._is_free(endpoint)
+        assert not zenoh_config.is_free(endpoint)
+    assert zenoh_config.is_free(endpoint)
 
 
 def test_of_a_protocol_without_ports_of_tcp_zenoh_has_the_say() -> None:
     with socket.create_server(ADDRESS) as taken:
         for protocol in ("udp", "quic", "unknown"):
-            assert mesh._is_free(f"{protocol}/127.0.0.1:{taken.getsockname()[1]}")
+            assert zenoh_config.is_free(f"{protocol}/127.0.0.1:{taken.getsockname()[1]}")
 
 
 @in_clean_loop
@@ -684,7 +685,7 @@ async def test_the_file_is_used_but_for_what_makes_a_node(tmp_path: Path) -> Non
     )
     endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
     alice, bob = [Peer(name, endpoints, str(file)) for name in ("alice", "bob")]
-    configured = alice.mesh._configured(endpoints, [])
+    configured = zenoh_config.configured(alice.mesh._config, endpoints, [])
     assert json.loads(configured.get_json("metadata")) == {"place": "here"}
     assert json.loads(configured.get_json("transport/shared_memory/enabled")) is False
     try:
