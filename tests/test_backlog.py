@@ -4,8 +4,8 @@ from math import inf
 
 import pytest
 
-from chat_actors.cluster.backlog import Backlog, Ration, Remains, acks_in
-from chat_actors.cluster.wire import Kept, Line, Parcel
+from chat_actors.cluster.backlog import Backlog, Ration, acks_in
+from chat_actors.cluster.wire import Kept, Parcel
 
 ACK, NOTHING = b"an ack", b""
 
@@ -99,21 +99,3 @@ def test_it_knows_how_many_acks_everybody_has_had_and_counts_no_notices() -> Non
     backlog.add(second, 100.0)
     assert backlog.acked() == {("here", 1): 8, ("there", 1): 1, ("here", 2): 3}
     assert acks_in([first, second]) == {("here", 1): 3, ("there", 1): 1, ("here", 2): 0}
-
-
-def test_remains_are_of_owners_that_are_gone_and_of_the_last_moments() -> None:
-    remains, backlog = Remains(), Backlog(30.0, 1000)
-    lines = [Line(name) for name in "abc"]
-    for moment, (owner, line) in enumerate(zip(("here", "there", "here"), lines)):
-        remains.add("sports", owner, line, backlog, 105.0 + moment)
-
-    def lost(*there: str) -> list[Line]:
-        return [line for _, line, _ in remains.of_others_than(list(there))]
-
-    assert lost("here", "there") == [] and lost("there") == [lines[0], lines[2]] and lost() == lines
-    remains.expire(104.9)
-    assert lost() == lines
-    remains.expire(105.0)
-    assert lost() == lines[1:]
-    remains.expire(200.0)
-    assert lost() == []

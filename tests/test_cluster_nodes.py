@@ -571,7 +571,7 @@ async def test_what_is_for_someone_who_is_on_no_node_is_carried_to_none(nodes: W
     await alice.joins("alice", topic)
     own: Own = {FakeMember(): [(0, b"nobody's")]}
     await here.estates.open[topic].carry([b"\x81\x02{}"], [], own)
-    (parcel,) = here.estates.open[topic].backlog.after(0)
+    (parcel,) = here.estates.open[topic].journal.backlog.after(0)
     assert parcel.own == []
 
 

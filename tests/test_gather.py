@@ -170,6 +170,20 @@ def test_a_line_goes_on_in_its_successor_and_not_in_the_other_branch() -> None:
     assert [one.line for one in missing(Line("a", 5), attaches, [])] == ["b", "b"]
 
 
+def test_where_two_lines_go_on_from_one_they_are_not_mixed() -> None:
+    further, other = Line("b", 8, ancestors={"a": 6}), Line("c", 7, ancestors={"a": 5})
+    attaches = [
+        attach(further, window=kept(6) + kept(7, 8, line="b")),
+        attach(other, window=kept(6, 7, line="c")),
+        attach(Line("a", 6), window=kept(6)),
+    ]
+    for several in (attaches, attaches[::-1]):
+        lacked = missing(Line("a", 5), several, [])
+        assert [(one.line, one.number) for one in lacked] == [("a", 6), ("b", 7), ("b", 8)]
+    equal = [attach(Line(name, 6, ancestors={"a": 5}), window=kept(6, line=name)) for name in "bdc"]
+    assert [one.line for one in missing(Line("a", 5), equal, [])] == ["d"]
+
+
 def test_only_a_message_has_an_id() -> None:
     assert message_id(said(12)) == 12
     for frame in (PRESENCE, finished(acknowledged(12)), b"", said(12)[2:]):

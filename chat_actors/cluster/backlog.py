@@ -2,12 +2,11 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterator
 from itertools import takewhile
 from typing import Optional
 
 from chat_actors.clock import Clock
-from chat_actors.cluster.wire import Kept, Line, Parcel
+from chat_actors.cluster.wire import Kept, Parcel
 
 SWEEP_SECONDS = 0.1  # how often it is looked whether something is over
 
@@ -88,26 +87,6 @@ class Backlog:
     def _drop_oldest(self) -> None:
         _, size, _ = self._kept.popleft()
         self._bytes -= size
-
-
-class Remains:
-    """What relays that have ended had followed: for a moment, nobody else may have what an owner said last."""
-
-    def __init__(self) -> None:
-        self._kept: deque[tuple[float, str, str, Line, Backlog]] = deque()  # until when, topic, owner
-
-    def add(self, topic: str, owner: str, line: Line, backlog: Backlog, until: float) -> None:
-        """Keep it until then (monotonic seconds)."""
-        self._kept.append((until, topic, owner, line, backlog))
-
-    def expire(self, now: float) -> None:
-        """Forget what is over."""
-        while self._kept and self._kept[0][0] <= now:
-            self._kept.popleft()
-
-    def of_others_than(self, nodes: list[str]) -> Iterator[tuple[str, Line, Backlog]]:
-        """By topic, what owners have said that are none of these nodes."""
-        return ((topic, line, backlog) for _, topic, owner, line, backlog in self._kept if owner not in nodes)
 
 
 class Sweeper:

@@ -4,15 +4,17 @@ To the ``Topic`` its voice is the carrier of all members, each of whom is a ``Se
 """
 
 import asyncio
-import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Optional
 
 import msgspec
 from msgspec import UNSET
 
 from chat_actors.actor import Mailbox
-from chat_actors.cluster.backlog import Backlog, acks_in
-from chat_actors.cluster.gather import Legacy, last_message_id, linked, messages_of, missing, refs_of
+from chat_actors.cluster.backlog import acks_in
+from chat_actors.cluster.gather import Legacy, last_message_id, missing
+from chat_actors.cluster.journal import Journal
+from chat_actors.cluster.returning import Return, newest_of_each, restore
 from chat_actors.cluster.seats import Attachment, Seat, Tally
 from chat_actors.cluster.wire import (
     Ask,
@@ -22,6 +24,7 @@ from chat_actors.cluster.wire import (
     Carry,
     Depart,
     Gone,
+    Item,
     Let,
     Line,
     Names,
@@ -29,18 +32,15 @@ from chat_actors.cluster.wire import (
     Refused,
     Renaming,
     Say,
-    SeatState,
     Taken,
     ToOwner,
     Write,
     encoded,
 )
-from chat_actors.codes import CloseCode
-from chat_actors.events import Departed, Join, JoinFailed, Leave, Restore, Returning, Send, TopicEvent
+from chat_actors.events import Join, JoinFailed, Leave, Send, TopicEvent
 from chat_actors.outbox import Carrier, Outbox, Own
 from chat_actors.topic import Topic
 
-MOST_ANCESTORS = 16  # lives of a topic before this one that a relay may come from and lose nothing
 TAKEN_SECONDS = 0.005  # that a topic waits for its parcel to be taken, at most: a slow node slows nobody else down
 
 if TYPE_CHECKING:
@@ -66,37 +66,20 @@ class Voice(Carrier):
 class Estate:
     """One topic's members on all nodes. ``room``: the topic, while there is one; ``voice``: its own."""
 
-    def __init__(self, node: "Node", topic: str, legacy: Optional[Legacy] = None) -> None:
+    def __init__(self, node: "Node", topic: str) -> None:
         self.topic = topic
         self.room: Optional[Topic] = None
         self.voice = Voice(self)
+        self.journal = Journal(node.limits, node.now, node.watch)
         self.attachments: dict[tuple[str, int], Attachment] = {}  # by node and relay
         self._lives: dict[tuple[str, int], Attachment] = {}  # by node and life
-        limits = node.limits
-        self.backlog = Backlog(limits.message_ttl, limits.history_bytes)
         self._node = node
         self._on_their_way = 0  # events that go by way of the supervisor, behind which what is said has to stay
         # By node and number, of those whose node was lost, and until when (monotonic): it may come back.
         self._tallies: dict[tuple[str, int], tuple[float, Tally]] = {}
         self._taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the last parcel, by all
-        self._born = node.now()
-        self._line = Line(secrets.token_hex(4))
-        self._legacy = legacy
-        self._pending = legacy  # until the topic has been given it
-        if legacy is not None:
-            now = node.now()
-            line = legacy.line
-            self._born -= line.age
-            self._line.number, self._line.last_id = line.number, legacy.line.last_id
-            older = list(line.ancestors.items())[1 - MOST_ANCESTORS :]
-            self._line.ancestors = {**dict(older), line.name: line.number}
-            for kept in legacy.parcels:
-                self.backlog.restore(kept.parcel, now + kept.remaining)
-
-    @property
-    def age(self) -> float:
-        """Seconds since the topic was first joined."""
-        return self._node.now() - self._born
+        self._legacy: Optional[Legacy] = None  # until the topic has it
+        self.journal.begin()
 
     def bind(self, room: Topic) -> None:
         """The topic has come to be; what was said in the one before, if there was one, has died with that."""
@@ -106,7 +89,7 @@ class Estate:
 
     def restored(self) -> None:
         """The topic has been given its members of before."""
-        self._pending = None
+        self._legacy = None
         self.passed()
 
     def passed(self) -> None:
@@ -120,19 +103,14 @@ class Estate:
             self._renew()
 
     def _renew(self) -> None:
-        self._line = Line(secrets.token_hex(4))
-        self._born = self._node.now()
-        self.backlog.clear()
+        self.journal.begin()
         for attachment in self.attachments.values():
-            attachment.send(Attached(attachment.life, self._line, True, {}))
+            attachment.send(Attached(attachment.life, self.journal.told(), True, {}))
 
     # What the topic says.
 
     async def carry(self, frames: list[bytes], notices: list[int], own: Own) -> None:
         """Send a parcel, and wait a moment until all have taken it: what is said meanwhile goes with the next."""
-        line = self._line
-        line.number += 1
-        line.last_id = max(line.last_id, last_message_id(frames))
         pieces = []
         for outbox, replaced in own.items():
             if isinstance(outbox, Seat):
@@ -140,9 +118,10 @@ class Estate:
                 pieces.append((outbox.attachment.name, outbox.number, tally.acked, replaced, outbox.token or ""))
                 for _, piece in replaced:
                     tally.acked += bool(piece)
-        parcel = Parcel(line.name, line.number, line.last_id, frames, notices, pieces)
-        self.backlog.add(parcel, self._node.now())
-        self._node.watch(self.backlog)
+        line = self.journal.line
+        last_id = max(line.last_id, last_message_id(frames))
+        parcel = Parcel(line.name, line.number + 1, last_id, frames, notices, pieces)
+        self.journal.add(parcel)
         data: Optional[msgspec.Raw] = None
         for attachment in self.attachments.values():
             if attachment.name == self._node.me:
@@ -159,7 +138,7 @@ class Estate:
             timer.cancel()
 
     def _see_if_taken(self) -> None:
-        if all(attachment.taken >= self._line.number for attachment in self.attachments.values()):
+        if all(attachment.taken >= self.journal.line.number for attachment in self.attachments.values()):
             _finish(self._taken)
 
     # What the relays say.
@@ -188,120 +167,92 @@ class Estate:
 
     def knows(self, line: Line) -> bool:
         """Whether who has followed that line, if any, can go on here."""
-        return not line.name or self._line.includes(line)
+        return not line.name or self.journal.line.includes(line)
 
-    def attach(self, items: list[tuple[str, Attach]], bequests: list[Bequest]) -> None:
-        """Take in relays, with the members they bring, and tell them what they lack; of another line as well."""
-        acked = self.backlog.acked() if any(item.seats for _, item in items) else {}
-        returning: list[tuple[bool, SeatState, Seat]] = []
+    def attach(self, items: list[tuple[str, Attach]], bequests: list[Bequest], legacy: Optional[Legacy] = None) -> None:
+        """Take in relays, with the members they bring, and tell them what they lack.
+
+        ``legacy``: the topic's past, where it begins with it; ``bequests``: what may be of another line than that.
+        """
+        if legacy is not None:
+            self._legacy = legacy
+            self.journal.begin(legacy)
+        backlog = self.journal.backlog
+        acked = backlog.acked() if any(item.seats for _, item in items) else {}
+        returns: list[Return] = []
         for node, item in items:
-            foreign = not self._line.includes(item.line)
+            foreign = not self.journal.line.includes(item.line)
             if not self.knows(item.line):
                 self._node.log.bind(topic=self.topic, node=node, members=len(item.seats)).warning("views merged")
-            self._line.last_id = max(self._line.last_id, item.line.last_id)
-            before = self.attachments.get((node, item.relay))
-            attachment = Attachment(self._node, node, item.life, item.line.name if foreign else "")
-            attachment.taken = self._line.number
-            self.attachments[node, item.relay] = self._lives[node, item.life] = attachment
             if foreign:
                 behind = missing(item.line, [one for _, one in items], bequests)
-                self._line.last_id = max([self._line.last_id, *(parcel.last_id for parcel in behind)])
             else:
-                behind = self.backlog.after(item.line.number)
-            coming = acks_in(behind)
-            lost: dict[int, int] = {}
-            for state in item.seats:
-                member = node, state.number
-                seat, known = self._seat_of(attachment, before, state)
-                if not known:
-                    returning.append((foreign, state, seat))
-                # Messages count from the first one on, whoever the owner was.
-                told = state.acked + coming[member]
-                seat.tally.count(told if foreign else max(state.acked, acked.get(member, 0)))
-                if seat.tally.acked > told:
-                    lost[state.number] = seat.tally.acked - told
-            if before is not None:
-                self._cut(before, "closed by peer")
-            attached = Attached(item.life, self._told_line(), foreign, lost)
-            if not foreign:
-                attachment.send(attached)
-            for parcel in behind:
-                attachment.send(Carry(item.life, parcel))
-            if foreign:  # what it lacks was of the other line
-                attachment.send(attached)
-            for number, count in lost.items():
-                last = attachment.seats[number].tally.acked
-                acks = self.backlog.acks_of((node, number), last - count, count)
-                attachment.send(Write(item.life, number, acks, False))
-        if returning:
-            self._restore(self._newest_of_each(returning))
+                behind = backlog.after(item.line.number)
+            for last_id in (item.line.last_id, *(parcel.last_id for parcel in behind)):
+                self.journal.saw(last_id)
+            returns += self._take_in(node, item, foreign, behind, acked)
+        if returns:
+            returns = newest_of_each(returns)
+            last_id, now = self.journal.line.last_id, self._node.now()
+            tell = partial(self._tell_names, returns)
+            self._on_their_way += 1
+            self._node.back.post(restore(self.topic, returns, legacy, last_id, now, tell))
 
-    def _seat_of(self, attachment: Attachment, before: Optional[Attachment], state: SeatState) -> tuple[Seat, bool]:
-        """A member's seat in an attachment, and whether it is the one that it had before."""
-        seat = None if before is None else before.seats.pop(state.number, None)
-        known = seat is not None
-        if seat is None:
-            _, tally = self._tallies.pop((attachment.name, state.number), (0.0, Tally()))
-            seat = Seat(self, attachment, state.number, tally, state.token)
-        seat.attachment, seat.said = attachment, state.acked
-        attachment.seats[state.number] = seat
-        return seat, known
+    def _take_in(
+        self, node: str, item: Attach, foreign: bool, behind: list[Parcel], acked: dict[tuple[str, int], int]
+    ) -> list[Return]:
+        """One relay; those of its members that the topic does not know.
 
-    def _newest_of_each(self, returning: list[tuple[bool, SeatState, Seat]]) -> list[tuple[bool, SeatState, Seat]]:
-        """Where somebody has resumed elsewhere and one of two connections was not told yet, the younger one counts."""
-        returning.sort(key=lambda one: one[1].age)
-        tokens: set[str] = set()
-        newest = []
-        for one in returning:
-            _, state, seat = one
-            if state.token and state.token in tokens:
-                seat.close(CloseCode.RESUMED_ELSEWHERE)
-            else:
-                tokens.add(state.token)
-                newest.append(one)
-        return newest
+        ``behind``: what it lacks; ``acked``: acks that members have had, as far as can be seen here.
+        """
+        before = self.attachments.get((node, item.relay))
+        attachment = Attachment(self._node, node, item.life, item.line.name if foreign else "")
+        attachment.taken = self.journal.line.number
+        self.attachments[node, item.relay] = self._lives[node, item.life] = attachment
+        coming = acks_in(behind)
+        lost: dict[int, int] = {}
+        returns: list[Return] = []
+        for state in item.seats:
+            member = node, state.number
+            seat = None if before is None else before.seats.pop(state.number, None)
+            if seat is None:
+                _, tally = self._tallies.pop(member, (0.0, Tally()))
+                seat = Seat(self, attachment, state.number, tally, state.token)
+                returns.append(Return(foreign, state, seat))
+            seat.attachment, seat.said = attachment, state.acked
+            attachment.seats[state.number] = seat
+            # Messages count from the first one on, whoever the owner was.
+            told = state.acked + coming[member]
+            seat.tally.count(told if foreign else max(state.acked, acked.get(member, 0)))
+            if seat.tally.acked > told:
+                lost[state.number] = seat.tally.acked - told
+        if before is not None:
+            self._cut(before, "closed by peer")
+        attached = Attached(item.life, self.journal.told(), foreign, lost)
+        carried = [Carry(item.life, parcel) for parcel in behind]
+        words: list[Item] = [*carried, attached] if foreign else [attached, *carried]  # those are of the line before it
+        for word in words:
+            attachment.send(word)
+        for number, count in lost.items():
+            last = attachment.seats[number].tally.acked
+            acks = self.journal.backlog.acks_of((node, number), last - count, count)
+            attachment.send(Write(item.life, number, acks, False))
+        return returns
 
-    def _restore(self, returning: list[tuple[bool, SeatState, Seat]]) -> None:
-        """Have the topic take in who was a member before; with what is known of its past, if it begins with it."""
-        returning.sort(key=lambda one: (one[0], -one[1].age))  # oldest first, those of another line behind
-        now = self._node.now()
-        legacy, self._legacy = self._legacy, None
-        parcels = [] if legacy is None else legacy.parcels
-        messages = messages_of(parcels, now)
-        refs = refs_of(parcels, messages)
-        members = [
-            Returning(
-                seat,
-                state.username,
-                state.token,
-                state.events,
-                refs.get(state.token, {}) if state.token else None,
-            )
-            for _, state, seat in returning
-        ]
-        bequest = None if legacy is None else legacy.bequest
-        departed = [
-            Departed(gone.username, gone.token, now + gone.remaining, linked(gone.refs, messages))
-            for gone in (bequest.departed if bequest is not None else [])
-        ]
-
-        def done(names: list[str], renamed: dict[Outbox, str]) -> None:
-            changed = [(state, seat, renamed[seat]) for _, state, seat in returning if seat in renamed]
-            for attachment in self.attachments.values():
-                told = [
-                    Renaming(state.number if seat.attachment is attachment else 0, state.username, name)
-                    for state, seat, name in changed
-                    if seat.attachment is attachment or "" != seat.attachment.came_from == attachment.came_from
-                ]
-                attachment.send(Names(attachment.life, names, told))
-            for state, seat, name in changed:
-                self._node.log.bind(
-                    topic=self.topic, username=state.username, renamed=name, node=seat.attachment.name
-                ).warning("member renamed")
-
-        self._on_their_way += 1
-        epoch = "" if bequest is None else bequest.epoch
-        self._node.back.post(Restore(self.topic, members, done, epoch, messages, self._line.last_id, departed))
+    def _tell_names(self, returns: list[Return], names: list[str], renamed: dict[Outbox, str]) -> None:
+        """The topic has taken them in: tell every relay who is a member now, and who is called otherwise."""
+        changed = [(one.state, one.seat, renamed[one.seat]) for one in returns if one.seat in renamed]
+        for attachment in self.attachments.values():
+            told = [
+                Renaming(state.number if seat.attachment is attachment else 0, state.username, name)
+                for state, seat, name in changed
+                if seat.attachment is attachment or "" != seat.attachment.came_from == attachment.came_from
+            ]
+            attachment.send(Names(attachment.life, names, told))
+        for state, seat, name in changed:
+            self._node.log.bind(
+                topic=self.topic, username=state.username, renamed=name, node=seat.attachment.name
+            ).warning("member renamed")
 
     def _say(self, attachment: Attachment, item: Say) -> None:
         for number, message, ref in item.messages:
@@ -366,21 +317,22 @@ class Estate:
 
     def abdicate(self) -> Optional[Bequest]:
         """Let go of everybody; what the next owner has to know, None where there is nothing."""
-        bequest, now = None, self._node.now()
-        window = self.backlog.kept(now, self._node.ration(self._node.owner(self.topic)))
-        if self._pending is not None:
-            heir = self._pending.bequest
-            epoch, gone = ("", []) if heir is None else (heir.epoch, heir.departed)
-            bequest = Bequest(self.topic, epoch, self._told_line(), window, gone)
-        elif self.room is not None:
-            epoch, departed = self.room.legacy()
-            gone = [Gone(one.username, one.token, one.until - now, one.refs) for one in departed]
-            bequest = Bequest(self.topic, epoch, self._told_line(), window, gone)
+        bequest, past = None, self._past()
+        if past is not None:
+            window = self.journal.kept(self._node.ration(self._node.owner(self.topic)))
+            bequest = Bequest(self.topic, past[0], self.journal.told(), window, past[1])
         for attachment in list(self.attachments.values()):
             attachment.send(Let(attachment.life))
             self._drop(attachment, "moved")
         return bequest
 
-    def _told_line(self) -> Line:
-        line = self._line
-        return Line(line.name, line.number, line.last_id, dict(line.ancestors), self.age)
+    def _past(self) -> Optional[tuple[str, list[Gone]]]:
+        """The epoch, and who may come back or is here; None where there is no topic."""
+        if self._legacy is not None:  # on its way to the topic
+            bequest = self._legacy.bequest
+            return ("", []) if bequest is None else (bequest.epoch, bequest.departed)
+        if self.room is not None:
+            epoch, departed = self.room.legacy()
+            now = self._node.now()
+            return epoch, [Gone(one.username, one.token, one.until - now, one.refs) for one in departed]
+        return None

@@ -71,9 +71,10 @@ class Estates:
         if estate is None:
             legacy = gathered([item for _, item in attaches], bequests)
             lives_on = legacy.line.name and any(item.seats for _, item in attaches)  # else the last member has left it
-            estate = self.open[topic] = Estate(self._node, topic, legacy if lives_on else None)
-            self._node.watch(estate.backlog)
-        estate.attach(attaches, bequests)
+            estate = self.open[topic] = Estate(self._node, topic)
+            estate.attach(attaches, bequests, legacy if lives_on else None)
+        else:
+            estate.attach(attaches, bequests)
         for (node, _), items in waiting.items():
             for item in items[1:]:
                 estate.take(node, item)
@@ -126,4 +127,4 @@ class Estates:
     def counted(self, number: int) -> Counted:
         """The answer to a census of that number."""
         rooms = [room for room in self._node.back.rooms() if room.topic in self.open]
-        return Counted(number, [(room.topic, room.users, self.open[room.topic].age) for room in rooms])
+        return Counted(number, [(room.topic, room.users, self.open[room.topic].journal.age) for room in rooms])

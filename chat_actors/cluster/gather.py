@@ -59,9 +59,14 @@ def gathered(attaches: Iterable[Attach], bequests: Iterable[Bequest]) -> Legacy:
 
 
 def missing(line: Line, attaches: Iterable[Attach], bequests: Iterable[Bequest]) -> list[Parcel]:
-    """What somebody has of a line behind what was followed of it, none missing between."""
+    """What somebody has of a line behind what was followed of it, none missing between.
+
+    Where several lines go on from there, that of them which goes furthest; the name decides between equals.
+    """
     windows = [(one.line, one.window) for one in attaches] + [(one.line, one.window) for one in bequests]
-    known = {kept.parcel.number: kept.parcel for other, window in windows if other.includes(line) for kept in window}
+    behind = [(other, window) for other, window in windows if other.includes(line)]
+    best = max((other for other, _ in behind), key=lambda other: (other.number, other.name), default=line)
+    known = {kept.parcel.number: kept.parcel for other, window in behind if best.includes(other) for kept in window}
     parcels: list[Parcel] = []
     while line.number + len(parcels) + 1 in known:
         parcels.append(known[line.number + len(parcels) + 1])

@@ -13,9 +13,10 @@ from math import inf
 from loguru import logger
 
 from chat_actors.clock import Clock
-from chat_actors.cluster.backlog import Backlog, Ration, Remains, Sweeper
+from chat_actors.cluster.backlog import Ration, Sweeper
 from chat_actors.cluster.census import Registry
 from chat_actors.cluster.estates import Estates
+from chat_actors.cluster.journal import Journal, Remains
 from chat_actors.cluster.links import Links, Mesh
 from chat_actors.cluster.relay import Relay
 from chat_actors.cluster.supervisors import Back, CountRooms, Front
@@ -27,7 +28,6 @@ from chat_actors.cluster.wire import (
     Count,
     Counted,
     Item,
-    Line,
     Resign,
     Settled,
 )
@@ -182,11 +182,10 @@ class Node:
         self._rations.clear()
         self._unsettle()
         self._bequeathed.update(self.estates.hand_over())
-        now = self.now()
-        self._remains.expire(now)
+        self._remains.expire(self.now())
         remains = [
-            Bequest(topic, "", line, backlog.kept(now, self.ration(self.owner(topic))), [])
-            for topic, line, backlog in self._remains.of_others_than(self.view)
+            Bequest(topic, "", journal.told(), journal.kept(self.ration(self.owner(topic))), [])
+            for topic, journal in self._remains.of_others_than(self.view)
         ]
         for bequest in [*self._bequeathed.values(), *remains]:
             owner = self.owner(bequest.topic)
@@ -242,12 +241,12 @@ class Node:
         self._relays.add(relay)
         relay.attach(self.owner(relay.name) or self.me)
 
-    def remove(self, relay: Relay, life: int, line: Line, backlog: Backlog) -> None:
+    def remove(self, relay: Relay, life: int, journal: Journal) -> None:
         """A relay has ended; what it had followed."""
         self._relays.discard(relay)
         self.forget_life(life)
-        if backlog:
-            self._remains.add(relay.name, relay.owner, line, backlog, self.now() + REMAINS_SECONDS)
+        if journal.backlog:
+            self._remains.add(relay.name, relay.owner, journal, self.now() + REMAINS_SECONDS)
 
     def ration(self, node: str) -> Ration:
         """What may still go to a node of windows in this view."""

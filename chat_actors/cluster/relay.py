@@ -12,8 +12,9 @@ import msgspec
 from msgspec import UNSET
 
 from chat_actors.actor import ROOM
-from chat_actors.cluster.backlog import Backlog
 from chat_actors.cluster.guests import Deliver, Guest, Hand, RelayMailbox, Shut
+from chat_actors.cluster.journal import Journal
+from chat_actors.cluster.roster import Roster
 from chat_actors.cluster.wire import (
     Ask,
     Attach,
@@ -23,7 +24,6 @@ from chat_actors.cluster.wire import (
     Depart,
     Detach,
     Let,
-    Line,
     Names,
     Parcel,
     Refused,
@@ -38,14 +38,13 @@ from chat_actors.events import Join, Leave, Send, Shutdown
 from chat_actors.fanout import FanOut
 from chat_actors.members import Member
 from chat_actors.outbox import Outbox, Own
-from chat_actors.protocol import Closing, Joined, Presence, Renamed, finished, payloads
+from chat_actors.protocol import Closing, Joined, finished, payloads
 from chat_actors.topic import Room, TopicStatistics
 
 if TYPE_CHECKING:
     from chat_actors.cluster.node import Node
 
 _joined = msgspec.json.Decoder(Joined)
-_notice = msgspec.json.Decoder(Presence)
 
 
 class Relay(Room):
@@ -58,15 +57,12 @@ class Relay(Room):
         self._meter = node.meter
         self._life = 0
         self._lives: dict[str, int] = {}  # by owner, the last one there: it may not have seen that another one came
-        self._line = Line()
-        limits = node.limits
-        self._backlog = Backlog(limits.message_ttl, limits.history_bytes)
+        self._journal = Journal(node.limits, node.now, node.watch)
         self._guests: dict[int, Guest] = {}
         self._numbers: dict[Outbox, int] = {}
         self._near: dict[Outbox, Member] = {}  # those who have been handed their ``joined``
-        self._roster: Optional[list[str]] = None  # all members' names, as those with ``events`` here know them
+        self._roster: Optional[Roster] = None  # while there is somebody with ``events``
         self._says: list[tuple[int, str, Optional[str]]] = []  # of this turn
-        self._born = node.now()
         super().__init__(name, node.clock)
         self.mailbox: RelayMailbox = RelayMailbox(self._send)
         node.add(self)
@@ -87,8 +83,8 @@ class Relay(Room):
             for one in guests
             if one.asked is None
         ]
-        window = self._backlog.kept(now, node.ration(owner))
-        node.send(owner, Attach(self.name, self._life, self.number, self._told_line(), seats, window))
+        window = self._journal.kept(node.ration(owner))
+        node.send(owner, Attach(self.name, self._life, self.number, self._journal.told(), seats, window))
         for guest in guests:
             if guest.asked is not None:
                 self._ask(guest, guest.asked)
@@ -220,23 +216,14 @@ class Relay(Room):
         self.mailbox.put_nowait(event)  # type: ignore[arg-type]  # of this actor's own kinds
 
     def _attached(self, item: Attached) -> None:
-        line = self._line
-        if item.foreign:
-            self._backlog.clear()
-            line.number = item.line.number
-        line.name, line.ancestors = item.line.name, item.line.ancestors
-        line.last_id = max(line.last_id, item.line.last_id)
-        self._born = self._node.now() - item.line.age
+        self._journal.follow(item.line, item.foreign)
         for number, count in item.lost.items():
             guest = self._guests.get(number)
             if guest is not None:
                 self._acknowledge(guest, count)
 
     def _carry(self, parcel: Parcel) -> None:
-        line = self._line
-        line.number, line.last_id = parcel.number, max(line.last_id, parcel.last_id)
-        self._backlog.add(parcel, self._node.now())
-        self._node.watch(self._backlog)
+        self._journal.add(parcel)
         own: Own = {}
         for node, number, _, pieces, _ in parcel.own:
             guest = self._guests.get(number) if node == self._node.me else None
@@ -247,7 +234,7 @@ class Relay(Room):
             self.mailbox.relieve()
         if self._roster is not None:
             for place in parcel.notices:
-                self._note(parcel.frames[place])
+                self._roster.note(parcel.frames[place])
         self._deliver(FanOut.of(parcel.frames, parcel.notices, own), parcel.number)
 
     def _acknowledge(self, guest: Guest, count: int) -> None:
@@ -266,16 +253,6 @@ class Relay(Room):
         else:
             self._post(Deliver(fan_out, number))
 
-    def _note(self, frame: bytes) -> None:
-        if b'"type":"presence"' in frame and self._roster is not None:
-            (payload,) = payloads(frame)
-            presence = _notice.decode(payload)
-            known = presence.username in self._roster  # one's own coming is known from ``joined``
-            if presence.event == "joined" and not known:
-                self._roster.append(presence.username)
-            elif presence.event == "left" and known:
-                self._roster.remove(presence.username)
-
     def _write(self, guest: Guest, item: Write) -> None:
         asked, guest.asked = guest.asked, None
         if asked is not None:
@@ -284,7 +261,7 @@ class Relay(Room):
             guest.token = joined.resume or ""
             guest.joined_at = self._node.now()
             if joined.members is not UNSET:
-                self._roster = list(joined.members)
+                self._roster = Roster(list(joined.members))
             if not asked.reply.done():
                 asked.reply.set_result(self.mailbox)
         self._post(Hand(guest, item.frames, item.answer, asked is not None))
@@ -304,24 +281,12 @@ class Relay(Room):
             guest = self._guests.get(renaming.number)
             if guest is not None:
                 guest.username = renaming.after
-        roster = self._roster
-        if roster is None:
-            return
-        fan_out = FanOut()
-        for renaming in item.renamed:
-            if renaming.before in roster:
-                roster[roster.index(renaming.before)] = renaming.after
-                fan_out.notice(finished(Renamed(renaming.before, renaming.after)))
-        users = len(roster)
-        for name in [name for name in roster if name not in item.members]:
-            users -= 1
-            fan_out.notice(finished(Presence("left", name, max(1, users))))
-        for name in [name for name in item.members if name not in roster]:
-            users += 1
-            fan_out.notice(finished(Presence("joined", name, users)))
-        self._roster = list(item.members)
-        if fan_out:
-            self._deliver(fan_out)
+        if self._roster is not None:
+            fan_out = FanOut()
+            for notice in self._roster.change(item.members, item.renamed):
+                fan_out.notice(notice)
+            if fan_out:
+                self._deliver(fan_out)
 
     # Its end.
 
@@ -343,11 +308,7 @@ class Relay(Room):
         self._near.clear()
         for owner, life in self._lives.items():
             self._node.send(owner, Detach(self.name, life))
-        self._node.remove(self, self._life, self._told_line(), self._backlog)
-
-    def _told_line(self) -> Line:
-        line = self._line
-        return Line(line.name, line.number, line.last_id, dict(line.ancestors), self._node.now() - self._born)
+        self._node.remove(self, self._life, self._journal)
 
     def statistics(self) -> TopicStatistics:
         return TopicStatistics(self.name, len(self._near), 0, self.mailbox.qsize(), 0.0)

@@ -418,8 +418,8 @@ async def membership(life: Life) -> list[str]:
         if len(set(names)) < len(names):
             wrong.append(f"names: {names} in {topic}")
         for relay in relays:
-            if relay._roster is not None and sorted(relay._roster) != names:
-                wrong.append(f"roster: {relay._roster} in {topic}, and its members are {names}")
+            if relay._roster is not None and sorted(relay._roster.names) != names:
+                wrong.append(f"roster: {relay._roster.names} in {topic}, and its members are {names}")
     return wrong
 
 
