@@ -53,7 +53,7 @@ class Peer:
         self.end.mesh.sent = [one for one in sent if one[0] != self.name]
         if mine:
             self.theirs = mine[-1].mine
-        return [(one.yours, one.items) for one in mine]
+        return [(one.yours, [*one.items]) for one in mine]
 
     theirs = 0
 

@@ -22,14 +22,14 @@ from chat_actors.cluster.relay import Relay
 from chat_actors.cluster.supervisors import Back, CountRooms, Front
 from chat_actors.cluster.views import highest
 from chat_actors.cluster.wire import (
-    FROM_OWNER,
-    FROM_RELAY,
     Bequest,
     Count,
     Counted,
     Item,
     Resign,
     Settled,
+    ToOwner,
+    ToRelay,
 )
 from chat_actors.codes import CloseCode
 from chat_actors.history import Limits
@@ -278,11 +278,11 @@ class Node:
     # What comes from nodes.
 
     def _take(self, node: str, item: Item) -> None:
-        if isinstance(item, FROM_OWNER):
+        if isinstance(item, ToRelay):
             relay = self._lives.get(item.life)
             if relay is not None:
                 relay.take(item)
-        elif isinstance(item, FROM_RELAY):
+        elif isinstance(item, ToOwner):
             self.estates.take(node, item)
         elif type(item) is Settled:
             self._views[node] = item.view

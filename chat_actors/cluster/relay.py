@@ -30,6 +30,7 @@ from chat_actors.cluster.wire import (
     Say,
     SeatState,
     Taken,
+    ToGuest,
     ToRelay,
     Write,
 )
@@ -61,6 +62,7 @@ class Relay(Room):
         self._guests: dict[int, Guest] = {}
         self._numbers: dict[Outbox, int] = {}
         self._near: dict[Outbox, Member] = {}  # those who have been handed their ``joined``
+        self._watchers = 0  # guests with ``events``
         self._roster: Optional[Roster] = None  # while there is somebody with ``events``
         self._says: list[tuple[int, str, Optional[str]]] = []  # of this turn
         super().__init__(name, node.clock)
@@ -162,6 +164,7 @@ class Relay(Room):
             unacked=deque(),
         )
         self._guests[guest.number] = guest
+        self._watchers += guest.events
         self._numbers[guest.outbox] = guest.number
         self._ask(guest, event)
 
@@ -182,7 +185,8 @@ class Relay(Room):
         del self._guests[guest.number]
         self.mailbox.unacked -= len(guest.unacked)
         guest.unacked.clear()
-        if not any(one.events for one in self._guests.values()):
+        self._watchers -= guest.events
+        if not self._watchers:
             self._roster = None
 
     # From the owner. What changes what is known happens at once, so that an attachment in between tells it all; what
@@ -198,19 +202,21 @@ class Relay(Room):
             self._names(item)
         elif type(item) is Let:
             self.attach(self._node.owner(self.name) or self._node.me)
-        else:
-            guest = self._guests.get(item.number)  # type: ignore[union-attr]
-            if guest is None:
-                return
-            if type(item) is Write:
-                self._write(guest, item)
-            elif type(item) is Close:
-                self._let_go(guest)
-                self._post(Shut(guest, close_code(item.code)))
-            elif type(item) is Refused and guest.asked is not None:
-                asked, guest.asked = guest.asked, None
-                self._let_go(guest)
-                asked.refuse(close_code(item.code), item.detail)
+        elif isinstance(item, ToGuest):
+            guest = self._guests.get(item.number)
+            if guest is not None:
+                self._take_for(guest, item)
+
+    def _take_for(self, guest: Guest, item: ToGuest) -> None:
+        if type(item) is Write:
+            self._write(guest, item)
+        elif type(item) is Close:
+            self._let_go(guest)
+            self._post(Shut(guest, close_code(item.code)))
+        elif type(item) is Refused and guest.asked is not None:
+            asked, guest.asked = guest.asked, None
+            self._let_go(guest)
+            asked.refuse(close_code(item.code), item.detail)
 
     def _post(self, event: object) -> None:
         self.mailbox.put_nowait(event)  # type: ignore[arg-type]  # of this actor's own kinds

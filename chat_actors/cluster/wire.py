@@ -86,116 +86,111 @@ class Gone(Struct, array_like=True):
 # A relay to an owner.
 
 
-class Attach(Struct, array_like=True, tag=True):
+class ToOwner(Struct, array_like=True, tag=True):
+    """Of every word: the topic, and the relay's attachment."""
+
+    topic: str
+    life: int
+
+
+class Attach(ToOwner):
     """Be my owner from here on. What was asked and is not answered yet comes again behind this.
 
     ``relay``: its number on its node, the same in all its lives.
     """
 
-    topic: str
-    life: int
     relay: int
     line: Line
     seats: list[SeatState]
     window: list[Kept]
 
 
-class Detach(Struct, array_like=True, tag=True):
+class Detach(ToOwner):
     """The relay has no members any more."""
 
-    topic: str
-    life: int
 
-
-class Ask(Struct, array_like=True, tag=True):
+class Ask(ToOwner):
     """A join."""
 
-    topic: str
-    life: int
     number: int
     username: str
     window: Optional[Window]
 
 
-class Depart(Struct, array_like=True, tag=True):
+class Depart(ToOwner):
     """A leave."""
 
-    topic: str
-    life: int
     number: int
     reason: str
 
 
-class Say(Struct, array_like=True, tag=True):
+class Say(ToOwner):
     """Messages, in order: the sender's number, the text, the ref or None."""
 
-    topic: str
-    life: int
     messages: list[tuple[int, str, Optional[str]]]
 
 
-class Taken(Struct, array_like=True, tag=True):
+class Taken(ToOwner):
     """The relay has passed on the parcels through that number."""
 
-    topic: str
-    life: int
     number: int
 
 
 # An owner to a relay.
 
 
-class Attached(Struct, array_like=True, tag=True):
+class ToRelay(Struct, array_like=True, tag=True):
+    """Of every word: the attachment it is for."""
+
+    life: int
+
+
+class ToGuest(ToRelay):
+    """To one member. ``number``: its own."""
+
+    number: int
+
+
+class Attached(ToRelay):
     """The relay is attached. Where it cannot go on from what it has followed, it begins anew: ``foreign``.
 
     ``lost``: by member, how many acks are not to be had any more.
     """
 
-    life: int
     line: Line
     foreign: bool
     lost: dict[int, int]
 
 
-class Let(Struct, array_like=True, tag=True):
+class Let(ToRelay):
     """I am not your owner any more; you may see others than I do."""
 
-    life: int
 
-
-class Names(Struct, array_like=True, tag=True):
+class Names(ToRelay):
     """Who is a member now, oldest first; and who of those the relay knew is called otherwise from here on."""
 
-    life: int
     members: list[str]
     renamed: list[Renaming]
 
 
-class Carry(Struct, array_like=True, tag=True):
-    life: int
+class Carry(ToRelay):
     parcel: Parcel
 
 
-class Write(Struct, array_like=True, tag=True):
+class Write(ToGuest):
     """Frames for one member."""
 
-    life: int
-    number: int
     frames: bytes
     answer: bool
 
 
-class Close(Struct, array_like=True, tag=True):
-    life: int
-    number: int
+class Close(ToGuest):
     code: int
 
 
-class Refused(Struct, array_like=True, tag=True):
+class Refused(ToGuest):
     """Nobody became a member by that join."""
 
-    life: int
-    number: int
     code: int
     detail: str
 
@@ -203,22 +198,26 @@ class Refused(Struct, array_like=True, tag=True):
 # A node to a node.
 
 
-class Hello(Struct, array_like=True, tag=True):
+class ToNode(Struct, array_like=True, tag=True):
+    """Of a node as a whole."""
+
+
+class Hello(ToNode):
     """The first thing that is said, by both."""
 
 
-class Settled(Struct, array_like=True, tag=True):
+class Settled(ToNode):
     """While these nodes are there, you have been told all that I have for you. ``ask``: say the same of your view."""
 
     view: list[str]
     ask: bool
 
 
-class Resign(Struct, array_like=True, tag=True):
+class Resign(ToNode):
     """I am going; what I owned has been bequeathed."""
 
 
-class Bequest(Struct, array_like=True, tag=True):
+class Bequest(ToNode):
     """A topic that I owned is yours now. ``epoch``: of the topic's life, which goes on.
 
     Without an epoch: I had members in it, who have left; this is what they had heard.
@@ -231,26 +230,23 @@ class Bequest(Struct, array_like=True, tag=True):
     departed: list[Gone]
 
 
-class Count(Struct, array_like=True, tag=True):
+class Count(ToNode):
     """Which topics do you own?"""
 
     number: int
 
 
-class Counted(Struct, array_like=True, tag=True):
+class Counted(ToNode):
     """Topic, its members, and its age in seconds."""
 
     number: int
     topics: list[tuple[str, int, float]]
 
 
-ToOwner = Union[Attach, Detach, Ask, Depart, Say, Taken]
-ToRelay = Union[Attached, Let, Names, Carry, Write, Close, Refused]
-ToNode = Union[Hello, Settled, Resign, Bequest, Count, Counted]
 Item = Union[ToOwner, ToRelay, ToNode]
-
-FROM_RELAY = Attach, Detach, Ask, Depart, Say, Taken
-FROM_OWNER = Attached, Let, Names, Carry, Write, Close, Refused
+_FromRelay = Union[Attach, Detach, Ask, Depart, Say, Taken]
+_FromOwner = Union[Attached, Let, Names, Carry, Write, Close, Refused]
+_FromNode = Union[Hello, Settled, Resign, Bequest, Count, Counted]
 
 
 class Envelope(Struct, array_like=True):
@@ -259,7 +255,7 @@ class Envelope(Struct, array_like=True):
     sender: str
     mine: int
     yours: int
-    items: list[Item]
+    items: list[Union[_FromRelay, _FromOwner, _FromNode]]
 
 
 class Sealed(Struct, array_like=True):
