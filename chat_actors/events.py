@@ -91,6 +91,11 @@ class Restore(Struct, eq=False):
     last_id: int = 0
     departed: list[Departed] = []
 
+    def refuse(self, code: CloseCode) -> None:
+        """Close them all, for none of them is a member now."""
+        for member in self.members:
+            member.outbox.close(code)
+
 
 class Expire(Struct):
     """Something that is remembered has reached its end."""

@@ -172,14 +172,14 @@ class Supervisor(Actor[SupervisorEvent]):
 
     def crashed(self, event: SupervisorEvent, exception: Exception) -> None:
         super().crashed(event, exception)
-        if type(event) is Join:
+        if type(event) is Join or type(event) is Restore:
             event.refuse(CloseCode.CRASHED)
 
     def undelivered(self, event: SupervisorEvent) -> None:
         stranded = event.active.topic.stranded if type(event) is TopicEnded else [event]
-        for join in stranded:
-            if type(join) is Join:
-                join.refuse(CloseCode.RESTARTING)
+        for one in stranded:
+            if type(one) is Join or type(one) is Restore:
+                one.refuse(CloseCode.RESTARTING)
 
     def dismiss(self, code: CloseCode) -> None:
         """Have every member of every topic closed with ``code``."""

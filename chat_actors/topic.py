@@ -66,12 +66,14 @@ class Room(Actor[TopicEvent]):
 
     def crashed(self, event: TopicEvent, exception: Exception) -> None:
         super().crashed(event, exception)
-        if type(event) is Join:
+        if type(event) is Join or type(event) is Restore:
             event.refuse(CloseCode.CRASHED)
 
     def undelivered(self, event: TopicEvent) -> None:
         if type(event) is Join:
             self.stranded.append(event)
+        elif type(event) is Restore:
+            event.refuse(CloseCode.CRASHED)
 
 
 class Topic(Room):

@@ -8,7 +8,7 @@ import pytest
 
 from chat_actors.actor import MOST_CRASHES
 from chat_actors.codes import CloseCode
-from chat_actors.events import Join, JoinFailed, Leave, Send
+from chat_actors.events import Join, JoinFailed, Leave, Restore, Returning, Send
 from chat_actors.history import Limits
 from chat_actors.meter import Meter
 from chat_actors.protocol import Window
@@ -435,6 +435,22 @@ async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pyte
     with pytest.raises(JoinFailed) as failed:
         alice.reply.result()
     assert failed.value.code is CloseCode.CRASHED
+
+
+@pytest.mark.parametrize("how, code", [("fails", CloseCode.CRASHED), ("has ended", CloseCode.RESTARTING)])
+@in_clean_loop
+async def test_members_of_before_whose_supervisor_is_at_its_end_are_closed(
+    how: str, code: CloseCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = Chat()
+    bob = FakeMember()
+    if how == "fails":
+        monkeypatch.setattr(Supervisor, "_create", None)
+    else:
+        chat.supervisor.stop()
+    chat.post(Restore("sports", [Returning(bob, "bob")], lambda *_: None))
+    await settle()
+    assert bob.closed is code
 
 
 @in_clean_loop

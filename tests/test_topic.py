@@ -9,7 +9,7 @@ import pytest
 from msgspec import UNSET, UnsetType
 
 from chat_actors.codes import CloseCode
-from chat_actors.events import Join, JoinFailed, Leave, Replaced, Send, Shutdown
+from chat_actors.events import Join, JoinFailed, Leave, Replaced, Restore, Returning, Send, Shutdown
 from chat_actors.history import Limits, Stored
 from chat_actors.meter import Meter
 from chat_actors.protocol import Window, payloads
@@ -411,6 +411,24 @@ async def test_five_crashes_close_nobody_and_the_sixth_closes_all_and_ends_the_t
     assert [join.outbox for join in room.topic.stranded] == [late]
     assert not late.reply.done()
     assert tasks() == before
+
+
+@pytest.mark.parametrize("how", ["fails", "comes behind the end"])
+@in_clean_loop
+async def test_members_of_before_who_could_not_be_taken_in_are_closed(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room()
+    bob, carol = FakeMember(), FakeMember()
+    if how == "fails":
+        monkeypatch.setattr(room.topic, "_restore", None)
+    else:
+        room.topic.stop()
+    room.topic.post(Restore("sports", [Returning(bob, "bob"), Returning(carol, "carol")], lambda *_: None))
+    await settle()
+    assert bob.closed is carol.closed is CloseCode.CRASHED
+    room.topic.stop()
+    await room.topic.task
 
 
 @in_clean_loop

@@ -1,6 +1,6 @@
 """The two supervisors of a node: of the relays that its members are in, and of the topics that it owns."""
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from msgspec import Struct
 
@@ -58,17 +58,17 @@ class Back(Supervisor):
         """Have a node told, behind all that was posted before."""
         self.mailbox.put_nowait(event)  # type: ignore[arg-type]  # an event of this supervisor alone
 
-    def pass_on(self, event: Send) -> None:
-        """Have what a member says taken to its topic, behind all that was posted before."""
+    def pass_on(self, event: Union[Send, Restore]) -> None:
+        """Have an event taken to its topic, behind all that was posted before."""
         self.mailbox.put_nowait(event)  # type: ignore[arg-type]  # the same
 
     def handle(self, event: Any) -> None:
         if type(event) is Send:
             seat = cast(Seat, event.outbox)
+            seat.estate.passed()
             active = self._where.get(seat)
             if active is not None:  # it has not left
                 active.topic.post(event)
-            seat.estate.passed()
         elif type(event) is CountRooms:
             self._node.send(event.node, self._node.estates.counted(event.number))
         else:
@@ -90,7 +90,14 @@ class Back(Supervisor):
     def _restore(self, event: Restore) -> None:
         seats = [cast(Seat, member.outbox) for member in event.members]
         self._estate = estate = seats[0].estate
+        estate.restored()
         super()._restore(event)
         for seat in seats:
             seat.carrier = estate.voice
-        estate.restored()
+
+    def undelivered(self, event: Any) -> None:
+        super().undelivered(event)
+        if type(event) is Send:
+            cast(Seat, event.outbox).estate.passed()
+        elif type(event) is Restore:
+            cast(Seat, event.members[0].outbox).estate.restored()
