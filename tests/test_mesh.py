@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 import zenoh
@@ -595,6 +596,114 @@ async def test_what_cannot_be_sent_is_dropped_and_what_follows_is_tried(monkeypa
             assert bob.is_putting() == b"12"
         assert [line for line in lines if "DEBUG not sent to a node {'error': 'session closed'}" in line]
     assert bob.put_through == [b"e", b"12"]
+
+
+# What has come for a loop that is busy.
+
+
+class Waiting(threading.Condition):
+    """Says when somebody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        self.begun.set()
+        return super().wait(timeout)
+
+
+def comes(one: ZenohMesh, take: Callable[..., None], data: bytes) -> threading.Thread:
+    """A thread of zenoh's has mail."""
+    thread = threading.Thread(target=one._hand_over, args=(take, data), kwargs={"size": len(data)})
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("how", ["taken", "closed"])
+@in_clean_loop
+async def test_mail_waits_where_too_much_is_unread_until_that_is_taken_or_the_mesh_closed(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh, "MOST_UNREAD", 10)
+    async with held_mesh() as (one, _):
+        one._taken = waiting = Waiting()
+        read: list[object] = []
+        threads = [comes(one, read.append, b"123456")]
+        threads[0].join(PATIENCE)
+        threads.append(comes(one, read.append, b"abcdef"))
+        assert waiting.begun.wait(PATIENCE)
+        one._hand_over(read.append, "a token")  # does not wait
+        assert one._unread == 6 and read == []
+        if how == "closed":
+            await one.close()
+        while len(read) < 3:
+            await asyncio.sleep(0)
+        assert read == [b"123456", "a token", b"abcdef"]
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+@in_clean_loop
+async def test_mail_that_is_bigger_than_all_that_may_wait_comes_when_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mesh, "MOST_UNREAD", 3)
+    async with held_mesh() as (one, _):
+        read: list[bytes] = []
+        comes(one, read.append, b"123456").join(PATIENCE)
+        while not read:
+            await asyncio.sleep(0)
+        assert read == [b"123456"] and one._unread == 0
+
+
+def test_nothing_waits_for_a_loop_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh, "MOST_UNREAD", 3)
+    one, session = ZenohMesh([], ""), FakeSession()
+    one._session, one._loop = session, asyncio.new_event_loop()
+    one._loop.close()
+    with log_lines() as lines:
+        for data in (b"123", b"456"):
+            comes(one, pytest.fail, data).join(PATIENCE)
+    assert one._unread == 0 and one._inbox == []
+    assert [line for line in lines if "DEBUG mail of a node dropped: the loop is closed" in line] == lines[:2] == lines
+
+
+@in_clean_loop
+async def test_mail_that_meets_a_bug_costs_no_other() -> None:
+    def fails(data: bytes) -> None:
+        raise RuntimeError("a bug")
+
+    async with held_mesh() as (one, _):
+        read: list[bytes] = []
+        with log_lines() as lines:
+            for take in (fails, read.append, fails, read.append):
+                one._hand_over(take, b"hello", size=5)
+            while len(read) < 2:
+                await asyncio.sleep(0)
+        assert sum("ERROR mail of a node skipped" in line for line in lines) == 2
+
+
+@in_clean_loop
+async def test_a_node_whose_loop_is_busy_for_longer_than_the_lease_loses_nothing_and_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(zenoh_config, "LEASE_MS", 500)
+    monkeypatch.setattr(mesh, "MOST_UNREAD", 1_000_000)
+    sent = [number.to_bytes(2, "big") * 50_000 for number in range(200)]
+    async with peers("alice", "bob") as (alice, bob):
+        alice.mesh._taken = waiting = Waiting()
+        for data in sent:
+            assert bob.mesh.send("alice", data)
+        assert waiting.begun.wait(PATIENCE)
+        time.sleep(1.0)  # two leases
+        assert alice.mesh._unread <= 1_000_000
+        await alice.until(lambda: len(alice.mail) == len(sent))
+        assert alice.mail == sent
+        assert alice.seen == [("bob", True)] and bob.seen == [("alice", True)]
+
+
+# The end.
 
 
 @in_clean_loop

@@ -9,10 +9,11 @@ import zenoh
 from loguru import logger
 
 from chat_actors.cluster import zenoh_config
+from chat_actors.cluster.wire import VERSION
 
 MOST_WAITING = 64 * 1024 * 1024  # bytes for one other node; one more, and it is given up
 CALL_AGAIN_SECONDS = 0.25  # after a call that was not answered, or is over
-PREFIX = "chat_actors"  # of all that is said
+PREFIX = f"chat_actors/{VERSION}"  # of all that is said: nodes that speak otherwise do not see each other
 
 
 class Sender(threading.Thread):

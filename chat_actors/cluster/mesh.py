@@ -21,6 +21,7 @@ from chat_actors.cluster import zenoh_config
 from chat_actors.cluster.calls import PREFIX, Call, Caller, Sender, name_of
 from chat_actors.cluster.links import Mesh
 
+MOST_UNREAD = 64 * 1024 * 1024  # bytes that have come; one more waits in zenoh, and with it whoever sends
 CLOSE_SECONDS = 2.0  # for what waits to be sent at the end
 
 
@@ -37,7 +38,8 @@ class ZenohMesh(Mesh):
         self._callers: list[Caller] = []
         self._senders: dict[str, Sender] = {}
         self._inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._lock = threading.Lock()
+        self._unread = 0  # bytes of it
+        self._taken = threading.Condition()  # guards both; notified when the loop has taken them
         self._session: Any = None
         self._declared: list[Any] = []
         self._loop: asyncio.AbstractEventLoop
@@ -49,7 +51,8 @@ class ZenohMesh(Mesh):
         own, self._session = self._listen()
 
         def on_mail(sample: Any) -> None:
-            self._hand_over(mail, sample.payload.to_bytes())
+            data = sample.payload.to_bytes()
+            self._hand_over(mail, data, size=len(data))
 
         def on_call(sample: Any) -> None:
             self._hand_over(self._called, name_of(sample), str(sample.key_expr), sample.kind == zenoh.SampleKind.PUT)
@@ -92,22 +95,34 @@ class ZenohMesh(Mesh):
             return own, session
         raise OSError(f"cannot listen on any of {', '.join(self._endpoints)}{why}")
 
-    def _hand_over(self, call: Callable[..., None], *args: Any) -> None:
-        """On a thread of zenoh's: have the loop do it, after what came before."""
-        with self._lock:
+    def _hand_over(self, call: Callable[..., None], *args: Any, size: int = 0) -> None:
+        """On a thread of zenoh's: have the loop do it, after what came before; for mail, once there is room."""
+        with self._taken:
+            while size and self._unread and self._unread + size > MOST_UNREAD and self._is_read():
+                self._taken.wait(CLOSE_SECONDS)
             first = not self._inbox
             self._inbox.append((call, args))
+            self._unread += size
         if first:
             try:
                 self._loop.call_soon_threadsafe(self._take_inbox)
-            except RuntimeError:  # the loop is closed
+            except RuntimeError:
                 logger.debug("mail of a node dropped: the loop is closed")
+                with self._taken:
+                    self._inbox, self._unread = [], 0
+
+    def _is_read(self) -> bool:
+        return self._session is not None and not self._loop.is_closed()
 
     def _take_inbox(self) -> None:
-        with self._lock:
-            inbox, self._inbox = self._inbox, []
+        with self._taken:
+            inbox, self._inbox, self._unread = self._inbox, [], 0
+            self._taken.notify_all()
         for call, args in inbox:
-            call(*args)
+            try:
+                call(*args)
+            except Exception as exception:  # a bug met by one of them must not cost the others
+                logger.opt(exception=exception).error("mail of a node skipped")
 
     # Who is there.
 
@@ -167,7 +182,9 @@ class ZenohMesh(Mesh):
         self._senders.clear()
         for sender in senders.values():
             sender.end(drop=False)
-        session, self._session = self._session, None
+        with self._taken:
+            session, self._session = self._session, None
+            self._taken.notify_all()
         if session is not None:
             sessions = {node: self._calls[node].session for node in senders if node in self._calls}
             await self._loop.run_in_executor(None, self._close, senders, sessions, session)

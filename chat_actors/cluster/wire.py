@@ -13,6 +13,9 @@ from msgspec import Struct
 from chat_actors.protocol import Ack, Window
 
 
+VERSION = 1  # of all this: a field more or less, or one that means something else, is another one
+
+
 class Parcel(Struct, array_like=True):
     """What a topic said in one turn, once for all members wherever they are.
 
@@ -154,12 +157,12 @@ class ToGuest(ToRelay):
 class Attached(ToRelay):
     """The relay is attached. Where it cannot go on from what it has followed, it begins anew: ``foreign``.
 
-    ``lost``: by member, how many acks are not to be had any more.
+    ``missed``: by member, how many acks no parcel has for it; what is known of them comes behind this.
     """
 
     line: Line
     foreign: bool
-    lost: dict[int, int]
+    missed: dict[int, int]
 
 
 class Let(ToRelay):
