@@ -99,3 +99,15 @@ def test_it_knows_how_many_acks_everybody_has_had_and_counts_no_notices() -> Non
     backlog.add(second, 100.0)
     assert backlog.acked() == {("here", 1): 8, ("there", 1): 1, ("here", 2): 3}
     assert acks_in([first, second]) == {("here", 1): 3, ("there", 1): 1, ("here", 2): 0}
+
+
+@pytest.mark.parametrize("had, through, acks", [(5, 2, b"fgh"), (6, 2, b"gh"), (7, 2, b"h"), (8, 2, b""), (5, 1, b"f")])
+def test_it_has_the_acks_behind_those_that_someone_has_had(had: int, through: int, acks: bytes) -> None:
+    backlog = Backlog(30.0, 1000)
+    first, second = parcel(1), parcel(2)
+    first.own = [("here", 1, 5, [(0, b"f"), (1, NOTHING)], ""), ("there", 1, 0, [(2, ACK)], "")]
+    second.own = [("here", 1, 6, [(0, b"g"), (1, b"h")], "")]
+    backlog.add(first, 100.0)
+    backlog.add(second, 100.0)
+    assert backlog.acks_behind({("here", 1): had, ("here", 2): 0}, through).get(("here", 1), b"") == acks
+    assert backlog.acks_behind({}, through) == {}

@@ -6,7 +6,7 @@ from chat_actors.actor import MOST_CRASHES
 from chat_actors.cluster.backlog import Backlog
 from chat_actors.cluster.views import highest
 from chat_actors.codes import CloseCode
-from chat_actors.events import Send
+from chat_actors.events import Restore, Returning, Send
 from tests.cluster.fabric import Person
 from tests.cluster.world import World, world
 from tests.fakes import POISON, log_lines, settle
@@ -113,3 +113,19 @@ async def test_what_comes_to_the_supervisor_from_somebody_who_has_left_is_for_no
         owner.back.pass_on(Send(seat, "late"))
         await settle()
     assert bob.hears() == [] and lines == []
+
+
+@world()
+async def test_what_a_supervisor_that_gives_up_has_not_passed_on_is_not_on_its_way_any_more(nodes: World) -> None:
+    here, there = await nodes.start(2)
+    topic = nodes.topic((here, nodes.all))
+    alice = Person(there)
+    await alice.joins("alice", topic)
+    estate = here.estates.open[topic]
+    ((seat,),) = (attachment.seats.values() for attachment in estate.attachments.values())
+    for _ in range(MOST_CRASHES + 1):
+        here.back.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
+    estate._pass_on(Send(seat, "one"))
+    estate._pass_on(Restore(topic, [Returning(seat, "alice")], lambda *_: None))
+    await settle()
+    assert estate._on_their_way == 0 and alice.outbox.closed is CloseCode.RESTARTING

@@ -11,6 +11,9 @@ from chat_actors.cluster.wire import Kept, Parcel
 SWEEP_SECONDS = 0.1  # how often it is looked whether something is over
 
 
+Acks = dict[tuple[str, int], int]  # how many, by node and number of whom they are for
+
+
 class Ration:
     """So many bytes of frames may go to another node at once."""
 
@@ -66,23 +69,24 @@ class Backlog:
         """The parcels behind that one."""
         return [parcel for _, _, parcel in self._kept if parcel.number > number]
 
-    def acked(self) -> dict[tuple[str, int], int]:
-        """By node and number, how many acks someone has had, as far as can be seen here."""
-        seen: dict[tuple[str, int], int] = {}
+    def acked(self) -> Acks:
+        """How many acks everybody has had, as far as can be seen here."""
+        seen: Acks = {}
         for _, _, parcel in self._kept:
             for node, number, before, pieces, _ in parcel.own:
-                seen[node, number] = before + sum(1 for _, piece in pieces if piece)
+                seen[node, number] = before + len(acks_among(pieces))
         return seen
 
-    def acks_of(self, member: tuple[str, int], first: int, count: int) -> bytes:
-        """The acks that someone (node, number) has had from ``first`` on (the first one ever is 0), so many of them."""
-        acks: list[bytes] = []
-        for _, _, parcel in self._kept:
-            for node, number, before, pieces, _ in parcel.own:
-                if (node, number) == member:
-                    own = enumerate((piece for _, piece in pieces if piece), before)
-                    acks += [piece for place, piece in own if first <= place < first + count]
-        return b"".join(acks)
+    def acks_behind(self, had: Acks, through: float) -> dict[tuple[str, int], bytes]:
+        """Those acks behind so many that parcels through that number have for someone, by node and number."""
+        acks: dict[tuple[str, int], bytes] = {}
+        for _, _, parcel in self._kept if had else ():
+            for node, number, before, pieces, _ in parcel.own if parcel.number <= through else ():
+                member = node, number
+                if member in had:
+                    more = acks_among(pieces)[max(0, had[member] - before) :]
+                    acks[member] = acks.get(member, b"") + b"".join(more)
+        return acks
 
     def _drop_oldest(self) -> None:
         _, size, _ = self._kept.popleft()
@@ -120,10 +124,15 @@ class Sweeper:
             await asyncio.wait({self._task})
 
 
-def acks_in(parcels: list[Parcel]) -> "Counter[tuple[str, int]]":
-    """By node and number, how many acks there are for someone."""
+def acks_among(pieces: list[tuple[int, bytes]]) -> list[bytes]:
+    """Those of someone's pieces of a parcel that are acks: an empty one keeps a notice away from whom it is about."""
+    return [piece for _, piece in pieces if piece]
+
+
+def acks_in(parcels: list[Parcel]) -> Acks:
+    """How many acks there are in parcels for everybody."""
     acks: Counter[tuple[str, int]] = Counter()
     for parcel in parcels:
         for node, number, _, pieces, _ in parcel.own:
-            acks[node, number] += sum(1 for _, piece in pieces if piece)
+            acks[node, number] += len(acks_among(pieces))
     return acks

@@ -4,17 +4,19 @@ To the ``Topic`` its voice is the carrier of all members, each of whom is a ``Se
 """
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Optional
+from math import inf
+from typing import TYPE_CHECKING, Optional, Union
 
 import msgspec
 from msgspec import UNSET
 
 from chat_actors.actor import Mailbox
-from chat_actors.cluster.backlog import acks_in
+from chat_actors.cluster.backlog import Acks, acks_in
 from chat_actors.cluster.gather import Legacy, last_message_id, missing
 from chat_actors.cluster.journal import Journal
-from chat_actors.cluster.returning import Return, newest_of_each, restore
+from chat_actors.cluster.returning import Return, newest_of_each, restoration
 from chat_actors.cluster.seats import Attachment, Seat, Tally
 from chat_actors.cluster.wire import (
     Ask,
@@ -24,7 +26,6 @@ from chat_actors.cluster.wire import (
     Carry,
     Depart,
     Gone,
-    Item,
     Let,
     Line,
     Names,
@@ -37,7 +38,7 @@ from chat_actors.cluster.wire import (
     Write,
     encoded,
 )
-from chat_actors.events import Join, JoinFailed, Leave, Send, TopicEvent
+from chat_actors.events import Join, JoinFailed, Leave, Restore, Send, TopicEvent
 from chat_actors.outbox import Carrier, Outbox, Own
 from chat_actors.topic import Topic
 
@@ -87,14 +88,19 @@ class Estate:
             self._renew()
         self.room, self.voice = room, Voice(self)
 
-    def restored(self) -> None:
-        """The topic has been given its members of before."""
-        self._legacy = None
-        self.passed()
+    def _pass_on(self, event: Union[Send, Restore]) -> None:
+        """Post an event to the topic by way of the supervisor."""
+        self._on_their_way += 1
+        self._node.back.pass_on(event)
 
     def passed(self) -> None:
         """An event has come to the topic by way of the supervisor."""
         self._on_their_way -= 1
+
+    def restored(self) -> None:
+        """The same for the topic's members of before: what it has to know is on its way to it."""
+        self._legacy = None
+        self.passed()
 
     def unbind(self, room: Topic) -> None:
         """That topic has ended; all that was said there with it."""
@@ -105,6 +111,7 @@ class Estate:
     def _renew(self) -> None:
         self.journal.begin()
         for attachment in self.attachments.values():
+            attachment.outside = False
             attachment.send(Attached(attachment.life, self.journal.told(), True, {}))
 
     # What the topic says.
@@ -124,6 +131,8 @@ class Estate:
         self.journal.add(parcel)
         data: Optional[msgspec.Raw] = None
         for attachment in self.attachments.values():
+            if attachment.outside:
+                continue
             if attachment.name == self._node.me:
                 attachment.send(Carry(attachment.life, parcel))
             else:
@@ -138,7 +147,8 @@ class Estate:
             timer.cancel()
 
     def _see_if_taken(self) -> None:
-        if all(attachment.taken >= self.journal.line.number for attachment in self.attachments.values()):
+        number = self.journal.line.number
+        if all(attachment.outside or attachment.taken >= number for attachment in self.attachments.values()):
             _finish(self._taken)
 
     # What the relays say.
@@ -180,38 +190,43 @@ class Estate:
         backlog = self.journal.backlog
         acked = backlog.acked() if any(item.seats for _, item in items) else {}
         returns: list[Return] = []
+        outside: list[Attachment] = []
         for node, item in items:
-            foreign = not self.journal.line.includes(item.line)
             if not self.knows(item.line):
                 self._node.log.bind(topic=self.topic, node=node, members=len(item.seats)).warning("views merged")
+            foreign = not self.journal.line.includes(item.line)
             if foreign:
                 behind = missing(item.line, [one for _, one in items], bequests)
             else:
                 behind = backlog.after(item.line.number)
             for last_id in (item.line.last_id, *(parcel.last_id for parcel in behind)):
                 self.journal.saw(last_id)
-            returns += self._take_in(node, item, foreign, behind, acked)
+            attachment = Attachment(self._node, node, item, foreign)
+            returned = self._seat(attachment, item, acks_in(behind), acked)
+            returns += returned
+            if foreign:
+                self._carry_all(attachment, behind)
+                behind = []
+            if foreign and 0 < len(returned) == len(item.seats):
+                outside.append(attachment)  # they may have heard higher ids than the topic's, until it takes them in
+            else:
+                self.let_in(attachment, behind)
         if returns:
             returns = newest_of_each(returns)
             last_id, now = self.journal.line.last_id, self._node.now()
-            tell = partial(self._tell_names, returns)
-            self._on_their_way += 1
-            self._node.back.post(restore(self.topic, returns, legacy, last_id, now, tell))
+            tell = partial(self._tell_names, outside, returns)
+            self._pass_on(restoration(self.topic, returns, legacy, last_id, now, tell))
 
-    def _take_in(
-        self, node: str, item: Attach, foreign: bool, behind: list[Parcel], acked: dict[tuple[str, int], int]
-    ) -> list[Return]:
-        """One relay; those of its members that the topic does not know.
+    def _seat(self, attachment: Attachment, item: Attach, coming: Acks, acked: Acks) -> list[Return]:
+        """Give a relay's members their seats; those that the topic does not know.
 
-        ``behind``: what it lacks; ``acked``: acks that members have had, as far as can be seen here.
+        ``coming``: acks that are on their way to them; ``acked``: that they have had, as far as can be seen here.
         """
-        before = self.attachments.get((node, item.relay))
-        attachment = Attachment(self._node, node, item.life, item.line.name if foreign else "")
-        attachment.taken = self.journal.line.number
-        self.attachments[node, item.relay] = self._lives[node, item.life] = attachment
-        coming = acks_in(behind)
-        lost: dict[int, int] = {}
+        node, foreign = attachment.name, attachment.foreign
+        before = self.attachments.get((node, attachment.relay))
+        self.attachments[node, attachment.relay] = self._lives[node, attachment.life] = attachment
         returns: list[Return] = []
+        had: Acks = {}
         for state in item.seats:
             member = node, state.number
             seat = None if before is None else before.seats.pop(state.number, None)
@@ -222,27 +237,41 @@ class Estate:
             seat.attachment, seat.said = attachment, state.acked
             attachment.seats[state.number] = seat
             # Messages count from the first one on, whoever the owner was.
-            told = state.acked + coming[member]
+            told = state.acked + coming.get(member, 0)
             seat.tally.count(told if foreign else max(state.acked, acked.get(member, 0)))
             if seat.tally.acked > told:
-                lost[state.number] = seat.tally.acked - told
+                attachment.missed[state.number] = seat.tally.acked - told
+                had[member] = told if foreign else state.acked
+        owed = self.journal.backlog.acks_behind(had, inf if foreign else item.line.number)
+        attachment.owed = {number: acks for (_, number), acks in owed.items()}
         if before is not None:
             self._cut(before, "closed by peer")
-        attached = Attached(item.life, self.journal.told(), foreign, lost)
-        carried = [Carry(item.life, parcel) for parcel in behind]
-        words: list[Item] = [*carried, attached] if foreign else [attached, *carried]  # those are of the line before it
-        for word in words:
-            attachment.send(word)
-        for number, count in lost.items():
-            last = attachment.seats[number].tally.acked
-            acks = self.journal.backlog.acks_of((node, number), last - count, count)
-            attachment.send(Write(item.life, number, acks, False))
         return returns
 
-    def _tell_names(self, returns: list[Return], names: list[str], renamed: dict[Outbox, str]) -> None:
+    def let_in(self, attachment: Attachment, behind: Sequence[Parcel] = ()) -> None:
+        """From here on a relay hears what all others hear. ``behind``: what it lacks of this line."""
+        attachment.outside = False
+        attachment.taken = self.journal.line.number
+        attachment.send(Attached(attachment.life, self.journal.told(), attachment.foreign, attachment.missed))
+        for number, acks in attachment.owed.items():
+            attachment.send(Write(attachment.life, number, acks, False))
+        self._carry_all(attachment, behind)
+
+    def _carry_all(self, attachment: Attachment, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            attachment.send(Carry(attachment.life, parcel))
+
+    def _tell_names(
+        self, outside: list[Attachment], returns: list[Return], names: list[str], renamed: dict[Outbox, str]
+    ) -> None:
         """The topic has taken them in: tell every relay who is a member now, and who is called otherwise."""
+        for attachment in outside:
+            if attachment.outside:
+                self.let_in(attachment)
         changed = [(one.state, one.seat, renamed[one.seat]) for one in returns if one.seat in renamed]
         for attachment in self.attachments.values():
+            if attachment.outside:  # it will be told with its own members
+                continue
             told = [
                 Renaming(state.number if seat.attachment is attachment else 0, state.username, name)
                 for state, seat, name in changed
@@ -265,8 +294,7 @@ class Estate:
             seat.tally.received = seat.said
             event = Send(seat, message, UNSET if ref is None else ref)
             if self.room is None or self._on_their_way:
-                self._on_their_way += 1
-                self._node.back.pass_on(event)
+                self._pass_on(event)
             else:
                 self.room.post(event)
 

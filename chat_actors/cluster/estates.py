@@ -56,10 +56,8 @@ class Estates:
         """Open the topics that others had before, and those that were asked for meanwhile."""
         for topic in list(self._waiting):
             if self._node.owns(topic):
-                try:
+                with self._node.contained("topic not opened", topic=topic):
                     self._open(topic)
-                except Exception as exception:  # a bug met by one topic must not cost the others
-                    self._node.log.bind(topic=topic).opt(exception=exception).error("topic not opened")
         self._bequests.clear()
 
     def _open(self, topic: str) -> None:
@@ -83,15 +81,17 @@ class Estates:
         """Let go of the topics that other nodes own now; what those have to know."""
         bequests: dict[str, Bequest] = {}
         for topic in [topic for topic in self.open if not self._node.owns(topic)]:
-            bequest = self.open.pop(topic).abdicate()
-            if bequest is not None:
-                bequests[topic] = bequest
+            with self._node.contained("topic not bequeathed", topic=topic):
+                bequest = self.open.pop(topic).abdicate()
+                if bequest is not None:
+                    bequests[topic] = bequest
         return bequests
 
     def abandon(self) -> None:
         """Let go of all topics, and forget what waits."""
         for topic in list(self.open):
-            self.open.pop(topic).abdicate()
+            with self._node.contained("topic not let go", topic=topic):
+                self.open.pop(topic).abdicate()
         self._waiting.clear()
         self._bequests.clear()
 

@@ -7,8 +7,11 @@ settled: an owner waits for that before it opens a topic that may have been some
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from math import inf
+from typing import Optional
 
 from loguru import logger
 
@@ -79,7 +82,7 @@ class Node:
         self._links = Links(mesh, self._up, self._down, self._take, self._gather, self._see_if_frozen)
         self.me = self._links.me
         self.send = self._links.send
-        self._closing = False
+        self._closing: Optional[asyncio.Task[None]] = None
         self.front = Front(self)
         self._open_back()
 
@@ -92,9 +95,11 @@ class Node:
 
     async def close(self) -> None:
         """Have all members here told, let the others have the topics, and be no node any more."""
-        if self._closing:
-            return
-        self._closing = True
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)  # whoever comes second waits as well
+
+    async def _close(self) -> None:
         self.front.stop()
         await asyncio.wait({self.front.task})
         self._links.flush()
@@ -119,7 +124,7 @@ class Node:
 
     def _open_back(self) -> None:
         """The same for the topics, whose members are on other nodes as well: at once."""
-        if not self._closing:
+        if self._closing is None:
             self.back = Back(self)
             self.back.task.add_done_callback(lambda _: self._open_back())
 
@@ -135,6 +140,14 @@ class Node:
     def owns(self, topic: str) -> bool:
         """Whether this node is the owner."""
         return self.owner(topic) == self.me
+
+    @contextmanager
+    def contained(self, what: str, **fields: object) -> Iterator[None]:
+        """A bug that one of many meets must not cost the others: it is logged as ``what``, with the fields."""
+        try:
+            yield
+        except Exception as exception:
+            self.log.bind(**fields).opt(exception=exception).error(what)
 
     def in_minority(self) -> bool:
         """Whether this node is to serve nobody, for it sees too few others."""
@@ -164,7 +177,8 @@ class Node:
             own = [relay for relay in self._relays if relay.owner == self.me]
             self._links.begin_anew()
             for relay in own:
-                relay.attach(self.me)
+                with self.contained("not attached to its owner", topic=relay.name):
+                    relay.attach(self.me)
 
     def _up(self, node: str) -> None:
         self._change([*self.view, node])
@@ -196,7 +210,8 @@ class Node:
         for relay in self._relays:
             owner = self.owner(relay.name)
             if owner != relay.owner and owner:
-                relay.attach(owner)
+                with self.contained("not attached to its owner", topic=relay.name):
+                    relay.attach(owner)
         self._views.clear()  # what was true of this view once need not be true again
         for node in self.view:
             self.send(node, Settled(self.view, node != self.me))
@@ -260,10 +275,8 @@ class Node:
     def _gather(self) -> None:
         talking, self._talking = self._talking, []
         for relay in talking:
-            try:
+            with self.contained("not said", topic=relay.name):
                 relay.flush()
-            except Exception as exception:  # a bug met by what is said in one topic must not cost the others
-                self.log.bind(topic=relay.name).opt(exception=exception).error("not said")
 
     def new_life(self, relay: Relay) -> int:
         """The number of a relay's next attachment."""

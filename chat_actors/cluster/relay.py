@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from chat_actors.actor import ROOM
+from chat_actors.cluster.backlog import acks_among
 from chat_actors.cluster.guests import Deliver, Guest, Hand, RelayMailbox, Shut
 from chat_actors.cluster.journal import Journal
 from chat_actors.cluster.roster import Roster
@@ -55,7 +56,6 @@ class Relay(Room):
         self.number = node.new_number()
         self.owner = ""
         self._node = node
-        self._meter = node.meter
         self._life = 0
         self._lives: dict[str, int] = {}  # by owner, the last one there: it may not have seen that another one came
         self._journal = Journal(node.limits, node.now, node.watch)
@@ -223,7 +223,7 @@ class Relay(Room):
 
     def _attached(self, item: Attached) -> None:
         self._journal.follow(item.line, item.foreign)
-        for number, count in item.lost.items():
+        for number, count in item.missed.items():
             guest = self._guests.get(number)
             if guest is not None:
                 self._acknowledge(guest, count)
@@ -234,8 +234,8 @@ class Relay(Room):
         for node, number, _, pieces, _ in parcel.own:
             guest = self._guests.get(number) if node == self._node.me else None
             if guest is not None:
-                own[guest.outbox] = sorted(own[guest.outbox] + pieces) if guest.outbox in own else pieces
-                self._acknowledge(guest, sum(1 for _, piece in pieces if piece))
+                own[guest.outbox] = pieces
+                self._acknowledge(guest, len(acks_among(pieces)))
         if not self.mailbox.crowded():
             self.mailbox.relieve()
         if self._roster is not None:

@@ -1,4 +1,4 @@
-"""Members of before: whom a topic takes in again, with their names and tokens, and with what is known of its past."""
+"""Members of before: whom a topic is to take in again, with names and tokens, and with what is known of its past."""
 
 from typing import Callable, Optional
 
@@ -35,7 +35,7 @@ def newest_of_each(returns: list[Return]) -> list[Return]:
     return sorted(newest, key=lambda one: (one.foreign, -one.state.age))
 
 
-def restore(
+def restoration(
     topic: str,
     returns: list[Return],
     legacy: Optional[Legacy],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Optional
 import msgspec
 from msgspec import Struct
 
-from chat_actors.cluster.wire import Close, Item, Write
+from chat_actors.cluster.wire import Attach, Close, Item, Write
 from chat_actors.codes import CloseCode
 from chat_actors.events import Leave
 from chat_actors.outbox import Carrier, Outbox
@@ -47,6 +47,8 @@ class Seat(Outbox):
         self.token = token  # None while a ``joined`` that has one is to come
 
     def write(self, frames: bytes) -> None:
+        if self.attachment.outside:
+            self.estate.let_in(self.attachment)
         if self.token is None:
             self.token = token_in(frames)
         self.attachment.send(Write(self.attachment.life, self.number, frames, False))
@@ -61,14 +63,23 @@ class Seat(Outbox):
 
 
 class Attachment:
-    """A node's relay, attached. ``came_from``: the line it had followed before, where that was another one."""
+    """A node's relay, attached. ``foreign``: it cannot go on here in the line that it has followed.
 
-    def __init__(self, node: "Node", name: str, life: int, came_from: str) -> None:
+    ``outside``: it hears nothing of the topic yet.
+    """
+
+    def __init__(self, node: "Node", name: str, item: Attach, foreign: bool) -> None:
         self.name = name  # of its node
-        self.life = life
-        self.came_from = came_from
+        self.relay = item.relay
+        self.life = item.life
+        self.foreign = foreign
+        self.came_from = item.line.name if foreign else ""
+        self.outside = True
         self.seats: dict[int, Seat] = {}
         self.taken = 0  # parcels that it has passed on
+        # Acks that it has missed and gets in no parcel, by member: how many, and those of them that are known.
+        self.missed: dict[int, int] = {}
+        self.owed: dict[int, bytes] = {}
         self.cut = False  # it is told nothing any more
         self._node = node
 

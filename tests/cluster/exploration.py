@@ -426,14 +426,15 @@ async def membership(life: Life) -> list[str]:
 def conversations(life: Life) -> Iterator[str]:
     """Everybody whose node was not stopped has heard, once and in order, all that the others know to be in the topic.
 
-    After a split there is no one order, and all else is true of those who were on one side, unless a message was on its
-    way as the split came. What an owner had told nobody but members of its own node may have died with them.
+    After a second split there need be no one order. After any, all else is true of those who were on one side, unless a
+    message was on its way as the split came. What an owner had told nobody but members of its own node may have died
+    with them.
     """
     for talker in life.here():
         if talker.stopped or talker.since is None:
             continue
         ids, heard = talker.ids, Counter(talker.texts)
-        if not life.splits and any(later <= earlier for earlier, later in zip(ids, ids[1:])):
+        if len(life.splits) < 2 and any(later <= earlier for earlier, later in zip(ids, ids[1:])):
             yield f"order: {ids} at {talker.number}"
         for other in life.talkers:
             if other is talker or other.topic != talker.topic:
