@@ -602,15 +602,17 @@ async def test_what_cannot_be_sent_is_dropped_and_what_follows_is_tried(monkeypa
 
 
 class Waiting(threading.Condition):
-    """Says when somebody waits."""
+    """Says when somebody waits, and whether it was told to go on."""
 
     def __init__(self) -> None:
         super().__init__()
         self.begun = threading.Event()
+        self.told: list[bool] = []
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         self.begun.set()
-        return super().wait(timeout)
+        self.told.append(super().wait(timeout))
+        return self.told[-1]
 
 
 def comes(one: ZenohMesh, take: Callable[..., None], data: bytes) -> threading.Thread:
@@ -642,6 +644,7 @@ async def test_mail_waits_where_too_much_is_unread_until_that_is_taken_or_the_me
         assert read == [b"123456", "a token", b"abcdef"]
         for thread in threads:
             thread.join(PATIENCE)
+        assert waiting.told == [True]
 
 
 @in_clean_loop

@@ -266,8 +266,7 @@ class Estate:
     ) -> None:
         """The topic has taken them in: tell every relay who is a member now, and who is called otherwise."""
         for attachment in outside:
-            if attachment.outside:
-                self.let_in(attachment)
+            self.let_in(attachment)
         changed = [(one.state, one.seat, renamed[one.seat]) for one in returns if one.seat in renamed]
         for attachment in self.attachments.values():
             if attachment.outside:  # it will be told with its own members

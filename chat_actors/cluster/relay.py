@@ -6,7 +6,7 @@ what is not acknowledged: nothing is lost or doubled, and the members' connectio
 """
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 import msgspec
 from msgspec import UNSET
@@ -202,12 +202,13 @@ class Relay(Room):
             self._names(item)
         elif type(item) is Let:
             self.attach(self._node.owner(self.name) or self._node.me)
-        elif isinstance(item, ToGuest):
-            guest = self._guests.get(item.number)
-            if guest is not None:
-                self._take_for(guest, item)
+        else:
+            self._take_for_guest(cast(ToGuest, item))
 
-    def _take_for(self, guest: Guest, item: ToGuest) -> None:
+    def _take_for_guest(self, item: ToGuest) -> None:
+        guest = self._guests.get(item.number)
+        if guest is None:
+            return
         if type(item) is Write:
             self._write(guest, item)
         elif type(item) is Close:

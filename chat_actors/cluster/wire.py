@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from chat_actors.protocol import Ack, Window
 
-
 VERSION = 1  # of all this: a field more or less, or one that means something else, is another one
 
 
