@@ -156,7 +156,7 @@ class Estate:
     def take(self, node: str, item: ToOwner) -> None:
         """An item from the relay of a node."""
         if type(item) is Attach:
-            self.attach([(node, item)], [])
+            self.attach([(node, item)], [], None)
             return
         attachment = self._lives.get((node, item.life))
         if attachment is None:  # of a time that is over
@@ -179,7 +179,7 @@ class Estate:
         """Whether who has followed that line, if any, can go on here."""
         return not line.name or self.journal.line.includes(line)
 
-    def attach(self, items: list[tuple[str, Attach]], bequests: list[Bequest], legacy: Optional[Legacy] = None) -> None:
+    def attach(self, items: list[tuple[str, Attach]], bequests: list[Bequest], legacy: Optional[Legacy]) -> None:
         """Take in relays, with the members they bring, and tell them what they lack.
 
         ``legacy``: the topic's past, where it begins with it; ``bequests``: what may be of another line than that.

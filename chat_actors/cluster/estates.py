@@ -65,14 +65,13 @@ class Estates:
         waiting = self._waiting.pop(topic)
         attaches = [(node, items[0]) for (node, _), items in waiting.items() if type(items[0]) is Attach]
         bequests = self._bequests.pop(topic, [])
-        estate = self.open.get(topic)
+        estate, legacy = self.open.get(topic), None
         if estate is None:
-            legacy = gathered([item for _, item in attaches], bequests)
-            lives_on = legacy.line.name and any(item.seats for _, item in attaches)  # else the last member has left it
             estate = self.open[topic] = Estate(self._node, topic)
-            estate.attach(attaches, bequests, legacy if lives_on else None)
-        else:
-            estate.attach(attaches, bequests)
+            known = gathered([item for _, item in attaches], bequests)
+            if known.line.name and any(item.seats for _, item in attaches):  # else the last member has left it
+                legacy = known
+        estate.attach(attaches, bequests, legacy)
         for (node, _), items in waiting.items():
             for item in items[1:]:
                 estate.take(node, item)

@@ -1,4 +1,5 @@
-"""The engine: zenoh in peer mode. Discovery, transport and liveliness; nothing outside this package imports it.
+"""The engine: zenoh in peer mode. Discovery, transport and liveliness; but ``calls`` and ``zenoh_config``, nothing else
+imports it.
 
 A node listens in one session, and calls each other node in another one, which ends with the connection: where zenoh
 itself connects again, it may take the new connection for a part of the old one, and the two never meet again. Mail goes

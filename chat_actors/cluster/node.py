@@ -123,7 +123,7 @@ class Node:
         return True
 
     def _open_back(self) -> None:
-        """The same for the topics, whose members are on other nodes as well: at once."""
+        """Open the supervisor of the topics, and another one where that has given up: members elsewhere need it."""
         if self._closing is None:
             self.back = Back(self)
             self.back.task.add_done_callback(lambda _: self._open_back())
