@@ -8,6 +8,7 @@ from chat_actors.actor import MOST_CRASHES
 from chat_actors.cluster.estate import TAKEN_SECONDS
 from chat_actors.cluster.node import REMAINS_SECONDS, SETTLE_SECONDS, START_SECONDS, Node
 from chat_actors.cluster.views import highest
+from chat_actors.cluster.wire import Item, Taken
 from chat_actors.codes import CloseCode
 from chat_actors.events import Leave, Restore, TopicEvent
 from chat_actors.supervisor import ListTopics
@@ -25,6 +26,17 @@ def waiting_for_acks(nodes: Nodes) -> list[str]:
 def answered(person: Person) -> None:
     """The join of someone has been answered meanwhile."""
     person.address = person.outbox.reply.result()
+
+
+def slow(node: Node) -> None:
+    """Let a node's relays pass on what comes so slowly that owners wait as long as they do at most."""
+    send = node.send
+
+    def without_taken(to: str, item: Item) -> None:
+        if type(item) is not Taken:
+            send(to, item)
+
+    setattr(node, "send", without_taken)  # noqa: B010  # a method, which mypy would have stay as it is
 
 
 def keep_busy(node: Node) -> None:
@@ -717,6 +729,101 @@ async def test_whoever_joins_behind_members_that_could_not_be_taken_in_hears_wha
 
 
 @world()
+async def test_what_the_topic_acknowledges_before_it_takes_the_sender_in_again_is_told_once(nodes: World) -> None:
+    owner, here, there = await nodes.start(3)
+    topic = nodes.topic((owner, nodes.all))
+    alice, bob, carol = Person(owner), Person(here), Person(there)
+    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
+        await member.joins(name, topic)
+    slow(there)
+    alice.says("x")
+    await settle()  # the topic waits
+    bob.says("one")  # and that waits for the topic
+    await settle()
+    (relay,) = here._relays
+    before = relay._journal.line.name
+    keep_busy(here)  # so that nothing is said to its own topic of that name
+    for other in (owner, there):
+        nodes.fabric.part(here.me, other.me)
+    while relay._journal.line.name == before:
+        await asyncio.sleep(0)
+    for other in (owner, there):
+        nodes.fabric.heal(here.me, other.me)
+    while relay.owner != owner.me:
+        await asyncio.sleep(0)
+    await has_time(here)
+    await goes_on(nodes)
+    assert bob.texts == ["x", "ack 2"] and alice.texts == ["ack 1", "one"] and waiting_for_acks(nodes) == []
+    bob.says("two")
+    await goes_on(nodes)
+    await nodes.pass_time(30.5)
+    await nodes.kill(owner)
+    await goes_on(nodes)
+    assert [text for text in carol.texts if text != "expired"] == ["x", "one", "two"]
+
+
+@world()
+async def test_ids_go_up_for_those_whose_relay_turns_away_for_a_moment_before_they_are_taken_in(nodes: World) -> None:
+    owner, here, there = await nodes.start(3)
+    new = nodes.make()
+    topic = nodes.topic((owner, [owner, there]), (owner, [owner, here, there]), (new, nodes.all))
+    for other in (owner, there):
+        nodes.fabric.part(here.me, other.me)
+        nodes.apart(other, new)
+    await settle()
+    await nodes.timers.run_out(SETTLE_SECONDS)
+    alice, bob, carol = Person(owner), Person(here), Person(there)
+    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
+        await member.joins(name, topic)
+    bob.says(*map(str, range(20)))
+    await goes_on(nodes)
+    assert bob.texts[-1] == "ack 20"
+    slow(there)
+    alice.says("x")
+    await settle()  # the topic waits
+    alice.says("y", "z")  # and these wait for it, in front of bob
+    await settle()
+    for other in (owner, there):
+        nodes.fabric.heal(here.me, other.me)
+    await settle()
+    (relay,) = here._relays
+    await nodes.join(new)
+    assert relay.owner == new.me
+    await nodes.kill(new)
+    assert relay.owner == owner.me
+    await goes_on(nodes)
+    alice.says("last")
+    await goes_on(nodes)
+    assert messages(bob) == [(21, "last")]
+
+
+@world()
+async def test_whoever_was_in_another_topic_of_that_name_is_taken_in_as_if_new(nodes: World) -> None:
+    owner, here = await nodes.start(2)
+    new = nodes.make()
+    topic = nodes.topic((owner, nodes.all[:2]), (new, nodes.all), (new, [new, here]))
+    nodes.apart(owner, new)  # so that the one knows nothing of the other's topic
+    alice, bob, carol = Person(owner), Person(here), Person(new)
+    await alice.joins("alice", topic, events=True)
+    await bob.joins("bob", topic, events=True)
+    await nodes.join(new)
+    await nodes.timers.run_out(START_SECONDS)
+    await goes_on(nodes)
+    await carol.joins("carol", topic, events=True)
+    bob.says(*map(str, range(8)))
+    await goes_on(nodes)
+    assert bob.texts[-1] == "ack 8"
+    await nodes.kill(new)
+    await goes_on(nodes)
+    assert presence(bob.hears()) == [("left", "carol"), ("joined", "alice")]
+    alice.says("one")
+    bob.says("two")
+    await goes_on(nodes)
+    assert bob.texts == ["one", "ack 10"]
+    assert [frame["username"] for frame in alice.hears() if frame["type"] == "message"] == ["bob"]
+
+
+@world()
 async def test_a_part_that_waits_to_be_taken_in_hears_nothing_of_another_that_is(nodes: World) -> None:
     winner, first, second = await nodes.start(3)
     topic = nodes.topic((winner, nodes.all), (winner, [winner, first]))
@@ -799,6 +906,7 @@ async def test_a_topic_that_cannot_be_bequeathed_keeps_no_other_from_it(nodes: W
         everybody[number].says("one")
     await goes_on(nodes)
     assert len(moving) > 1 and all(everybody[number].texts == ["ack 1"] for number in moving[1:])
+    assert not [room for room in owner.back.rooms() if room.topic in [topics[number] for number in moving]]
 
 
 @world()
@@ -820,3 +928,19 @@ async def test_whoever_closes_a_node_a_second_time_waits_as_well(nodes: World) -
     await closing[1]
     await settle()
     assert node._beating.done()
+
+
+@world()
+async def test_a_node_that_cannot_close_its_links_ends_all_the_same(nodes: World) -> None:
+    (node,) = await nodes.start(1)
+    end = node._links.close
+
+    async def fails() -> None:
+        await end()
+        raise RuntimeError("a bug")
+
+    setattr(node._links, "close", fails)  # noqa: B010  # a method, which mypy would have stay as it is
+    with pytest.raises(RuntimeError, match="a bug"):
+        await node.close()
+    assert node._beating.done()
+    nodes.all.clear()

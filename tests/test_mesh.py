@@ -664,6 +664,7 @@ def test_nothing_waits_for_a_loop_that_is_closed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(mesh, "MOST_UNREAD", 3)
     one, session = ZenohMesh([], ""), FakeSession()
     one._session, one._loop = session, asyncio.new_event_loop()
+    comes(one, pytest.fail, b"12").join(PATIENCE)  # which is not read any more
     one._loop.close()
     with log_lines() as lines:
         for data in (b"123", b"456"):

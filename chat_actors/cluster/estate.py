@@ -33,6 +33,7 @@ from chat_actors.cluster.wire import (
     Refused,
     Renaming,
     Say,
+    SeatState,
     Taken,
     ToOwner,
     Write,
@@ -202,12 +203,11 @@ class Estate:
             for last_id in (item.line.last_id, *(parcel.last_id for parcel in behind)):
                 self.journal.saw(last_id)
             attachment = Attachment(self._node, node, item, foreign)
-            returned = self._seat(attachment, item, acks_in(behind), acked)
-            returns += returned
+            returns += self._seat(attachment, item.seats, acks_in(behind), acked)
             if foreign:
                 self._carry_all(attachment, behind)
                 behind = []
-            if foreign and 0 < len(returned) == len(item.seats):
+            if foreign and item.seats:
                 outside.append(attachment)  # they may have heard higher ids than the topic's, until it takes them in
             else:
                 self.let_in(attachment, behind)
@@ -217,43 +217,54 @@ class Estate:
             tell = partial(self._tell_names, outside, returns)
             self._pass_on(restoration(self.topic, returns, legacy, last_id, now, tell))
 
-    def _seat(self, attachment: Attachment, item: Attach, coming: Acks, acked: Acks) -> list[Return]:
-        """Give a relay's members their seats; those that the topic does not know.
+    def _seat(self, attachment: Attachment, states: list[SeatState], coming: Acks, acked: Acks) -> list[Return]:
+        """Give a relay's members their seats; those that the topic has to take in.
 
         ``coming``: acks that are on their way to them; ``acked``: that they have had, as far as can be seen here.
         """
         node, foreign = attachment.name, attachment.foreign
         before = self.attachments.get((node, attachment.relay))
         self.attachments[node, attachment.relay] = self._lives[node, attachment.life] = attachment
+        known = {} if before is None else before.seats
         returns: list[Return] = []
-        had: Acks = {}
-        for state in item.seats:
+        for state in states:
             member = node, state.number
-            seat = None if before is None else before.seats.pop(state.number, None)
-            if seat is None:
-                _, tally = self._tallies.pop(member, (0.0, Tally()))
+            seat = known.get(state.number)
+            tally = self._tallies.pop(member, (0.0, Tally()))[1] if seat is None else seat.tally
+            if seat is None or foreign:  # then it has been in another topic of that name meanwhile, and left this one
                 seat = Seat(self, attachment, state.number, tally, state.token)
                 returns.append(Return(foreign, state, seat))
+            else:
+                del known[state.number]
             seat.attachment, seat.said = attachment, state.acked
             attachment.seats[state.number] = seat
             # Messages count from the first one on, whoever the owner was.
             told = state.acked + coming.get(member, 0)
-            seat.tally.count(told if foreign else max(state.acked, acked.get(member, 0)))
-            if seat.tally.acked > told:
-                attachment.missed[state.number] = seat.tally.acked - told
-                had[member] = told if foreign else state.acked
-        owed = self.journal.backlog.acks_behind(had, inf if foreign else item.line.number)
-        attachment.owed = {number: acks for (_, number), acks in owed.items()}
+            tally.count(told if foreign else max(state.acked, acked.get(member, 0)))
+            attachment.heard[state.number] = state.acked, told
         if before is not None:
             self._cut(before, "closed by peer")
         return returns
 
     def let_in(self, attachment: Attachment, behind: Sequence[Parcel] = ()) -> None:
-        """From here on a relay hears what all others hear. ``behind``: what it lacks of this line."""
+        """From here on a relay hears what all others hear; nothing if it does already.
+
+        ``behind``: what it lacks of this line.
+        """
+        if not attachment.outside:
+            return
         attachment.outside = False
         attachment.taken = self.journal.line.number
-        attachment.send(Attached(attachment.life, self.journal.told(), attachment.foreign, attachment.missed))
-        for number, acks in attachment.owed.items():
+        missed: dict[int, int] = {}
+        had: Acks = {}
+        for number, (acked, told) in attachment.heard.items():
+            seat = attachment.seats.get(number)
+            if seat is not None and seat.tally.acked > told:
+                missed[number] = seat.tally.acked - told
+                had[attachment.name, number] = told if attachment.foreign else acked
+        attachment.send(Attached(attachment.life, self.journal.told(), attachment.foreign, missed))
+        through = behind[0].number - 1 if behind else inf
+        for (_, number), acks in self.journal.backlog.acks_behind(had, through).items():
             attachment.send(Write(attachment.life, number, acks, False))
         self._carry_all(attachment, behind)
 
@@ -344,14 +355,17 @@ class Estate:
 
     def abdicate(self) -> Optional[Bequest]:
         """Let go of everybody; what the next owner has to know, None where there is nothing."""
-        bequest, past = None, self._past()
-        if past is not None:
+        try:
+            past = self._past()
+            if past is None:
+                return None
+            epoch, departed = past
             window = self.journal.kept(self._node.ration(self._node.owner(self.topic)))
-            bequest = Bequest(self.topic, past[0], self.journal.told(), window, past[1])
-        for attachment in list(self.attachments.values()):
-            attachment.send(Let(attachment.life))
-            self._drop(attachment, "moved")
-        return bequest
+            return Bequest(self.topic, epoch, self.journal.told(), window, departed)
+        finally:
+            for attachment in list(self.attachments.values()):
+                attachment.send(Let(attachment.life))
+                self._drop(attachment, "moved")
 
     def _past(self) -> Optional[tuple[str, list[Gone]]]:
         """The epoch, and who may come back or is here; None where there is no topic."""

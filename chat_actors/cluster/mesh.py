@@ -101,16 +101,16 @@ class ZenohMesh(Mesh):
         with self._taken:
             while size and self._unread and self._unread + size > MOST_UNREAD and self._is_read():
                 self._taken.wait(CLOSE_SECONDS)
+            if self._loop.is_closed():
+                logger.debug("mail of a node dropped: the loop is closed")
+                self._inbox, self._unread = [], 0
+                return
             first = not self._inbox
             self._inbox.append((call, args))
             self._unread += size
         if first:
-            try:
+            with suppress(RuntimeError):  # closed in between
                 self._loop.call_soon_threadsafe(self._take_inbox)
-            except RuntimeError:
-                logger.debug("mail of a node dropped: the loop is closed")
-                with self._taken:
-                    self._inbox, self._unread = [], 0
 
     def _is_read(self) -> bool:
         return self._session is not None and not self._loop.is_closed()

@@ -110,10 +110,12 @@ class Node:
         await asyncio.wait({self.back.task})
         self._deadline.cancel()
         self.registry.end()
-        await self._links.close()
-        self._beating.cancel()
-        await asyncio.wait({self._beating})
-        await self._sweeper.close()
+        try:
+            await self._links.close()
+        finally:
+            self._beating.cancel()
+            await asyncio.wait({self._beating})
+            await self._sweeper.close()
 
     def reopen(self) -> bool:
         """Serve again where the supervisor of the members has given up; False in another loop."""

@@ -53,8 +53,7 @@ class Seat(Outbox):
         self.token = token  # None while a ``joined`` that has one is to come
 
     def write(self, frames: bytes) -> None:
-        if self.attachment.outside:
-            self.estate.let_in(self.attachment)
+        self.estate.let_in(self.attachment)  # it has become a member
         if self.token is None:
             self.token = token_in(frames)
         self.attachment.send(Write(self.attachment.life, self.number, frames, False))
@@ -83,9 +82,7 @@ class Attachment:
         self.outside = True
         self.seats: dict[int, Seat] = {}
         self.taken = 0  # parcels that it has passed on
-        # Acks that it has missed and gets in no parcel, by member: how many, and those of them that are known.
-        self.missed: dict[int, int] = {}
-        self.owed: dict[int, bytes] = {}
+        self.heard: dict[int, tuple[int, int]] = {}  # by member, acks that it has had, and those with what comes to it
         self.cut = False  # it is told nothing any more
         self._node = node
 
