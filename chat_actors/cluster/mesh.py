@@ -22,7 +22,7 @@ from chat_actors.cluster import zenoh_config
 from chat_actors.cluster.calls import PREFIX, Call, Caller, Sender, name_of
 from chat_actors.cluster.links import Mesh
 
-MOST_UNREAD = 64 * 1024 * 1024  # bytes that have come; one more waits in zenoh, and with it whoever sends
+MOST_UNREAD = 64 * 1024 * 1024  # bytes that have come; more wait in zenoh, whose nodes lose each other after a lease
 CLOSE_SECONDS = 2.0  # for what waits to be sent at the end
 
 
