@@ -17,7 +17,7 @@ import zenoh
 from loguru import logger
 
 from chat_actors.cluster import calls, mesh, zenoh_config
-from chat_actors.cluster.calls import Call
+from chat_actors.cluster.calls import Call, Caller
 from chat_actors.cluster.mesh import ZenohMesh
 from tests.fakes import in_clean_loop, log_lines
 from tests.server import PATIENCE, ROOT, free_ports
@@ -440,6 +440,28 @@ async def test_a_node_is_there_while_both_can_be_heard() -> None:
     assert seen == [("bob", True), ("bob", False)] * 2
     one._reached(other)  # too late
     assert seen == [("bob", True), ("bob", False)] * 2
+
+
+def test_why_nobody_answers_is_said_once_until_it_is_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = ["refused", "refused", "no route", "no route", "refused", "refused"]
+    wanted, tried, all_tried = iter(reasons), [], threading.Event()
+
+    def fails(config: object) -> None:
+        reason = next(wanted, reasons[-1])
+        tried.append(reason)
+        if len(tried) > len(reasons):
+            all_tried.set()
+        raise zenoh.ZError(reason)
+
+    monkeypatch.setattr(calls, "CALL_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(zenoh, "open", fails)
+    with log_lines() as lines:
+        caller = Caller("me", None, lambda _: None, lambda _: None)
+        assert all_tried.wait(PATIENCE)
+        caller.end()
+        caller.join(PATIENCE)
+    said = [line.split("'error': '")[1].split("'")[0] for line in lines if "DEBUG cannot call a node" in line]
+    assert said == ["refused", "no route", "refused"] and not caller.is_alive()
 
 
 # What waits for a node that takes nothing.
