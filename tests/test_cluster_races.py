@@ -612,9 +612,9 @@ async def test_how_far_members_of_lost_nodes_had_come_is_forgotten_with_the_wind
         await nodes.kill(node)
     estate = owner.estates.open[topic]
     await nodes.pass_time(29)
-    assert len(estate._tallies) == 4
+    assert len(estate.seating._tallies) == 4
     await nodes.pass_time(1)
-    assert not estate._tallies
+    assert not estate.seating._tallies
 
 
 @world()

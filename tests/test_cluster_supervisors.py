@@ -105,7 +105,7 @@ async def test_what_comes_to_the_supervisor_from_somebody_who_has_left_is_for_no
     alice, bob = Person(here), Person(owner)
     await alice.joins("alice", topic)
     await bob.joins("bob", topic)
-    (attachment,) = (one for one in owner.estates.open[topic].attachments.values() if one.name == here.me)
+    (attachment,) = (one for one in owner.estates.open[topic].seating.attachments.values() if one.name == here.me)
     (seat,) = attachment.seats.values()
     alice.leaves()
     await settle()
@@ -122,7 +122,7 @@ async def test_what_a_supervisor_that_gives_up_has_not_passed_on_is_not_on_its_w
     alice = Person(there)
     await alice.joins("alice", topic)
     estate = here.estates.open[topic]
-    ((seat,),) = (attachment.seats.values() for attachment in estate.attachments.values())
+    ((seat,),) = (attachment.seats.values() for attachment in estate.seating.attachments.values())
     for _ in range(MOST_CRASHES + 1):
         here.back.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
     estate._pass_on(Send(seat, "one"))

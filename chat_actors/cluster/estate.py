@@ -1,46 +1,36 @@
-"""A topic that this node owns: who is attached to it from which node, and what they have been told.
+"""A topic that this node owns: what it says, what comes for it, and how it moves to another node.
 
 To the ``Topic`` its voice is the carrier of all members, each of whom is a ``Seat``; of nodes the topic knows nothing.
 """
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Optional, Union
 
-import msgspec
 from msgspec import UNSET
 
 from chat_actors.actor import Mailbox
-from chat_actors.cluster.backlog import Acks, acks_in
+from chat_actors.cluster.backlog import acks_in
 from chat_actors.cluster.gather import Legacy, last_message_id, missing
 from chat_actors.cluster.journal import Journal
 from chat_actors.cluster.returning import Return, newest_of_each, restoration
+from chat_actors.cluster.seating import Seating
 from chat_actors.cluster.seats import Attachment, Seat, Tally
 from chat_actors.cluster.wire import (
     Ask,
     Attach,
-    Attached,
     Bequest,
-    Carry,
     Depart,
     Gone,
-    Let,
     Line,
-    Names,
     Parcel,
     Refused,
-    Renaming,
     Say,
-    SeatState,
     Taken,
     ToOwner,
-    Write,
-    encoded,
 )
 from chat_actors.events import Join, JoinFailed, Leave, Restore, Send, TopicEvent
-from chat_actors.outbox import Carrier, Outbox, Own
+from chat_actors.outbox import Carrier, Own
 from chat_actors.topic import Topic
 
 TAKEN_SECONDS = 0.005  # that a topic waits for its parcel to be taken, at most: a slow node slows nobody else down
@@ -73,12 +63,9 @@ class Estate:
         self.room: Optional[Topic] = None
         self.voice = Voice(self)
         self.journal = Journal(node.limits, node.now, node.watch)
-        self.attachments: dict[tuple[str, int], Attachment] = {}  # by node and relay
-        self._lives: dict[tuple[str, int], Attachment] = {}  # by node and life
+        self.seating = Seating(self, node, self.journal)
         self._node = node
         self._on_their_way = 0  # events that go by way of the supervisor, behind which what is said has to stay
-        # By node and number, of those whose node was lost, and until when (monotonic): it may come back.
-        self._tallies: dict[tuple[str, int], tuple[float, Tally]] = {}
         self._taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the last parcel, by all
         self._legacy: Optional[Legacy] = None  # until the topic has it
         self.journal.begin()
@@ -111,9 +98,7 @@ class Estate:
 
     def _renew(self) -> None:
         self.journal.begin()
-        for attachment in self.attachments.values():
-            attachment.outside = False
-            attachment.send(Attached(attachment.life, self.journal.told(), True, {}))
+        self.seating.renew()
 
     # What the topic says.
 
@@ -130,26 +115,17 @@ class Estate:
         last_id = max(line.last_id, last_message_id(frames))
         parcel = Parcel(line.name, line.number + 1, last_id, frames, notices, pieces)
         self.journal.add(parcel)
-        data: Optional[msgspec.Raw] = None
-        for attachment in self.attachments.values():
-            if attachment.outside:
-                continue
-            if attachment.name == self._node.me:
-                attachment.send(Carry(attachment.life, parcel))
-            else:
-                if data is None:
-                    data = encoded(parcel)
-                attachment.send(Carry(attachment.life, data))  # type: ignore[arg-type]  # it is one, encoded
-        if self.attachments:
+        self.seating.carry(parcel)
+        if self.seating.attachments:
             loop = asyncio.get_running_loop()
             taken = self._taken = loop.create_future()
             timer = loop.call_later(TAKEN_SECONDS, _finish, taken)
             await taken
             timer.cancel()
 
-    def _see_if_taken(self) -> None:
-        number = self.journal.line.number
-        if all(attachment.outside or attachment.taken >= number for attachment in self.attachments.values()):
+    def see_if_taken(self) -> None:
+        """Go on if nobody has anything to do with the last parcel any more."""
+        if self.seating.have_taken(self.journal.line.number):
             _finish(self._taken)
 
     # What the relays say.
@@ -159,12 +135,12 @@ class Estate:
         if type(item) is Attach:
             self.attach([(node, item)], [], None)
             return
-        attachment = self._lives.get((node, item.life))
+        attachment = self.seating.find(node, item.life)
         if attachment is None:  # of a time that is over
             return
         if type(item) is Taken:
             attachment.taken = item.number
-            self._see_if_taken()
+            self.see_if_taken()
         elif type(item) is Say:
             self._say(attachment, item)
         elif type(item) is Ask:
@@ -174,7 +150,7 @@ class Estate:
             if seat is not None:
                 self._node.back.post(Leave(seat, item.reason))
         else:
-            self._drop(attachment, "closed by peer")
+            self.seating.drop(attachment, "closed by peer")
 
     def knows(self, line: Line) -> bool:
         """Whether who has followed that line, if any, can go on here."""
@@ -203,95 +179,19 @@ class Estate:
             for last_id in (item.line.last_id, *(parcel.last_id for parcel in behind)):
                 self.journal.saw(last_id)
             attachment = Attachment(self._node, node, item, foreign)
-            returns += self._seat(attachment, item.seats, acks_in(behind), acked)
+            returns += self.seating.seat(attachment, item.seats, acks_in(behind), acked)
             if foreign:
-                self._carry_all(attachment, behind)
+                self.seating.supply(attachment, behind)
                 behind = []
             if foreign and item.seats:
                 outside.append(attachment)  # they may have heard higher ids than the topic's, until it takes them in
             else:
-                self.let_in(attachment, behind)
+                self.seating.let_in(attachment, behind)
         if returns:
             returns = newest_of_each(returns)
             last_id, now = self.journal.line.last_id, self._node.now()
-            tell = partial(self._tell_names, outside, returns)
+            tell = partial(self.seating.tell_names, outside, returns)
             self._pass_on(restoration(self.topic, returns, legacy, last_id, now, tell))
-
-    def _seat(self, attachment: Attachment, states: list[SeatState], coming: Acks, acked: Acks) -> list[Return]:
-        """Give a relay's members their seats; those that the topic has to take in.
-
-        ``coming``: acks that are on their way to them; ``acked``: that they have had, as far as can be seen here.
-        """
-        node, foreign = attachment.name, attachment.foreign
-        before = self.attachments.get((node, attachment.relay))
-        self.attachments[node, attachment.relay] = self._lives[node, attachment.life] = attachment
-        known = {} if before is None else before.seats
-        returns: list[Return] = []
-        for state in states:
-            member = node, state.number
-            seat = known.get(state.number)
-            tally = self._tallies.pop(member, (0.0, Tally()))[1] if seat is None else seat.tally
-            if seat is None or foreign:  # then it has been in another topic of that name meanwhile, and left this one
-                seat = Seat(self, attachment, state.number, tally, state.token)
-                returns.append(Return(foreign, state, seat))
-            else:
-                del known[state.number]
-            seat.attachment, seat.said = attachment, state.acked
-            attachment.seats[state.number] = seat
-            # Messages count from the first one on, whoever the owner was.
-            told = state.acked + coming.get(member, 0)
-            tally.count(told if foreign else max(state.acked, acked.get(member, 0)))
-            attachment.heard[state.number] = state.acked, told
-        if before is not None:
-            self._cut(before, "closed by peer")
-        return returns
-
-    def let_in(self, attachment: Attachment, behind: Sequence[Parcel] = ()) -> None:
-        """From here on a relay hears what all others hear; nothing if it does already.
-
-        ``behind``: what it lacks of this line.
-        """
-        if not attachment.outside:
-            return
-        attachment.outside = False
-        attachment.taken = self.journal.line.number
-        missed: dict[int, int] = {}
-        had: Acks = {}
-        for number, (acked, told) in attachment.heard.items():
-            seat = attachment.seats.get(number)
-            if seat is not None and seat.tally.acked > told:
-                missed[number] = seat.tally.acked - told
-                had[attachment.name, number] = told if attachment.foreign else acked
-        attachment.send(Attached(attachment.life, self.journal.told(), attachment.foreign, missed))
-        through = behind[0].number - 1 if behind else inf
-        for (_, number), acks in self.journal.backlog.acks_behind(had, through).items():
-            attachment.send(Write(attachment.life, number, acks, False))
-        self._carry_all(attachment, behind)
-
-    def _carry_all(self, attachment: Attachment, parcels: Sequence[Parcel]) -> None:
-        for parcel in parcels:
-            attachment.send(Carry(attachment.life, parcel))
-
-    def _tell_names(
-        self, outside: list[Attachment], returns: list[Return], names: list[str], renamed: dict[Outbox, str]
-    ) -> None:
-        """The topic has taken them in: tell every relay who is a member now, and who is called otherwise."""
-        for attachment in outside:
-            self.let_in(attachment)
-        changed = [(one.state, one.seat, renamed[one.seat]) for one in returns if one.seat in renamed]
-        for attachment in self.attachments.values():
-            if attachment.outside:  # it will be told with its own members
-                continue
-            told = [
-                Renaming(state.number if seat.attachment is attachment else 0, state.username, name)
-                for state, seat, name in changed
-                if seat.attachment is attachment or "" != seat.attachment.came_from == attachment.came_from
-            ]
-            attachment.send(Names(attachment.life, names, told))
-        for state, seat, name in changed:
-            self._node.log.bind(
-                topic=self.topic, username=state.username, renamed=name, node=seat.attachment.name
-            ).warning("member renamed")
 
     def _say(self, attachment: Attachment, item: Say) -> None:
         for number, message, ref in item.messages:
@@ -325,34 +225,6 @@ class Estate:
 
     # How it ends.
 
-    def lose(self, node: str) -> None:
-        """A node is gone, and its members with it."""
-        until = self._node.now() + self._node.limits.message_ttl
-        for attachment in [one for one in self.attachments.values() if one.name == node]:
-            for number, seat in attachment.seats.items():
-                self._tallies[node, number] = until, seat.tally
-            self._drop(attachment, "node lost")
-
-    def expire(self, now: float) -> None:
-        """Forget those whose node has been gone for so long that what they said is over."""
-        for member, (until, _) in list(self._tallies.items()):
-            if until <= now:
-                del self._tallies[member]
-
-    def _drop(self, attachment: Attachment, reason: str) -> None:
-        self.attachments = {key: one for key, one in self.attachments.items() if one is not attachment}
-        self._cut(attachment, reason)
-        if not self.attachments:
-            self._node.estates.close(self)
-
-    def _cut(self, attachment: Attachment, reason: str) -> None:
-        """It is told nothing more, and its members leave."""
-        attachment.cut = True
-        self._see_if_taken()
-        del self._lives[attachment.name, attachment.life]
-        for seat in attachment.seats.values():
-            attachment.leave(seat, reason)
-
     def abdicate(self) -> Optional[Bequest]:
         """Let go of everybody; what the next owner has to know, None where there is nothing."""
         try:
@@ -363,9 +235,7 @@ class Estate:
             window = self.journal.kept(self._node.ration(self._node.owner(self.topic)))
             return Bequest(self.topic, epoch, self.journal.told(), window, departed)
         finally:
-            for attachment in list(self.attachments.values()):
-                attachment.send(Let(attachment.life))
-                self._drop(attachment, "moved")
+            self.seating.let_go()
 
     def _past(self) -> Optional[tuple[str, list[Gone]]]:
         """The epoch, and who may come back or is here; None where there is no topic."""

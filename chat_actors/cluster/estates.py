@@ -97,7 +97,7 @@ class Estates:
     def lose(self, node: str) -> None:
         """A node is gone, with its relays."""
         for estate in list(self.open.values()):
-            estate.lose(node)
+            estate.seating.lose(node)
         self.waive(node)
 
     def waive(self, node: str, view: Optional[list[str]] = None) -> None:
@@ -117,7 +117,7 @@ class Estates:
     def expire(self, now: float) -> None:
         """Forget what is over (``now``: monotonic seconds)."""
         for estate in self.open.values():
-            estate.expire(now)
+            estate.seating.expire(now)
         if self._node.settled:  # what came late, and is not followed by a change of the view
             for topic in self._late & self._bequests.keys():
                 del self._bequests[topic]

@@ -53,7 +53,7 @@ class Seat(Outbox):
         self.token = token  # None while a ``joined`` that has one is to come
 
     def write(self, frames: bytes) -> None:
-        self.estate.let_in(self.attachment)  # it has become a member
+        self.estate.seating.let_in(self.attachment)  # it has become a member
         if self.token is None:
             self.token = token_in(frames)
         self.attachment.send(Write(self.attachment.life, self.number, frames, False))
