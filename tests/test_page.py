@@ -79,14 +79,16 @@ def test_a_message_may_have_several_lines_and_enter_sends_it(people: People, bot
 
 
 RECORD = """() => {
-    window.record = { left: new Set(), ink: new Set(), burnt: new Set() };
+    window.record = [];
     const look = () => {
         const message = document.querySelector(".alive.seen:not(.gone)");
         if (message) {
             const fuse = message.querySelector(".fuse");
-            record.left.add(message.querySelector(".left").textContent);
-            record.ink.add(Number(getComputedStyle(message.querySelector(".text")).opacity));
-            record.burnt.add(-new DOMMatrix(getComputedStyle(fuse, "::before").transform).e / fuse.clientWidth);
+            record.push([
+                message.querySelector(".left").textContent,
+                Number(getComputedStyle(message.querySelector(".text")).opacity),
+                -new DOMMatrix(getComputedStyle(fuse, "::before").transform).e / fuse.clientWidth,
+            ]);
         }
         requestAnimationFrame(look);
     };
@@ -103,12 +105,12 @@ def test_a_message_fades_counts_down_and_goes_when_the_server_deletes_it(people:
     expect(alice.message("short")).to_have_attribute("data-state", "delivered")
     alice.sees()
     expect(alice.room.get_by_text("Nothing said here lasts longer than 5 seconds.")).to_have_css("opacity", "1")
-    left, ink, burnt = alice.page.evaluate("[record.left, record.ink, record.burnt].map((all) => [...all])")
-    assert [text for text in left if text in ("4", "3", "2", "1")] == ["4", "3", "2", "1"]
-    assert ink[0] > 0.9 > 0.75 > ink[-1] > 0.6
-    assert ink == sorted(ink, reverse=True)
-    assert 0 <= burnt[0] < 0.2 < 0.8 < burnt[-1] <= 1
-    assert burnt == sorted(burnt)
+    # Of as many frames as a busy machine has drawn.
+    left, ink, burnt = zip(*alice.page.evaluate("record"))
+    seconds = list(dict.fromkeys(map(int, filter(None, left))))
+    assert len(seconds) > 1 and seconds == sorted(seconds, reverse=True) and {*seconds} <= {*range(6)}
+    assert list(burnt) == sorted(burnt) and 0 <= burnt[0] < burnt[-1] <= 1
+    assert ink == pytest.approx([1 - (1 - 0.66) * share for share in burnt], abs=0.01)
 
 
 def test_the_servers_word_takes_a_message_away_and_not_the_clock_of_the_page(people: People) -> None:
