@@ -9,13 +9,13 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from chat_actors import __version__
-from chat_actors.asgi import FindProtocol
-from chat_actors.chat import Chat
 from chat_actors.clock import Clock
-from chat_actors.logs import configure_logging
-from chat_actors.operations import operations
-from chat_actors.page import page_routes
-from chat_actors.reference import reference_routes
+from chat_actors.connection.asgi import FindProtocol
+from chat_actors.operations.logs import configure_logging
+from chat_actors.operations.routes import operations
+from chat_actors.page.reference import reference_routes
+from chat_actors.page.routes import page_routes
+from chat_actors.server import Chat
 from chat_actors.settings import Settings, load_settings
 from chat_actors.workers import refuse_several_workers
 

@@ -24,11 +24,11 @@ from msgspec import UNSET, Struct
 from websockets.asyncio import client as websockets
 from websockets.exceptions import ConnectionClosed
 
-from chat_actors import protocol as wire
 from chat_actors.clock import Clock
-from chat_actors.codes import CloseCode, ErrorCode
-from chat_actors.decoding import Refused, decode_next
-from chat_actors.protocol import Ack, ListCommand, Message, Topics
+from chat_actors.protocol import frames as wire
+from chat_actors.protocol.codes import CloseCode, ErrorCode
+from chat_actors.protocol.decoding import Refused, decode_next
+from chat_actors.protocol.frames import Ack, ListCommand, Message, Topics
 
 # A dead connection is found within 20 s, so that there is time left to come back within the window.
 OPTIONS = {"ping_interval": 10, "ping_timeout": 10, "close_timeout": 2, "max_size": 16 << 20, "compression": None}

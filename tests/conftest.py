@@ -6,11 +6,11 @@ from typing import Callable
 import pytest
 from playwright.sync_api import Browser
 
-from tests.page import browser
-from tests.page.bot import Bot
-from tests.page.browser import People
-from tests.page.line import Line
-from tests.server import APP, Pair, Server
+from tests.support.page import browser
+from tests.support.page.bot import Bot
+from tests.support.page.browser import People
+from tests.support.page.line import Line
+from tests.support.server import APP, Pair, Server
 
 
 @pytest.fixture(scope="session", params=[Server, Pair], ids=["one process", "two nodes"])

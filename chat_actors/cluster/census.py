@@ -4,9 +4,9 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Optional
 
+from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster.wire import Count, Counted
-from chat_actors.protocol import Topics, TopicUsers, finished
-from chat_actors.supervisor import ListTopics
+from chat_actors.protocol.frames import Topics, TopicUsers, finished
 
 if TYPE_CHECKING:
     from chat_actors.cluster.node import Node

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from msgspec import UNSET
 
-from chat_actors.actor import Mailbox
+from chat_actors.actors.base import Mailbox
+from chat_actors.actors.events import Join, JoinFailed, Leave, Restore, Send, TopicEvent
+from chat_actors.actors.topic import Topic
 from chat_actors.cluster.backlog import acks_in
 from chat_actors.cluster.gather import Legacy, last_message_id, missing
 from chat_actors.cluster.journal import Journal
@@ -29,9 +31,7 @@ from chat_actors.cluster.wire import (
     Taken,
     ToOwner,
 )
-from chat_actors.events import Join, JoinFailed, Leave, Restore, Send, TopicEvent
-from chat_actors.outbox import Carrier, Own
-from chat_actors.topic import Topic
+from chat_actors.connection.outbox import Carrier, Own
 
 TAKEN_SECONDS = 0.005  # that a topic waits for its parcel to be taken, at most: a slow node slows nobody else down
 

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from chat_actors.cluster.wire import Attach, Bequest, Kept, Line, Parcel
-from chat_actors.history import Refs, Stored
-from chat_actors.protocol import Ack, payloads
+from chat_actors.protocol.frames import Ack, payloads
+from chat_actors.room.history import Refs, Stored
 
 # A finished frame's header and beginning.
 _MESSAGE = re.compile(rb'\x81(?:[^~\x7f]|~..|\x7f.{8})\{"type":"message","id":(\d+),', re.DOTALL)

@@ -5,12 +5,12 @@ from typing import Callable, Optional
 
 from msgspec import Struct
 
-from chat_actors.actor import ROOM, Mailbox
-from chat_actors.codes import CloseCode
-from chat_actors.events import Join, Send, TopicEvent
-from chat_actors.fanout import FanOut
-from chat_actors.members import Member
-from chat_actors.outbox import Outbox
+from chat_actors.actors.base import ROOM, Mailbox
+from chat_actors.actors.events import Join, Send, TopicEvent
+from chat_actors.actors.fanout import FanOut
+from chat_actors.connection.outbox import Outbox
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.room.members import Member
 
 
 class Guest(Member, kw_only=True):

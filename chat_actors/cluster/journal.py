@@ -8,7 +8,7 @@ from typing import Callable, Optional
 from chat_actors.cluster.backlog import Backlog, Ration
 from chat_actors.cluster.gather import Legacy
 from chat_actors.cluster.wire import Kept, Line, Parcel
-from chat_actors.history import Limits
+from chat_actors.room.history import Limits
 
 MOST_ANCESTORS = 16  # lives of a topic before this one that a relay may come from and lose nothing
 

@@ -34,9 +34,9 @@ from chat_actors.cluster.wire import (
     ToOwner,
     ToRelay,
 )
-from chat_actors.codes import CloseCode
-from chat_actors.history import Limits
-from chat_actors.meter import Meter
+from chat_actors.counters import Meter
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.room.history import Limits
 
 SETTLE_SECONDS = 0.5  # that the others have to be settled after a change; then it goes on without them
 START_SECONDS = 1.0  # that a new node waits for the others before it has topics of its own

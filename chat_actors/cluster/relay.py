@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 import msgspec
 from msgspec import UNSET
 
-from chat_actors.actor import ROOM
+from chat_actors.actors.base import ROOM
+from chat_actors.actors.events import Join, Leave, Send, Shutdown
+from chat_actors.actors.fanout import FanOut
+from chat_actors.actors.topic import Room, TopicStatistics
 from chat_actors.cluster.backlog import acks_among
 from chat_actors.cluster.guests import Deliver, Guest, Hand, RelayMailbox, Shut
 from chat_actors.cluster.journal import Journal
@@ -35,13 +38,10 @@ from chat_actors.cluster.wire import (
     ToRelay,
     Write,
 )
-from chat_actors.codes import CloseCode, close_code
-from chat_actors.events import Join, Leave, Send, Shutdown
-from chat_actors.fanout import FanOut
-from chat_actors.members import Member
-from chat_actors.outbox import Outbox, Own
-from chat_actors.protocol import Closing, Joined, finished, payloads
-from chat_actors.topic import Room, TopicStatistics
+from chat_actors.connection.outbox import Outbox, Own
+from chat_actors.protocol.codes import CloseCode, close_code
+from chat_actors.protocol.frames import Closing, Joined, finished, payloads
+from chat_actors.room.members import Member
 
 if TYPE_CHECKING:
     from chat_actors.cluster.node import Node

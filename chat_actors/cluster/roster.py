@@ -3,7 +3,7 @@
 import msgspec
 
 from chat_actors.cluster.wire import Renaming
-from chat_actors.protocol import Presence, Renamed, finished, payloads
+from chat_actors.protocol.frames import Presence, Renamed, finished, payloads
 
 _presence = msgspec.json.Decoder(Presence)
 

@@ -11,7 +11,7 @@ from chat_actors.cluster.journal import Journal
 from chat_actors.cluster.returning import Return
 from chat_actors.cluster.seats import Attachment, Seat, Tally
 from chat_actors.cluster.wire import Attached, Carry, Let, Names, Parcel, Renaming, SeatState, Write, encoded
-from chat_actors.outbox import Outbox
+from chat_actors.connection.outbox import Outbox
 
 if TYPE_CHECKING:
     from chat_actors.cluster.estate import Estate

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Optional
 import msgspec
 from msgspec import Struct
 
+from chat_actors.actors.events import Leave
 from chat_actors.cluster.wire import Attach, Close, Item, Write
-from chat_actors.codes import CloseCode
-from chat_actors.events import Leave
-from chat_actors.outbox import Carrier, Outbox
-from chat_actors.protocol import payloads
+from chat_actors.connection.outbox import Carrier, Outbox
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.frames import payloads
 
 if TYPE_CHECKING:
     from chat_actors.cluster.estate import Estate

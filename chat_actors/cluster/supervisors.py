@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 from msgspec import Struct
 
+from chat_actors.actors.events import Join, Restore, Send
+from chat_actors.actors.supervisor import ListTopics, Supervisor
+from chat_actors.actors.topic import Room, Topic
 from chat_actors.cluster.estate import Estate
 from chat_actors.cluster.relay import Relay
 from chat_actors.cluster.seats import Seat
-from chat_actors.codes import CloseCode
-from chat_actors.events import Join, Restore, Send
-from chat_actors.supervisor import ListTopics, Supervisor
-from chat_actors.topic import Room, Topic
+from chat_actors.protocol.codes import CloseCode
 
 if TYPE_CHECKING:
     from chat_actors.cluster.node import Node

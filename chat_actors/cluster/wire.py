@@ -10,7 +10,7 @@ from typing import Optional, Union
 import msgspec
 from msgspec import Struct
 
-from chat_actors.protocol import Ack, Window
+from chat_actors.protocol.frames import Ack, Window
 
 VERSION = 1  # of all this: a field more or less, or one that means something else, is another one
 

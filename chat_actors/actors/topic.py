@@ -1,0 +1,295 @@
+"""One topic: the order of its messages, of its joins and of its leaves, and their end.
+
+What lives here is touched by this actor alone. A turn takes the mail that waits, makes each message into a finished
+frame once, and writes once to each member: under load one system call carries a whole batch.
+"""
+
+import asyncio
+import secrets
+from abc import abstractmethod
+from typing import Callable, Optional
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from chat_actors.actors.base import Actor
+from chat_actors.actors.events import Departed, Expire, Join, Leave, Replaced, Restore, Send, Shutdown, TopicEvent
+from chat_actors.actors.fanout import FanOut
+from chat_actors.clock import Clock
+from chat_actors.connection.outbox import Outbox
+from chat_actors.counters import Meter
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.frames import (
+    Ack,
+    Closing,
+    Expired,
+    Gap,
+    Joined,
+    Message,
+    Presence,
+    Window,
+    finished,
+    replayed,
+)
+from chat_actors.room.history import History, Limits, Stored
+from chat_actors.room.members import Member, Members
+
+TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
+EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
+
+
+class TopicStatistics(Struct, frozen=True):
+    """One topic at one moment. ``messages``: of the window; ``mail``: events that wait, for ``mail_age`` seconds."""
+
+    topic: str
+    users: int
+    messages: int
+    mail: int
+    mail_age: float
+
+
+class Room(Actor[TopicEvent]):
+    """What stands for a topic in a process. ``stranded``: joins behind its end, for the supervisor to place anew."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self.stranded: list[Join] = []
+        super().__init__(clock, topic=name)
+
+    @abstractmethod
+    def statistics(self) -> TopicStatistics:
+        """A snapshot."""
+
+    @abstractmethod
+    def username(self, outbox: Outbox) -> Optional[str]:
+        """Who a connection is; None if it is not a member."""
+
+    def crashed(self, event: TopicEvent, exception: Exception) -> None:
+        super().crashed(event, exception)
+        if type(event) is Join or type(event) is Restore:
+            event.refuse(CloseCode.CRASHED)
+
+    def undelivered(self, event: TopicEvent) -> None:
+        if type(event) is Join:
+            self.stranded.append(event)
+        elif type(event) is Restore:
+            event.refuse(CloseCode.CRASHED)
+
+
+class Topic(Room):
+    """The actor."""
+
+    def __init__(self, name: str, limits: Limits, clock: Clock, meter: Meter, tell: Callable[[Replaced], None]) -> None:
+        self._tell = tell
+        self._meter = meter
+        self._ttl = limits.message_ttl
+        self._most_members = limits.topic_members
+        self._epoch = secrets.token_hex(4)  # tells this life of the topic from the one before
+        self._members = Members(limits.message_ttl)
+        self._history = History(limits)
+        self._expiry: Optional[asyncio.Task[None]] = None
+        # Of this turn.
+        self._fan_out = FanOut()
+        self._metered = 0  # messages up to this id are counted
+        self._now = 0.0
+        self._timestamp = 0
+        super().__init__(name, clock)
+
+    async def turn(self, event: TopicEvent) -> None:
+        """Drain, then fan out. Joins, leaves and expiries take effect where they stand among the messages."""
+        if not self.mailbox.empty():  # it is busy: the other sockets that are readable now post theirs first
+            await asyncio.sleep(0)
+        self._now = self._clock.monotonic()
+        self._timestamp = int(self._clock.wall())
+        taken = 1
+        following: Optional[TopicEvent] = event
+        while following is not None:
+            if type(following) is not Send:
+                await self._write()
+            self.attempt(following)
+            if not self.running or taken == TURN_EVENTS or self._fan_out.full() or self.mailbox.empty():
+                break
+            if type(following) is Join:  # a replay may be long
+                break
+            following = self.mailbox.get_nowait()
+            taken += 1
+        else:
+            self.running = False
+        self._meter.turns.add(taken)
+        await self._write()
+        self._await_expiry()
+
+    def handle(self, event: TopicEvent) -> None:
+        if type(event) is Send:
+            self._send(event)
+        elif type(event) is Join:
+            self._join(event)
+        elif type(event) is Leave:
+            self._leave(event)
+        elif type(event) is Restore:
+            self._restore(event)
+        elif type(event) is Expire:
+            self._expire()
+        elif type(event) is Shutdown:
+            self._shut_down(event)
+        else:
+            raise TypeError(f"not an event of a topic: {type(event)}")
+
+    def _send(self, event: Send) -> None:
+        outbox, ref = event.outbox, event.ref
+        member = self._members.present.get(outbox)
+        if member is None:  # posted behind its own leave, or its place was taken
+            return
+        refs = None if ref is UNSET else member.refs
+        if refs is not None and ref in refs:
+            self._fan_out.message(b"", outbox, finished(replace(refs[ref], duplicate=True)))
+            self._meter.duplicates += 1
+            return
+        number = self._history.last_id + 1
+        message = Message(number, member.username, event.message, self._timestamp)
+        ack = Ack(id=number, ref=ref, timestamp=self._timestamp, recipients=len(self._members.present) - 1)
+        frame, acknowledgment = finished(message), finished(ack)
+        # From here on nothing fails: the message is in the topic's order or it is not.
+        stored = Stored(number, frame, self._now + self._ttl)
+        if refs is not None and ref is not UNSET:
+            stored.refs, stored.ref = refs, ref
+            refs[ref] = ack
+        self._history.add(stored)
+        self._fan_out.message(frame, outbox, acknowledgment)
+
+    def _join(self, event: Join) -> None:
+        outbox, window = event.outbox, event.window
+        if 0 < self._most_members <= len(self._members.present) and not self._members.is_here(window):
+            event.refuse(CloseCode.OVERLOADED, f"the topic has {self._most_members} members already")
+            return
+        member, replaced = self._members.join(outbox, event.username, window, self._now)
+        users = len(self._members.present)
+        ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
+        joined = Joined(member.username, self.name, users, ttl)
+        replay = b"" if window is None else self._open_window(window, member, joined)
+        if replaced is not None:  # told before the one who joined is, so that a /list of his counts him once
+            self._tell(Replaced(replaced))
+            replaced.close(CloseCode.RESUMED_ELSEWHERE)
+        elif self._members.watchers:
+            self._fan_out.notice(finished(Presence("joined", member.username, users)), outbox)
+        outbox.write(finished(joined))
+        if replay:
+            outbox.write_answer(replay)
+        if not event.reply.done():  # the session may be gone; its leave is on its way
+            event.reply.set_result(self.mailbox)
+        self._log.bind(username=member.username, users=users).info("joined" if replaced is None else "resumed")
+
+    def _open_window(self, window: Window, member: Member, joined: Joined) -> bytes:
+        """Complete ``joined`` with what only those get who ask for it; returns the frames to replay."""
+        joined.epoch, joined.last_id, joined.resume = self._epoch, self._history.last_id, member.token
+        if window.events:
+            joined.members = self._members.names()
+        since = window.since
+        if since is UNSET:
+            return b""
+        if window.epoch not in (UNSET, self._epoch):
+            joined.gap, since = Gap(since + 1, None, "restarted"), 0
+        elif window.epoch is not UNSET:
+            joined.gap = self._history.gap(since) or UNSET
+        return b"".join(replayed(message.frame) for message in self._history.after(since))
+
+    def _leave(self, event: Leave) -> None:
+        member = self._members.leave(event.outbox, self._now)
+        if member is None:
+            return
+        users = len(self._members.present)
+        if self._members.watchers:
+            self._fan_out.notice(finished(Presence("left", member.username, users)))
+        self._log.bind(username=member.username, users=users, reason=event.reason).info("left")
+
+    def _restore(self, event: Restore) -> None:
+        self._epoch = event.epoch or self._epoch
+        self._history.restore(event.messages, event.last_id)
+        self._metered = self._history.last_id
+        for gone in event.departed:
+            self._members.restore_departed(gone.username, gone.token, gone.refs, gone.until)
+        renamed: dict[Outbox, str] = {}
+        for known in event.members:
+            if self._members.has_returned(known.token):  # by another connection, meanwhile
+                self._tell(Replaced(known.outbox))
+                known.outbox.close(CloseCode.RESUMED_ELSEWHERE)
+                continue
+            member = self._members.restore(known.outbox, known.username, known.token, known.events, known.refs)
+            if member.username != known.username:
+                renamed[known.outbox] = member.username
+        event.done(self._members.names(), renamed)
+        users = len(self._members.present)
+        self._log.bind(members=len(event.members), users=users, renamed=len(renamed)).info("restored")
+
+    async def _write(self) -> None:
+        """Write what this turn has to say so far."""
+        if not self._fan_out:
+            return
+        meter = self._meter
+        meter.evicted += self._note_deleted(self._history.evict())
+        fan_out, self._fan_out = self._fan_out, FanOut()
+        accepted, self._metered = self._history.last_id - self._metered, self._history.last_id
+        meter.accepted += accepted
+        meter.delivered += accepted * (len(self._members.present) - 1)
+        began = self._clock.monotonic()
+        await fan_out.write(self._members.near, self._members.carrier)
+        meter.fan_outs.add(self._clock.monotonic() - began)
+
+    def _shut_down(self, event: Shutdown) -> None:
+        for place, (outbox, member) in enumerate(self._members.present.items()):
+            if member.events:
+                outbox.write(finished(Closing(event.first + place * event.step)))
+        self._dismiss(event.code)
+
+    def _dismiss(self, code: CloseCode) -> None:
+        """Close every member, which is its leave."""
+        for outbox in list(self._members.present):
+            outbox.close(code)
+            self._leave(Leave(outbox, code.name.lower()))
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._meter.expired += self._note_deleted(self._history.expire(self._now))
+        self._members.forget(self._now)
+
+    def _note_deleted(self, count: int) -> int:
+        if count and self._members.watchers:
+            self._fan_out.notice(finished(Expired(self._history.deleted_through)))
+        return count
+
+    def _await_expiry(self) -> None:
+        """Have an expire event posted when the oldest thing that is remembered reaches its end."""
+        if self._expiry is None:
+            deadlines = self._history.oldest_deadline, self._members.oldest_deadline
+            oldest = min((deadline for deadline in deadlines if deadline is not None), default=None)
+            if oldest is not None:
+                self._expiry = asyncio.create_task(self._expire_at(oldest))
+
+    async def _expire_at(self, deadline: float) -> None:
+        await self._clock.sleep(max(deadline - self._clock.monotonic(), EXPIRY_GRAIN))
+        self.post(Expire())
+
+    def statistics(self) -> TopicStatistics:
+        # Of a topic that is busy, in the middle of a turn.
+        mail = self.mailbox.qsize()
+        age = max(0.0, self._clock.monotonic() - self._now) if mail else 0.0
+        return TopicStatistics(self.name, len(self._members.present), len(self._history), mail, age)
+
+    def username(self, outbox: Outbox) -> Optional[str]:
+        member = self._members.present.get(outbox)
+        return None if member is None else member.username
+
+    def legacy(self) -> tuple[str, list[Departed]]:
+        """What another life of this topic could not know otherwise: the epoch, and who may come back or is here."""
+        until = self._clock.monotonic() + self._ttl
+        here = [(until, member) for member in self._members.present.values() if member.token]
+        known = [*self._members.departed(), *here]
+        return self._epoch, [Departed(one.username, one.token, until, one.refs or {}) for until, one in known]
+
+    async def ended(self) -> None:
+        self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up
+        self._members.clear()
+        self._history.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            await asyncio.wait({self._expiry})

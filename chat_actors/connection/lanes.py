@@ -1,0 +1,195 @@
+"""The two lanes out of the process.
+
+Under uvicorn finished frames are written straight to the connection's transport. Any other ASGI server gets plain
+``websocket.send`` events from a queue and a task. Nobody else knows that there are two.
+"""
+
+import asyncio
+import socket
+from typing import Any, Optional, Union
+
+from loguru import logger
+
+from chat_actors.connection.asgi import Message, Receive, Send, UvicornProtocol
+from chat_actors.connection.outbox import ConnectionOutbox, StallWatch
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.frames import Error, finished, payloads
+
+# The kernel takes no more than this ahead of what it sends: with the megabytes it would take otherwise, a slow but
+# steady reader would seem to make no progress for longer than the stall clock waits, and messages outlive their window.
+UNSENT_BYTES = 64 * 1024
+_NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
+CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
+
+
+class TransportOutbox(ConnectionOutbox):
+    """The fast lane: the same bytes object to every transport, one call for each."""
+
+    __slots__ = "_closing", "_grace", "_look_again", "_transport"
+
+    def __init__(self, watch: "StallWatch", receive: Receive, send: Send, transport: asyncio.Transport) -> None:
+        super().__init__(watch, receive, send)
+        self._transport = transport
+        self._look_again = 0  # once so many bytes are written, see how many of them wait
+        self._closing: Optional[asyncio.Task[None]] = None
+        self._grace: Optional[asyncio.TimerHandle] = None
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
+
+    def write(self, frames: bytes) -> None:
+        transport = self._transport
+        if self.reason is not None or transport.is_closing():
+            return
+        if self._written > self._look_again:
+            room = self._most_bytes - transport.get_write_buffer_size()
+            if room < 0:
+                self.drop_slow("too much unread")
+                return
+            self._look_again = self._written + room
+        self._written += len(frames)
+        try:  # noqa: SIM105  # contextlib.suppress would cost a tenth of the write, for each member
+            transport.write(frames)
+        except RuntimeError:  # uvloop's word for a transport that was closed in between
+            pass
+
+    def is_open(self) -> bool:
+        return super().is_open() or self.buffered() > 0
+
+    def check(self, now: float) -> None:
+        if not self._transport.is_closing():
+            super().check(now)
+        else:  # by uvicorn itself, which may tell the session only once the peer has read
+            self._let_go()
+
+    async def finish(self) -> None:
+        await super().finish()
+        if self._closing is not None:
+            await self._closing
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give the peer a little time to read what waits for it; a closing transport alone would wait for ever."""
+        if self._grace is None and self.buffered():
+            self._grace = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abort_unread)
+
+    def _begin_close(self, code: CloseCode) -> None:
+        self._closing = asyncio.create_task(self._close(code))
+
+    async def _close(self, code: CloseCode) -> None:
+        try:
+            await asyncio.wait_for(tell(self._send, _close_event(code)), CLOSE_SECONDS)
+        except asyncio.TimeoutError:
+            self.abort()
+
+    def buffered(self) -> int:
+        try:
+            return self._transport.get_write_buffer_size()
+        except AttributeError:  # asyncio's word for a TLS transport that was closed twice
+            return 0
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _abort_unread(self) -> None:
+        if self.buffered():
+            self._transport.abort()
+
+
+class PlainOutbox(ConnectionOutbox):
+    """The lane for any ASGI server: the JSON text of each frame, sent in turn by a task."""
+
+    __slots__ = "_asgi_receive", "_queue", "_receiving", "_sender", "_waiting"
+
+    def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
+        super().__init__(watch, self._receive_or_end, send)
+        self._asgi_receive = receive
+        self._receiving: Optional[asyncio.Future[Message]] = None
+        self._queue: asyncio.Queue[Union[bytes, CloseCode]] = asyncio.Queue()
+        self._waiting = 0  # bytes in the queue
+        self._sender = asyncio.create_task(self._send_in_turn())
+
+    def write(self, frames: bytes) -> None:
+        if self.reason is not None or self._sender.done():
+            return
+        if self._waiting > self._most_bytes:
+            self.drop_slow("too much unread")
+            return
+        for payload in payloads(frames):
+            self._written += len(payload)
+            self._waiting += len(payload)
+            self._queue.put_nowait(payload)
+
+    async def finish(self) -> None:
+        await super().finish()
+        if self.reason is not None:
+            await asyncio.wait({self._sender}, timeout=CLOSE_SECONDS)
+        self._sender.cancel()
+        await asyncio.wait({self._sender})
+        if self._receiving is not None:
+            self._receiving.cancel()
+            await asyncio.wait({self._receiving})
+            if not self._receiving.cancelled():
+                self._receiving.exception()  # the connection is over, whatever it has to say
+
+    async def _send_in_turn(self) -> None:
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, CloseCode):
+                await tell(self._send, _close_event(item))
+                return
+            if not await tell(self._send, {"type": "websocket.send", "text": item.decode()}):
+                return
+            self._waiting -= len(item)
+            del item
+
+    async def _receive_or_end(self) -> Message:
+        """The next event, or a disconnect once nothing can be sent any more: not every server says so itself."""
+        if self._receiving is None:
+            self._receiving = asyncio.ensure_future(self._asgi_receive())
+        ends: set[asyncio.Future[Any]] = {self._receiving, self._sender}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not self._receiving.done():
+            return {"type": "websocket.disconnect"}
+        received, self._receiving = self._receiving, None
+        return received.result()
+
+    def buffered(self) -> int:
+        return self._waiting
+
+    def _begin_close(self, code: CloseCode) -> None:
+        self._queue.put_nowait(code)
+
+    def abort(self) -> None:
+        self._sender.cancel()
+
+
+def open_outbox(
+    watch: StallWatch, protocol: Optional[UvicornProtocol], receive: Receive, send: Send
+) -> ConnectionOutbox:
+    """The outbox of a connection, on the fastest lane its server offers."""
+    if protocol is None:
+        return PlainOutbox(watch, receive, send)
+    return TransportOutbox(watch, receive, send, protocol.transport)
+
+
+async def turn_away(send: Send, code: CloseCode, error: Optional[Error] = None) -> None:
+    """Accept a connection only to say why it cannot stay. It never has an outbox."""
+    texts = payloads(b"" if error is None else finished(error))
+    told: list[Message] = [{"type": "websocket.send", "text": text.decode()} for text in texts]
+    await tell(send, {"type": "websocket.accept"}, *told, _close_event(code))
+
+
+async def tell(send: Send, *events: Message) -> bool:
+    """Send these to a peer that may be gone, or whose server may be ending; whether all could be sent."""
+    try:
+        for event in events:
+            await send(event)
+    except Exception as gone:  # every server has its own exception for a peer that is no longer there
+        logger.bind(why=repr(gone)).debug("not sent")
+        return False
+    return True
+
+
+def _close_event(code: CloseCode) -> Message:
+    return {"type": "websocket.close", "code": int(code), "reason": code.reason}

@@ -1,0 +1,62 @@
+"""What an operator asks over HTTP: is it alive, is it ready, what are the topics, how is it doing."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, HTTPException, Request, Response
+from prometheus_client.exposition import choose_encoder
+
+from chat_actors.operations.metrics import registry
+from chat_actors.protocol.frames import TopicUsers
+from chat_actors.server import Chat
+from chat_actors.settings import Settings
+
+_, _SCHEMAS = msgspec.json.schema_components([TopicUsers])
+_TOPICS: dict[str, Any] = {"type": "array", "items": _SCHEMAS["TopicUsers"]}
+
+
+def operations(chat: Chat, settings: Settings) -> APIRouter:
+    """The routes for one application. ``/topics`` and ``/metrics`` need the token, where the server has one."""
+    router = APIRouter(tags=["operations"])
+    metrics = registry(chat.statistics, chat.meter)
+
+    def check_token(request: Request) -> None:
+        if not chat.door.admits(request.scope["headers"]):
+            raise HTTPException(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
+
+    @router.get("/healthz", summary="Whether the server is alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz", summary="Whether the server takes new members", responses={503: {"description": "It ends"}})
+    async def readyz(response: Response) -> dict[str, str]:
+        if chat.stopping:
+            response.status_code = 503
+        return {"status": "closing" if chat.stopping else "ready"}
+
+    if settings.topics_page:
+
+        @router.get(
+            "/topics",
+            summary="The active topics, oldest first",
+            response_class=Response,
+            responses={200: {"content": {"application/json": {"schema": _TOPICS}}}},
+        )
+        async def topics(request: Request) -> Response:
+            check_token(request)
+            topics = await chat.topics()
+            partial = {"X-Partial": "true"} if topics.partial else {}
+            return Response(msgspec.json.encode(topics.topics), media_type="application/json", headers=partial)
+
+    @router.get(
+        "/metrics",
+        summary="Counts and measurements, for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+    )
+    async def metrics_page(request: Request) -> Response:
+        check_token(request)
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(metrics), headers={"content-type": media_type})
+
+    return router

@@ -1,0 +1,236 @@
+"""The wire contract over HTTP: for machines at ``/asyncapi.json``, for people at ``/protocol``.
+
+The page is made from that document alone and complete in itself: it loads nothing and runs nothing. Both are built
+once for each application, and who has the current one gets 304.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import msgspec
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from chat_actors.protocol.asyncapi import Object, document
+from chat_actors.settings import Settings
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1c2024; --back: #fff; --quiet: #5a6169; --line: #d5d9de; --soft: #f3f5f7;
+  --link: #0a58ca }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e7eb; --back: #15181b; --quiet: #a3abb3; --line: #3a4046;
+  --soft: #20252a; --link: #7fb2ff } }
+body { margin: 0 auto; max-width: 56rem; padding: 1rem 1.25rem 4rem; color: var(--text); background: var(--back);
+  font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word }
+h1, h2, h3 { line-height: 1.25 }
+h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem }
+h3 { margin-top: 2.2rem }
+a { color: var(--link) }
+code, pre { font: .9em/1.5 ui-monospace, monospace; background: var(--soft); border-radius: 4px }
+code { padding: .1em .3em }
+pre { padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere }
+pre code { padding: 0; font-size: 1em }
+nav ul { padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem }
+table { width: 100%; border-collapse: collapse }
+th, td { text-align: left; vertical-align: top; padding: .4rem .7rem .4rem 0; border-top: 1px solid var(--line) }
+thead th { border-top: 0; color: var(--quiet); font-size: .9em }
+tbody th { font-weight: normal; width: 9rem }
+td:not(:last-child) { width: 12rem }
+"""
+_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def reference_routes(settings: Settings) -> list[APIRoute]:
+    """The two pages, as an application with these settings has them."""
+    contract = document(settings)
+    machines, people = msgspec.json.encode(contract), render(contract).encode()
+    return [
+        _route("/asyncapi.json", "The protocol of /ws for machines: AsyncAPI 3.0", machines, JSONResponse),
+        _route("/protocol", "The protocol of /ws for people", people, HTMLResponse),
+    ]
+
+
+def _route(path: str, summary: str, body: bytes, kind: type[Response]) -> APIRoute:
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {
+        "ETag": tag,
+        "Cache-Control": "no-cache",  # ask each time: a restart may have changed it
+        "Content-Security-Policy": _POLICY,
+        "X-Content-Type-Options": "nosniff",
+    }
+
+    async def serve(request: Request) -> Response:
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type=kind.media_type)
+
+    return APIRoute(path, serve, summary=summary, response_class=kind)
+
+
+def render(contract: Object) -> str:
+    """The page, a whole HTML document; ``contract`` is what ``asyncapi.document`` returns."""
+    info, (server,), (channel,) = contract["info"], contract["servers"].values(), contract["channels"].values()
+    schemas, messages = contract["components"]["schemas"], contract["components"]["messages"]
+    received, sent = _directions(contract["operations"])
+    inside = [name for name in schemas if name not in messages]
+    limits = [
+        (_code(one["name"]), _code(f"{one['value']:.15g}"), _inline(one["description"])) for one in channel["x-limits"]
+    ]
+    closes = [(_code(one["code"]), _inline(one["reason"])) for one in channel["x-close-codes"]]
+    chapters = [
+        (
+            "Connection",
+            [],
+            f"<p>WebSocket at {_code(channel['address'])}.</p>\n"
+            + _text(server["description"])
+            + _table(("limit", "here", "meaning"), limits),
+        ),
+        (
+            "From the client",
+            received,
+            "".join(_frame(messages[name], schemas[name], received[name]) for name in received),
+        ),
+        ("From the server", sent, "".join(_frame(messages[name], schemas[name]) for name in sent)),
+        ("Inside the frames", inside, "".join(_schema(schemas[name]) for name in inside)),
+        ("Close codes", [], _text(channel["description"]) + _table(("code", "cause"), closes)),
+    ]
+    title = escape(f"The protocol of {info['title']} {info['version']}")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<nav aria-label="Contents">
+<ul>
+{"".join(_entry(name, parts) for name, parts, _ in chapters)}<li><a href="asyncapi.json">For machines</a></li>
+</ul>
+</nav>
+</header>
+<main>
+{_text(info["description"])}{"".join(f"{_heading(2, name)}{body}" for name, _, body in chapters)}</main>
+</body>
+</html>
+"""
+
+
+def _directions(operations: Object) -> tuple[dict[str, list[str]], list[str]]:
+    """The messages that the server receives, each with what answers it; and those that it sends, each once."""
+    received: dict[str, list[str]] = {}
+    sent: list[str] = []
+    for operation in operations.values():
+        names = [_name(message) for message in operation["messages"]]
+        if operation["action"] == "receive":
+            answers = [_name(message) for message in operation["reply"]["messages"]]
+            received.update(dict.fromkeys(names, answers))
+            names = answers
+        sent += names
+    return received, list(dict.fromkeys(sent))
+
+
+def _name(reference: Object) -> str:
+    return str(reference["$ref"]).rpartition("/")[2]
+
+
+# From here on what is returned is HTML, and what comes from the document is escaped.
+
+
+def _frame(message: Object, schema: Object, answers: Iterable[str] = ()) -> str:
+    names = " or ".join(_link(name) for name in answers)
+    examples = [example["payload"] for example in message["examples"]]
+    return (
+        _schema(schema)
+        + (f"<p>Answered by {names}.</p>\n" if names else "")
+        + "".join(f"<pre>{_code(one if isinstance(one, str) else _json(one))}</pre>\n" for one in examples)
+    )
+
+
+def _schema(schema: Object) -> str:
+    """What a frame, or something inside one, is: its name, its sentences, its keys or the codes it may be."""
+    keys = [
+        (
+            _code(key),
+            _kind(field) + ("" if key in schema["required"] else ", optional"),
+            _inline(field.get("description", "")),
+        )
+        for key, field in schema.get("properties", {}).items()
+    ]
+    codes = [(_code(one["code"]), _inline(one["cause"])) for one in schema.get("x-error-codes", ())]
+    return (
+        _heading(3, schema["title"])
+        + _text(schema["description"])
+        + (_table(("key", "value", "meaning"), keys) if keys else "")
+        + (_table(("code", "cause"), codes) if codes else "")
+    )
+
+
+def _kind(field: Object) -> str:
+    """What a value may be, in words: ``string, 1 to 64 characters``."""
+    if "$ref" in field:
+        return _link(_name(field))
+    if "const" in field:
+        return _code(_json(field["const"]))
+    if "enum" in field:
+        return " or ".join(_code(_json(one)) for one in field["enum"])
+    if "anyOf" in field:
+        return " or ".join(_kind(one) for one in field["anyOf"])
+    if field["type"] == "array":
+        return f"array: {_kind(field['items'])} each"
+    bounds = escape(field["type"])
+    if "minimum" in field:
+        bounds += f" from {field['minimum']}"
+    if "maxLength" in field:
+        bounds += f", {field.get('minLength', 1)} to {field['maxLength']} characters"
+    return bounds
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    titles = "".join(f'<th scope="col">{title}</th>' for title in head)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>\n'
+        for first, *rest in rows
+    )
+    return f"<table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def _entry(chapter: str, parts: Iterable[str]) -> str:
+    return f"<li>{', '.join(map(_link, [chapter, *parts]))}</li>\n"
+
+
+def _heading(level: int, title: str) -> str:
+    return f'<h{level} id="{_anchor(title)}">{escape(title)}</h{level}>\n'
+
+
+def _link(title: str) -> str:
+    return f'<a href="#{_anchor(title)}">{escape(title)}</a>'
+
+
+def _anchor(title: str) -> str:
+    return escape(title.replace(" ", "-"))
+
+
+def _text(text: str) -> str:
+    """Paragraphs."""
+    return "".join(f"<p>{_inline(one)}</p>\n" for one in text.split("\n\n"))
+
+
+def _inline(text: str) -> str:
+    return re.sub("``(.+?)``", r"<code>\1</code>", escape(text))
+
+
+def _code(text: object) -> str:
+    return f"<code>{escape(str(text))}</code>"
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

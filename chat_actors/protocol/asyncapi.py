@@ -1,0 +1,231 @@
+"""The wire contract for machines: an AsyncAPI 3.0 document, made from the types of ``protocol``. No I/O, no state.
+
+Frames, fields and codes are written down there alone, with their sentences; names' lengths in ``names``, limits in
+``settings``. Here is only how they hang together: which frame answers which, and an example of each.
+"""
+
+import re
+from collections.abc import Iterable
+from inspect import cleandoc
+from typing import Any, get_args
+
+import msgspec
+from msgspec import Struct
+
+from chat_actors import __version__
+from chat_actors.protocol.codes import CloseCode, ErrorCode
+from chat_actors.protocol.frames import (
+    LIST,
+    Ack,
+    ClientFrame,
+    Closing,
+    Error,
+    Expired,
+    Gap,
+    Joined,
+    JoinFrame,
+    ListCommand,
+    Message,
+    Presence,
+    Renamed,
+    Replayed,
+    SendFrame,
+    ServerFrame,
+    Topics,
+    TopicUsers,
+)
+from chat_actors.protocol.names import MAX_TOPIC, MAX_USERNAME
+from chat_actors.settings import Settings
+
+Object = dict[str, Any]  # of JSON
+
+_OVERVIEW = """\
+A chat with topic rooms. The document is written from the server's side: what the server receives, a client sends.
+
+Each frame is one JSON object in a text frame; in a binary frame it is read the same way. The first one joins a topic.
+After ``joined`` the connection is a member of that topic until it closes. Another topic needs another connection.
+
+What the server sends has a ``type``; a ``message`` with ``replayed`` is one from the past. The server ignores keys that
+it does not know, and so must a client. Nothing is sent that was not asked for: who joins with ``username`` and
+``topic`` alone gets ``joined``, ``message``, ``ack``, ``topics`` and ``error``, and of these no key of the window.
+
+The acks of a connection come in the order of its messages, and messages in the order of their ids. Characters are
+Unicode code points."""
+
+_SERVER = """\
+Where this document was found: by ``wss`` if that was ``https``. A handshake is answered with 403 where it comes from a
+web page of another origin that is not allowed, or gives a wrong token."""
+
+_TOKEN = "The server's shared secret, in the handshake; or else as the ``token`` of the join."
+
+# What answers a frame. Whatever else the server sends comes unasked.
+_ANSWERS: dict[type, tuple[str, tuple[type, ...]]] = {
+    JoinFrame: ("join", (Joined, Error)),
+    SendFrame: ("send", (Ack, Error)),
+    ListCommand: ("list", (Topics, Error)),
+}
+_ALSO_UNASKED = Error  # the server is full
+
+# The limits that a client can run into.
+_LIMITS = (
+    *("message_ttl", "message_chars", "frame_bytes", "join_timeout", "refused_frames"),
+    *("rate_limit", "rate_burst", "outbox_bytes", "stall_timeout"),
+)
+
+_TIME, _EPOCH, _RESUME = 1690000000, "5f2c9e1a", "nW1d0ZT8vXo2mQeYkR4uLg"
+_EXAMPLES: tuple[Struct, ...] = (
+    JoinFrame("alice", "sports"),
+    JoinFrame("alice", "sports", since=17, epoch=_EPOCH, resume=_RESUME, events=True),
+    SendFrame("Hello World"),
+    SendFrame("Hello World", ref="m1"),
+    ListCommand(),
+    Joined("alice#2", "sports", 2, 30),
+    Joined("alice", "sports", 2, 30, _EPOCH, 23, _RESUME, Gap(18, 20, "expired"), ["bob", "alice"]),
+    Joined("alice", "sports", 1, 30, _EPOCH, 0, _RESUME, Gap(18, None, "restarted")),
+    Message(17, "alice", "Hello World", _TIME),
+    Replayed(17, "alice", "Hello World", _TIME),
+    Presence("left", "bob", 1),
+    Renamed("alice", "alice#2"),
+    Expired(17),
+    Closing(1200),
+    Ack(id=17, ref="m1", timestamp=_TIME, recipients=3),
+    Ack(id=17, ref="m1", timestamp=_TIME, recipients=3, duplicate=True),
+    Topics.of([TopicUsers("sports", 2), TopicUsers("movies", 1)]),
+    Topics.of([]),
+    Topics.of([TopicUsers("sports", 2)], partial=True),
+    Error(ErrorCode.EMPTY_MESSAGE, "message must hold more than white space"),
+)
+
+_CHANNEL = {"$ref": "#/channels/chat"}
+_LIST_TEXT = "ListText"
+# Of a docstring: what is about one field, from its name in front of a colon to the next or to an empty line.
+_FIELD = re.compile(r"^``(\w+)``: (.+(?:\n(?!``\w+``: ).+)*)\n?", re.MULTILINE)
+
+
+def document(settings: Settings) -> Object:
+    """The contract as a server with these settings keeps it; can be written as JSON."""
+    frames = *get_args(ClientFrame), *get_args(ServerFrame)
+    components: Object = {
+        "messages": {frame.__name__: _message(frame) for frame in frames},
+        "schemas": _schemas(settings),
+    }
+    _add_list_text(**components)
+    server: Object = {
+        "host": "{host}",
+        "protocol": "ws",
+        "description": _SERVER,
+        "variables": {"host": {"default": f"localhost:{settings.port}"}},
+    }
+    if settings.token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": _TOKEN}}
+        server["security"] = [{"$ref": "#/components/securitySchemes/token"}]
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "chat_actors", "version": __version__, "description": _OVERVIEW},
+        "defaultContentType": "application/json",
+        "servers": {"here": server},
+        "channels": {"chat": _channel(components["messages"], settings)},
+        "operations": _operations(),
+        "components": components,
+    }
+
+
+def _add_list_text(messages: Object, schemas: Object) -> None:
+    """The one frame that is not JSON."""
+    about = f"``{LIST}`` as bare text."
+    messages[_LIST_TEXT] = {
+        "summary": about,
+        "contentType": "text/plain",
+        "payload": _schema_ref(_LIST_TEXT),
+        "examples": [{"payload": LIST}],
+    }
+    schemas[_LIST_TEXT] = {"title": _LIST_TEXT, "description": about, "type": "string", "const": LIST}
+
+
+def _channel(messages: Iterable[str], settings: Settings) -> Object:
+    limits = Settings.model_fields
+    return {
+        "address": "/ws",
+        "description": _doc(CloseCode),
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+        "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
+        "x-close-codes": [{"code": int(one), "name": one.name.lower(), "reason": one.reason} for one in CloseCode],
+        "x-limits": [
+            {"name": name, "value": getattr(settings, name), "description": limits[name].description}
+            for name in _LIMITS
+        ],
+    }
+
+
+def _operations() -> Object:
+    """What is received, with its answers; what is sent unasked."""
+    operations: Object = {}
+    answers: set[type] = set()
+    for frame in get_args(ClientFrame):
+        name, replies = _ANSWERS[frame]
+        reply = {"channel": _CHANNEL, "messages": [_message_ref(one.__name__) for one in replies]}
+        operations[name] = {**_operation("receive", frame), "reply": reply}
+        answers.update(replies)
+    operations["list"]["messages"].append(_message_ref(_LIST_TEXT))
+    for frame in get_args(ServerFrame):
+        if frame not in answers or frame is _ALSO_UNASKED:
+            operations[frame.__name__.lower()] = _operation("send", frame)
+    return operations
+
+
+def _operation(action: str, frame: type) -> Object:
+    return {"action": action, "channel": _CHANNEL, "messages": [_message_ref(frame.__name__)]}
+
+
+def _schema_ref(name: str) -> Object:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _message_ref(name: str) -> Object:
+    return {"$ref": f"#/channels/chat/messages/{name}"}
+
+
+def _message(frame: type[Struct]) -> Object:
+    message: Object = {
+        "summary": _doc(frame).partition("\n\n")[0],
+        "payload": _schema_ref(frame.__name__),
+        "examples": [{"payload": msgspec.to_builtins(one)} for one in _EXAMPLES if type(one) is frame],
+    }
+    if "ref" in frame.__struct_fields__:
+        message["correlationId"] = {"location": "$message.payload#/ref"}
+    return message
+
+
+def _schemas(settings: Settings) -> Object:
+    """The payloads. A client's have no other keys, so that every frame is of one kind; a server's may get more."""
+    client, server = get_args(ClientFrame), get_args(ServerFrame)
+    template = "#/components/schemas/{name}"
+    _, of_clients = msgspec.json.schema_components(client, ref_template=template)
+    _, of_servers = msgspec.json.schema_components(server, ref_template=template)
+    for schema in of_clients.values():
+        schema["additionalProperties"] = False
+    for schema in of_servers.values():
+        for name, field in schema.get("properties", {}).items():
+            if "default" in field:  # it is always written
+                del field["default"]
+                schema["required"].append(name)
+    of_servers[Message.__name__]["not"] = {"required": ["replayed"]}
+    of_servers[ErrorCode.__name__]["x-error-codes"] = [{"code": one.value, "cause": one.cause} for one in ErrorCode]
+    schemas: Object = {**of_clients, **of_servers}
+    for schema in schemas.values():
+        text = cleandoc(schema.get("description", ""))
+        for name, about in _FIELD.findall(text):
+            schema["properties"][name]["description"] = about
+        schema["description"] = _FIELD.sub("", text).strip()
+        for field in schema.get("properties", {}).values():
+            if len(field.get("enum", ())) == 1:
+                field.update(type="string", const=field.pop("enum")[0])
+    join, send = (schemas[frame.__name__]["properties"] for frame in (JoinFrame, SendFrame))
+    join["username"].update(minLength=1, maxLength=MAX_USERNAME)
+    join["topic"].update(minLength=1, maxLength=MAX_TOPIC)
+    send["message"].update(pattern=r"^\s*[^\s/]", maxLength=settings.message_chars)
+    return schemas
+
+
+def _doc(thing: type) -> str:
+    return cleandoc(thing.__doc__ or "")

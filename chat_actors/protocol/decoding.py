@@ -1,0 +1,145 @@
+"""What a client has sent: decoded, validated, or refused with a reason. No asyncio, no socket, no state."""
+
+from typing import Any, NoReturn, Union
+
+import msgspec
+
+from chat_actors.protocol.codes import ErrorCode
+from chat_actors.protocol.frames import LIST, MOST_ID, JoinFrame, ListCommand, SendFrame
+from chat_actors.protocol.names import InvalidName, clean_topic, clean_username
+
+Data = Union[str, bytes]  # the payload of a text or of a binary frame
+
+
+class Refused(Exception):
+    """A client's frame that breaks the contract: the client's fault, and costs nothing but an error frame."""
+
+    def __init__(self, code: ErrorCode, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+
+# Decoding: one typed decode where the frame is right, a second look only where it is wrong.
+
+_decode_join = msgspec.json.Decoder(JoinFrame).decode
+_decode_send = msgspec.json.Decoder(SendFrame).decode
+_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_any = msgspec.json.Decoder(Any).decode
+
+# UnicodeError: a lone surrogate or broken UTF-8; RecursionError: nesting deeper than the decoder goes.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+_WINDOW_FORM = f"since must be an integer from 0 to {MOST_ID}, epoch, resume and token strings, events true or false"
+_JOIN_FORM = 'the first frame must be {"username": "…", "topic": "…"}'
+
+
+def decode_first(data: Data) -> Union[JoinFrame, ListCommand]:
+    """A frame of a client that has not joined. Raises Refused."""
+    try:
+        frame = _decode_join(_text(data))
+    except _UNDECODABLE as why:
+        return _explain_first(data, why)
+    try:
+        frame.username = clean_username(frame.username)
+    except InvalidName as why:
+        raise Refused(ErrorCode.INVALID_USERNAME, str(why)) from None
+    try:
+        frame.topic = clean_topic(frame.topic)
+    except InvalidName as why:
+        raise Refused(ErrorCode.INVALID_TOPIC, str(why)) from None
+    return frame
+
+
+def decode_next(data: Data, longest: int) -> Union[SendFrame, ListCommand]:
+    """A frame of a member; a message may have ``longest`` characters. Raises Refused."""
+    try:
+        frame = _decode_send(_text(data))
+    except _UNDECODABLE as why:
+        return _explain_next(data, why)
+    message = frame.message
+    if len(message) > longest:
+        detail = f"message must have at most {longest} characters, not {len(message)}"
+        raise Refused(ErrorCode.MESSAGE_TOO_LONG, detail)
+    start = message[:1]
+    if start == "/" or not start or start.isspace():  # a plain message is none of them: one look at one character
+        command = message.strip()
+        if not command:
+            raise Refused(ErrorCode.EMPTY_MESSAGE, "message must hold more than white space")
+        if command[0] == "/":
+            return _command(command)
+    return frame
+
+
+def is_bigger(data: Data, size: int) -> bool:
+    """Whether a payload has more than ``size`` bytes (of UTF-8, where it is text)."""
+    if isinstance(data, str) and len(data) * 4 > size and not data.isascii():
+        return len(data.encode(errors="surrogatepass")) > size
+    return len(data) > size
+
+
+def _text(data: Data) -> str:
+    return data if type(data) is str else bytes(data).decode()  # type: ignore[arg-type]
+
+
+def _command(text: str) -> ListCommand:
+    if text == LIST:
+        return ListCommand()
+    raise Refused(ErrorCode.UNKNOWN_COMMAND, f"there is one command, {LIST}; a message cannot start with a slash")
+
+
+def _explain_first(data: Data, why: Exception) -> ListCommand:
+    keys = _keys(data)
+    if isinstance(keys, ListCommand):
+        return keys
+    if "message" in keys and not ("username" in keys or "topic" in keys):
+        message = _string(keys, "message", ErrorCode.INVALID_MESSAGE).strip()
+        if message.startswith("/"):
+            return _command(message)
+        raise Refused(ErrorCode.NOT_JOINED, f"join before you send: {_JOIN_FORM}")
+    if "username" not in keys or "topic" not in keys:
+        raise Refused(ErrorCode.INVALID_JOIN, _JOIN_FORM)
+    _string(keys, "username", ErrorCode.INVALID_USERNAME)
+    _string(keys, "topic", ErrorCode.INVALID_TOPIC)
+    raise Refused(ErrorCode.INVALID_JOIN, f"{_WINDOW_FORM}: {why}")
+
+
+def _explain_next(data: Data, why: Exception) -> ListCommand:
+    keys = _keys(data)
+    if isinstance(keys, ListCommand):
+        return keys
+    if "message" in keys:
+        _string(keys, "message", ErrorCode.INVALID_MESSAGE)
+        raise Refused(ErrorCode.INVALID_MESSAGE, f"ref must be a string of 1 to 64 characters: {why}")
+    if "username" in keys or "topic" in keys:
+        detail = "this connection is in a topic; open another connection to join another topic"
+        raise Refused(ErrorCode.ALREADY_JOINED, detail)
+    raise Refused(ErrorCode.INVALID_MESSAGE, 'a frame must be {"message": "…"}')
+
+
+def _keys(data: Data) -> Union[ListCommand, dict[str, msgspec.Raw]]:
+    """The object's keys and undecoded values, or the command that came as bare text. Raises Refused."""
+    try:
+        text = _text(data)
+        if text.lstrip().startswith("/"):
+            return _command(text.strip())
+        return _decode_keys(text)
+    except msgspec.ValidationError:
+        raise Refused(ErrorCode.INVALID_JSON, "a frame must be one JSON object") from None
+    except _UNDECODABLE as why:
+        _refuse_json(why)
+
+
+def _string(keys: dict[str, msgspec.Raw], key: str, code: ErrorCode) -> str:
+    try:
+        value = _decode_any(keys[key])
+    except msgspec.DecodeError:  # a number beyond every range
+        value = None
+    if not isinstance(value, str):
+        raise Refused(code, f"{key} must be a string")
+    return value
+
+
+def _refuse_json(why: Exception) -> NoReturn:
+    detail = f"a frame must be one JSON object in UTF-8, without NaN, lone surrogates or deep nesting: {why}"
+    raise Refused(ErrorCode.INVALID_JSON, detail) from None

@@ -1,0 +1,120 @@
+"""Events for those who ask for them; and that nothing of the window stays."""
+
+from tests.support.fakes import in_clean_loop, settle, tasks
+from tests.support.window import Room, held, joined, short, token
+
+# Events.
+
+
+@in_clean_loop
+async def test_members_are_told_oldest_first_also_after_a_takeover() -> None:
+    room = Room()
+    alice, _ = room.ask("alice"), room.join("bob")
+    await settle()
+    room.ask("alice", resume=token(alice))
+    carol = room.ask("bob", events=True)
+    await settle()
+    assert joined(carol)["members"] == ["alice", "bob", "bob#2"]
+
+
+@in_clean_loop
+async def test_a_storm_of_joins_and_leaves_in_one_drain_is_told_in_its_order_and_never_to_the_one_it_is_about() -> None:
+    room = Room()
+    watcher, plain = await room.watcher(), room.join("plain")
+    await settle()
+    watcher.take()
+    room.send(plain, "1")
+    alice = room.ask("alice", events=True)
+    room.send(plain, "2")
+    bob = room.ask("bob")
+    room.leave(alice)
+    again = room.ask("alice", events=True)
+    room.send(watcher, "3")
+    room.leave(bob)
+    room.leave(plain)
+    room.send(again, "4")
+    await settle()
+    assert short(watcher) == [
+        *("1 1", "alice joined 3", "2 2", "bob joined 4", "alice left 3", "alice joined 4"),
+        *("3 ack", "bob left 3", "plain left 2", "4 4"),
+    ]
+    assert short(alice) == ["joined", "2 2", "bob joined 4"]
+    assert short(again) == ["joined", "3 3", "bob left 3", "plain left 2", "4 ack"]
+    assert joined(again)["members"] == ["watcher", "plain", "bob", "alice"]
+    assert short(bob) == ["joined", "3 3"]
+    assert short(plain) == ["joined", "1 ack", "2 ack", "3 3"]
+
+
+@in_clean_loop
+async def test_expired_is_told_where_time_or_the_bounds_have_deleted_something() -> None:
+    room = Room(history_messages=2)
+    watcher, (alice,) = await room.watcher(), await room.enter("alice")
+    asker = room.ask("asker")
+    await settle()
+    watcher.take()
+    room.send(alice, "1", "2", "3")  # the bound is looked at behind the drain
+    await settle()
+    assert short(watcher) == ["1 1", "2 2", "3 3", "expired 1"]
+    room.send(alice, "4")
+    room.leave(alice)
+    await settle()
+    await room.clock.advance(29.75)
+    assert short(watcher)[4:] == ["4 4", "expired 2", "alice left 2"]
+    await room.clock.advance(0.25)
+    assert short(watcher)[7:] == ["expired 4"]
+    await room.clock.advance(60)
+    assert len(short(watcher)) == 8
+    assert short(asker) == ["joined", "1 1", "2 2", "3 3", "4 4"]
+
+
+@in_clean_loop
+async def test_a_member_that_left_is_forgotten_in_time_and_without_a_word() -> None:
+    room = Room()
+    watcher = await room.watcher()
+    when_new = held(room.topic)
+    room.leave(room.ask("alice"))  # and nobody says anything
+    await settle()
+    await room.clock.advance(29.75)
+    assert held(room.topic) != when_new
+    await room.clock.advance(0.25)
+    assert held(room.topic) == when_new
+    assert short(watcher) == ["alice joined 2", "alice left 1"]
+
+
+# Nothing stays.
+
+
+@in_clean_loop
+async def test_after_thirty_seconds_of_silence_a_topic_holds_what_it_held_when_it_was_new() -> None:
+    before = tasks()
+    room = Room(history_messages=50)
+    stays = room.ask("stays", events=True)
+    plain = room.join("plain")
+    await settle()
+    when_new, tasks_when_new = held(room.topic), tasks()
+    for number in range(100):
+        visitor = room.ask(f"visitor {number % 10}", events=bool(number % 2))
+        await settle()
+        room.send(visitor, str(number), ref=str(number))
+        room.send(stays, str(number), ref=str(number))
+        room.send(plain, str(number), ref=str(number))
+        again = room.ask("visitor", resume=token(visitor), since=0)
+        room.send(again, str(number), ref=str(number))
+        room.leave(visitor)
+        if number % 2:
+            room.leave(again)
+            again = room.ask("visitor", resume=token(visitor), since=number, epoch="another")
+        room.leave(again)
+        room.leave(room.join("visitor"))
+        await room.clock.advance(0.25)
+    assert held(room.topic) != when_new
+    await room.clock.advance(29.75)
+    assert held(room.topic) != when_new  # the last of it may still be asked for
+    await room.clock.advance(0.25)
+    assert held(room.topic) == when_new
+    assert tasks() == tasks_when_new
+    room.leave(stays)
+    room.leave(plain)
+    room.topic.stop()
+    await room.topic.task
+    assert tasks() == before

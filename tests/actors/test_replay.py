@@ -1,0 +1,154 @@
+"""What is replayed to those who ask for it, and what they are told of the rest."""
+
+import json
+from typing import Optional
+
+import pytest
+
+from chat_actors.actors.events import Join
+from chat_actors.protocol.frames import Window
+from tests.connection.test_outbox import Lane, both_lanes, slow
+from tests.support.fakes import FakeMember, Frame, in_clean_loop, settle
+from tests.support.window import Room, joined, short, token
+
+# Replay.
+
+
+@pytest.mark.parametrize("since", range(5))
+@in_clean_loop
+async def test_a_replay_stands_between_what_was_before_the_join_and_what_is_behind_it(since: int) -> None:
+    room = Room()
+    alice, bob = room.ask("alice"), room.join("bob")
+    await settle()
+    room.send(alice, "1")
+    room.send(bob, "2")
+    await settle()
+    old = token(alice)
+    # All that follows is one drain.
+    room.send(bob, "3")
+    again = room.ask("alice", resume=old, since=since)
+    room.send(bob, "4")
+    room.send(again, "5")
+    await settle()
+    replay = ["1 1 again", "2 2 again", "3 3 again"]  # the first of them her own
+    assert short(again) == ["joined", *replay[since:], "4 4", "5 ack"]
+    assert short(alice) == ["joined", "1 ack", "2 2", "3 3"]
+
+
+@in_clean_loop
+async def test_joins_anywhere_in_a_storm_of_messages_get_each_message_once() -> None:
+    room = Room()
+    (alice,) = await room.enter("alice")
+    late: list[FakeMember] = []
+    for number in range(1, 901):  # several turns, each of several writes
+        room.send(alice, str(number))
+        if number % 60 == 0:
+            late.append(room.ask("bob", since=number % 7))
+    await settle()
+    for place, member in enumerate(late):
+        _, *messages = member.frames
+        since, replayed = 60 * (place + 1) % 7, 60 * (place + 1)
+        assert [frame["id"] for frame in messages] == [*range(since + 1, 901)]
+        assert [frame["id"] for frame in messages if "replayed" in frame] == [*range(since + 1, replayed + 1)]
+
+
+@in_clean_loop
+async def test_a_message_that_is_no_longer_kept_is_not_replayed() -> None:
+    room = Room(history_messages=2)
+    (alice,) = await room.enter("alice")
+    room.send(alice, "1", "2", "3")
+    bob = room.ask("bob", since=0)
+    await settle()
+    assert short(bob) == ["joined", "2 2 again", "3 3 again"]
+    await room.clock.advance(30)
+    carol = room.ask("carol", since=0)
+    await settle()
+    assert short(carol) == ["joined"]
+
+
+@both_lanes
+@pytest.mark.parametrize("reads_on", [True, False])
+@in_clean_loop
+async def test_a_replay_over_the_bound_is_for_the_reader_to_read_and_what_follows_is_bounded(
+    kind: type[Lane], reads_on: bool
+) -> None:
+    room, lane = Room(), kind(most_bytes=1000)
+    (alice,) = await room.enter("alice")
+    room.send(alice, *["x" * 500] * 20)  # ten times the bound
+    lane.stall()
+    bob = FakeMember()
+    room.topic.post(Join("sports", "bob", lane.outbox, bob.reply, Window(since=0)))
+    room.send(alice, "1")
+    await settle()
+    room.send(alice, "2")
+    await settle()
+    assert lane.outbox.reason is None
+    if reads_on:
+        lane.server.peer_reads = True
+        for _ in range(23):
+            await lane.read_one("")
+        assert [json.loads(text).get("id") for text in lane.texts] == [None, *range(1, 23)]
+    else:
+        room.send(alice, "x" * 800)  # with 1 and 2 more than the bound
+        await settle()
+        assert lane.outbox.reason is None
+        room.send(alice, "4")
+        await settle()
+        assert slow(lane)
+
+
+# Gaps.
+
+
+@pytest.mark.parametrize(
+    "seconds, limits, since, gap",
+    [
+        (0, {}, 0, None),
+        (0, {}, 4, None),
+        (0, {}, 5, None),  # beyond the newest: nobody was told of it, so it is not lost
+        (0, {}, 2**62, None),
+        (30, {}, 0, {"from": 1, "to": 4, "reason": "expired"}),
+        (30, {}, 3, {"from": 4, "to": 4, "reason": "expired"}),
+        (30, {}, 4, None),
+        (15, {}, 0, {"from": 1, "to": 2, "reason": "expired"}),
+        (15, {}, 1, {"from": 2, "to": 2, "reason": "expired"}),
+        (15, {}, 2, None),
+        (0, {"history_messages": 1}, 0, {"from": 1, "to": 3, "reason": "evicted"}),
+        (0, {"history_messages": 1}, 2, {"from": 3, "to": 3, "reason": "evicted"}),
+        (0, {"history_messages": 1}, 3, None),
+    ],
+)
+@in_clean_loop
+async def test_a_gap_is_told_with_its_exact_ids_and_only_where_something_is_lost(
+    seconds: int, limits: dict[str, int], since: int, gap: Optional[Frame]
+) -> None:
+    room = Room(**limits)
+    alice = room.ask("alice")
+    room.send(alice, "1", "2")
+    await settle()
+    await room.clock.advance(15)
+    room.send(alice, "3", "4")
+    await settle()
+    await room.clock.advance(seconds)
+    bob = room.ask("bob", since=since, epoch=joined(alice)["epoch"])
+    carol = room.ask("carol", since=since)  # without an epoch there is nothing to compare with
+    dave = room.ask("dave", epoch=joined(alice)["epoch"])  # and without since nothing is missed
+    await settle()
+    assert joined(bob).get("gap") == gap
+    replayed = [frame["id"] for frame in bob.frames[1:]]
+    assert replayed == [*range(gap["to"] + 1 if gap else since + 1, 5)]
+    assert "gap" not in joined(carol) and "gap" not in joined(dave)
+    assert [frame["id"] for frame in carol.frames[1:]] == replayed
+    assert short(dave) == ["joined"]
+
+
+@pytest.mark.parametrize("since", [0, 1, 2, 17])
+@in_clean_loop
+async def test_in_another_life_of_the_topic_all_there_is_is_replayed_and_the_gap_has_no_end(since: int) -> None:
+    room = Room()
+    (alice,) = await room.enter("alice")
+    room.send(alice, "1", "2")
+    bob = room.ask("bob", since=since, epoch="another")
+    await settle()
+    assert joined(bob)["gap"] == {"from": since + 1, "to": None, "reason": "restarted"}
+    assert short(bob) == ["joined", "1 1 again", "2 2 again"]

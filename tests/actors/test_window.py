@@ -1,0 +1,154 @@
+"""What a join may ask for, and the frames of the window, byte for byte."""
+
+from typing import Any, Optional
+
+import pytest
+
+from chat_actors.protocol.codes import ErrorCode
+from chat_actors.protocol.decoding import Refused, decode_first
+from chat_actors.protocol.frames import JoinFrame, Window
+from tests.support.fakes import in_clean_loop, settle
+from tests.support.window import Room, joined, short, texts, token
+
+NOW = 1_690_000_000
+
+
+# What a join may ask for.
+
+
+def first_frame(wants: str) -> JoinFrame:
+    frame = decode_first(f'{{"username": "alice", "topic": "sports"{wants}}}')
+    assert isinstance(frame, JoinFrame)
+    return frame
+
+
+@pytest.mark.parametrize(
+    "wants, window",
+    [
+        ("", None),
+        (', "Since": 0, "resumes": "x", "event": true, "epochs": "x", "ref": "r"', None),
+        (', "since": 0', Window(since=0)),
+        (', "since": 9007199254740991', Window(since=2**53 - 1)),
+        (', "epoch": ""', Window(epoch="")),
+        (', "epoch": "x"', Window(epoch="x")),
+        (', "resume": ""', Window()),
+        (', "resume": "x"', Window(resume="x")),
+        (', "events": false', Window()),
+        (', "events": true', Window(events=True)),
+        (', "since": 7, "epoch": "x", "resume": "y", "events": true', Window(7, "x", "y", True)),
+    ],
+)
+def test_any_of_four_keys_asks_for_the_window(wants: str, window: Optional[Window]) -> None:
+    assert first_frame(wants).window == window
+
+
+WRONG = {
+    "since": [
+        "-1",
+        "1.0",
+        "0.5",
+        "1e3",
+        "true",
+        '"1"',
+        "null",
+        "[]",
+        "{}",
+        "9007199254740992",
+        str(1 << 63),
+        "9" * 5000,
+    ],
+    "epoch": ["0", "null", "false", "[]", "{}"],
+    "resume": ["0", "null", "false", '["x"]', "{}"],
+    "events": ["0", "1", "null", '"true"', "[true]", "{}"],
+}
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key in WRONG for value in WRONG[key]])
+def test_a_wrong_value_is_refused_with_the_form_that_is_expected(key: str, value: str) -> None:
+    with pytest.raises(Refused) as refused:
+        first_frame(f', "{key}": {value}')
+    assert refused.value.code is ErrorCode.INVALID_JOIN
+    assert refused.value.detail.startswith(f"since must be an integer from 0 to {2**53 - 1}, epoch")
+
+
+# The frames, byte for byte.
+
+
+@in_clean_loop
+async def test_a_client_that_asks_for_nothing_sees_the_plain_contract_byte_for_byte() -> None:
+    room = Room(history_messages=2)
+    watcher = await room.watcher()
+    plain = room.join("plain")
+    room.send(watcher, "1")
+    old = room.ask("alice", since=0, events=True)
+    await settle()
+    new = room.ask("alice", resume=token(old), since=0, epoch="another")
+    room.send(plain, "2", "3", ref="r")  # the same ref: a plain client's is only echoed
+    room.send(new, "4", ref="r")
+    room.send(new, "4", ref="r")
+    room.leave(new)
+    await settle()
+    await room.clock.advance(31)
+    room.send(watcher, "5")
+    await settle()
+    assert "expired 2" in short(watcher) and "expired 4" in short(watcher)
+    assert texts(plain) == [
+        '{"type":"joined","username":"plain","topic":"sports","users":2,"ttl":30}',
+        f'{{"type":"message","id":1,"username":"watcher","message":"1","timestamp":{NOW}}}',
+        f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":2}}',
+        f'{{"type":"ack","status":"delivered","id":3,"ref":"r","timestamp":{NOW},"recipients":2}}',
+        f'{{"type":"message","id":4,"username":"alice","message":"4","timestamp":{NOW}}}',
+        f'{{"type":"message","id":5,"username":"watcher","message":"5","timestamp":{NOW + 31}}}',
+    ]
+
+
+@in_clean_loop
+async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> None:
+    room = Room(history_messages=1)
+    alice = room.ask("alice", events=True)
+    room.send(alice, "1")
+    room.send(alice, "2", ref="r")
+    room.send(alice, "2", ref="r")
+    await settle()
+    epoch = joined(alice)["epoch"]
+    bob = room.ask("bob", since=0, epoch=epoch, events=True)
+    await settle()
+    room.leave(bob)
+    await settle()
+    window = '"epoch":"{}","last_id":{},"resume":"{}"'
+    assert texts(alice) == [
+        '{"type":"joined","username":"alice","topic":"sports","users":1,"ttl":30,'
+        + window.format(epoch, 0, token(alice))
+        + ',"members":["alice"]}',
+        f'{{"type":"ack","status":"delivered","id":1,"timestamp":{NOW},"recipients":0}}',
+        f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":0}}',
+        f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":0,"duplicate":true}}',
+        '{"type":"expired","through":1}',
+        '{"type":"presence","event":"joined","username":"bob","users":2}',
+        '{"type":"presence","event":"left","username":"bob","users":1}',
+    ]
+    assert texts(bob) == [
+        '{"type":"joined","username":"bob","topic":"sports","users":2,"ttl":30,'
+        + window.format(epoch, 2, token(bob))
+        + ',"gap":{"from":1,"to":1,"reason":"evicted"},"members":["alice","bob"]}',
+        f'{{"type":"message","id":2,"username":"alice","message":"2","timestamp":{NOW},"replayed":true}}',
+    ]
+
+
+@pytest.mark.parametrize("wants", [{}, {"since": 0}, {"epoch": "x"}, {"resume": "x"}])
+@in_clean_loop
+async def test_whoever_asks_for_any_of_it_is_told_epoch_last_id_and_token(wants: dict[str, Any]) -> None:
+    room = Room()
+    room.send((await room.enter("bob"))[0], "1")
+    alice = room.ask("alice", **wants)
+    await settle()
+    assert list(joined(alice)) == ["type", "username", "topic", "users", "ttl", "epoch", "last_id", "resume"]
+    assert (joined(alice)["last_id"], len(token(alice))) == (1, 22)
+
+
+@in_clean_loop
+async def test_each_life_of_a_topic_has_an_epoch_of_its_own() -> None:
+    rooms = [Room() for _ in range(50)]
+    members = [room.ask("alice") for room in rooms]
+    await settle()
+    assert len({joined(member)["epoch"] for member in members}) == 50

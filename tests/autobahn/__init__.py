@@ -1,1 +1,0 @@
-"""The Autobahn testsuite against an echo by our ways in and out. ``python -m tests.autobahn --help``."""

@@ -1,1 +1,0 @@
-"""The benchmark: this server and its peers under the same load (``python -m tests.benchmark``)."""

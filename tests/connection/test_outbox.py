@@ -1,0 +1,574 @@
+"""Both lanes, on a transport and an ASGI server made up for it, and the stall clock that watches them."""
+
+import asyncio
+import gc
+import json
+import socket
+import weakref
+from types import SimpleNamespace
+from typing import Optional, cast
+
+import pytest
+
+from chat_actors.connection.asgi import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
+from chat_actors.connection.lanes import UNSENT_BYTES, open_outbox, turn_away
+from chat_actors.connection.outbox import ConnectionOutbox, StallWatch
+from chat_actors.counters import Meter
+from chat_actors.protocol.codes import CloseCode, ErrorCode
+from chat_actors.protocol.frames import Error, finished, payloads
+from chat_actors.protocol.frames import Message as Said
+from tests.support.fakes import FakeClock, FakeServer, FakeTransport, in_clean_loop, log_lines, remains, settle, tasks
+
+DISCONNECT = {"type": "websocket.disconnect"}
+
+
+def frame(text: str) -> bytes:
+    return finished(Said(1, "alice", text, 0))
+
+
+class Lane:
+    """An outbox, what is behind it, and the stall clock that watches it."""
+
+    def __init__(self, most_bytes: int = 1000, window: float = 30.0) -> None:
+        self.server = FakeServer()
+        self.clock = FakeClock()
+        self.meter = Meter()
+        self.watch = StallWatch(self.clock, self.meter, most_bytes, 10.0, window)
+        self.watching = asyncio.create_task(self.watch.run())
+        self.outbox = self.open()
+
+    def open(self) -> ConnectionOutbox:
+        return open_outbox(self.watch, None, self.server.receive, self.server.send)
+
+    def stall(self) -> None:
+        """The peer stops reading."""
+        self.server.peer_reads = False
+
+    async def read_one(self, text: str) -> None:
+        """The peer reads this frame, and no more."""
+        self.server.let_pass.release()
+        await settle()
+
+    @property
+    def texts(self) -> list[str]:
+        """The JSON texts that were given to the server."""
+        return [event["text"] for event in self.server.sent if event["type"] == "websocket.send"]
+
+    async def seconds(self, count: int) -> None:
+        await settle()
+        for _ in range(count):
+            await self.clock.advance(1)
+
+
+class FastLane(Lane):
+    def open(self) -> ConnectionOutbox:
+        self.transport = FakeTransport()
+        protocol = cast(UvicornProtocol, SimpleNamespace(transport=self.transport))
+        return open_outbox(self.watch, protocol, self.server.receive, self.server.send)
+
+    def stall(self) -> None:
+        super().stall()
+        self.transport.peer_reads = False
+
+    async def read_one(self, text: str) -> None:
+        self.transport.unread -= len(frame(text))
+
+    @property
+    def texts(self) -> list[str]:
+        return [payload.decode() for payload in payloads(self.transport.written)]
+
+
+both_lanes = pytest.mark.parametrize("kind", [Lane, FastLane])
+
+
+def slow(lane: Lane) -> bool:
+    return (lane.outbox.reason or "").startswith("slow: ")
+
+
+# Writing.
+
+
+@both_lanes
+@in_clean_loop
+async def test_both_lanes_give_the_server_the_same_json_texts(kind: type[Lane]) -> None:
+    lane = kind()
+    texts = ["1", "ünï", "3" * 200, "4" * 70_000]
+    lane.outbox.write(frame(texts[0]))
+    lane.outbox.write(b"".join(frame(text) for text in texts[1:]))
+    await settle()
+    frames = [{"type": "message", "id": 1, "username": "alice", "message": text, "timestamp": 0} for text in texts]
+    assert lane.texts == [json.dumps(one, separators=(",", ":"), ensure_ascii=False) for one in frames]
+
+
+@in_clean_loop
+async def test_the_plain_lane_keeps_nothing_of_a_frame_that_was_sent() -> None:
+    lane = Lane()
+    lane.outbox.write(frame(" ".join(["east", "west"])))
+    await settle()
+    assert len(lane.server.sent) == 1
+    lane.server.sent.clear()
+    assert not remains("east", "west")
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane]) -> None:
+    lane = kind(most_bytes=1000)
+    lane.stall()
+    for _ in range(2):
+        lane.outbox.write(frame("x" * 700))
+        assert not slow(lane)
+    lane.outbox.write(frame("x"))
+    reason = lane.outbox.reason
+    assert (reason or "").startswith("slow: too much unread, 1")
+    lane.outbox.write(frame("x"))
+    await lane.seconds(50)
+    assert lane.outbox.reason == reason
+
+
+@in_clean_loop
+async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
+    lane = FastLane(most_bytes=1000)
+    for _ in range(50):
+        lane.outbox.write(frame("x" * 300))
+    lane.stall()
+    waiting = []
+    while not slow(lane):
+        waiting.append(lane.transport.unread)
+        lane.outbox.write(frame("x" * 300))
+    assert max(waiting) > 1000  # by one write, and no more
+    assert sorted(waiting)[-2] <= 1000
+
+
+@in_clean_loop
+async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_written() -> None:
+    lane = Lane(most_bytes=1000)
+    for _ in range(50):
+        lane.outbox.write(frame("x" * 300))
+        await settle()
+    assert not slow(lane)
+
+
+@both_lanes
+@in_clean_loop
+async def test_an_answer_longer_than_the_bound_makes_nobody_slow_and_many_do(kind: type[Lane]) -> None:
+    lane = kind()
+    lane.stall()
+    lane.outbox.write_answer(frame("x" * 5000))
+    await settle()
+    lane.outbox.write(frame("small"))
+    assert not slow(lane)
+    for _ in range(3):
+        lane.outbox.write_answer(frame("x" * 5000))
+    assert slow(lane)
+
+
+@in_clean_loop
+async def test_a_transport_that_has_forgotten_its_buffer_has_nothing_to_write() -> None:
+    lane = FastLane()
+    del lane.transport.unread  # asyncio's TLS transports have none once they were closed twice: AttributeError
+    assert lane.outbox.buffered() == 0
+
+
+@in_clean_loop
+async def test_a_connection_is_open_until_its_peer_has_read_the_end() -> None:
+    lane = FastLane()
+    assert lane.outbox.is_open()
+    lane.stall()
+    lane.outbox.write(frame("unread"))
+    await lane.outbox.finish()
+    assert lane.outbox.is_open()
+    await lane.read_one("unread")
+    assert not lane.outbox.is_open()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+@in_clean_loop
+async def test_the_kernel_takes_little_ahead_of_what_it_sends(family: socket.AddressFamily) -> None:
+    lane = FastLane()
+    with socket.socket(family) as sock:
+        lane.transport._extra = {"socket": sock}  # type: ignore[attr-defined]
+        protocol = cast(UvicornProtocol, SimpleNamespace(transport=lane.transport))
+        open_outbox(lane.watch, protocol, lane.server.receive, lane.server.send)
+        if family == socket.AF_INET:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_replay_comes_on_top_of_what_may_wait(kind: type[Lane]) -> None:
+    lane = kind(most_bytes=1000)
+    lane.stall()
+    lane.outbox.write_answer(frame("x" * 5000))
+    for _ in range(2):
+        lane.outbox.write(frame("x" * 700))
+        assert not slow(lane)
+    lane.outbox.write(frame("x"))
+    assert slow(lane)
+
+
+@in_clean_loop
+async def test_an_aborted_peer_loses_its_connection_on_the_fast_lane() -> None:
+    lane = FastLane(most_bytes=0)
+    lane.stall()
+    lane.outbox.write(frame("1"))
+    lane.outbox.write(frame("2"))
+    assert lane.transport.aborted.is_set()
+    assert len(lane.texts) == 1
+
+
+@in_clean_loop
+async def test_an_aborted_peer_ends_the_conversation_on_the_plain_lane() -> None:
+    lane = Lane(most_bytes=0)
+    lane.stall()
+    lane.outbox.write(frame("1"))
+    lane.outbox.write(frame("2"))
+    assert await lane.outbox.receive() == DISCONNECT
+    lane.server.peer_reads = True
+    await settle()
+    assert lane.server.sent == []
+
+
+@in_clean_loop
+async def test_nothing_is_written_to_a_transport_that_is_closing() -> None:
+    lane = FastLane()
+    lane.transport.closing = True
+    lane.outbox.write(frame("1"))
+    assert lane.texts == []
+
+
+@in_clean_loop
+async def test_a_transport_that_was_closed_in_between_is_no_error() -> None:
+    lane = FastLane()
+    lane.transport.error = RuntimeError("the handler is closed")  # what uvloop says
+    lane.outbox.write(frame("1"))
+    assert lane.outbox.reason is None
+
+
+@in_clean_loop
+async def test_a_peer_that_is_gone_ends_the_plain_lane_without_a_word() -> None:
+    lane = Lane()
+    lane.server.error = OSError("gone")
+    lane.outbox.write(frame("1"))
+    assert await lane.outbox.receive() == DISCONNECT
+    lane.server.error = None
+    with log_lines() as lines:
+        for _ in range(5):
+            lane.outbox.write(frame("x" * 700))
+        await settle()
+    assert (lane.server.sent, lines, lane.outbox.reason) == ([], [], None)
+
+
+# The stall clock.
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_peer_that_reads_nothing_for_ten_seconds_is_aborted(kind: type[Lane]) -> None:
+    lane = kind()
+    lane.stall()
+    lane.outbox.write(frame("1"))
+    await lane.seconds(9)
+    assert lane.outbox.reason is None
+    await lane.seconds(10)
+    assert (lane.outbox.reason or "").startswith("slow: no progress")
+
+
+@both_lanes
+@in_clean_loop
+async def test_progress_starts_the_ten_seconds_again(kind: type[Lane]) -> None:
+    lane = kind(window=1000)
+    lane.stall()
+    for _ in range(5):
+        lane.outbox.write(frame("1"))
+    await settle()
+    for _ in range(4):
+        await lane.seconds(9)
+        await lane.read_one("1")
+    await lane.seconds(10)
+    assert not slow(lane)  # the last look but nine saw progress
+    await lane.seconds(1)
+    assert slow(lane)
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_frame_that_waits_longer_than_a_message_lives_aborts_a_peer_that_makes_progress(
+    kind: type[Lane],
+) -> None:
+    lane = kind(most_bytes=100_000)
+    lane.stall()
+    for _ in range(60):
+        lane.outbox.write(frame("1"))
+    await settle()
+    for _ in range(30):
+        await lane.seconds(1)
+        await lane.read_one("1")
+    assert lane.outbox.reason is None
+    await lane.seconds(1)
+    assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind: type[Lane]) -> None:
+    lane = kind(most_bytes=100_000)
+    lane.stall()
+    for _ in range(29):
+        lane.outbox.write(frame("1"))
+    await lane.seconds(1)
+    for _ in range(60):
+        lane.outbox.write(frame("1"))
+    for _ in range(31):
+        assert lane.outbox.reason is None
+        await lane.seconds(1)
+        await lane.read_one("1")
+    assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_peer_that_is_always_a_little_behind_is_left_alone(kind: type[Lane]) -> None:
+    lane = kind()
+    lane.stall()
+    for second in range(50):
+        lane.outbox.write(frame("1"))
+        await lane.seconds(1)
+        if second >= 5:  # so each frame waits for five seconds
+            await lane.read_one("1")
+    assert lane.outbox.reason is None
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_peer_for_whom_nothing_waits_is_left_alone(kind: type[Lane]) -> None:
+    lane = kind()
+    await lane.seconds(50)
+    lane.outbox.write(frame("1"))
+    await lane.seconds(50)
+    assert lane.outbox.reason is None
+
+
+# Closing.
+
+
+@both_lanes
+@in_clean_loop
+async def test_the_first_close_counts_and_nothing_follows_it(kind: type[Lane]) -> None:
+    lane = kind()
+    lane.outbox.write(frame("1"))
+    lane.outbox.close(CloseCode.CRASHED)
+    lane.outbox.close(CloseCode.RESTARTING)
+    lane.outbox.write(frame("2"))
+    await lane.outbox.finish()
+    assert len(lane.texts) == 1
+    close = {"type": "websocket.close", "code": 1011, "reason": "the topic crashed, join again"}
+    assert lane.server.sent[-1] == close
+    assert lane.server.closes == [1011]
+    assert lane.outbox.reason == "crashed"
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_peer_that_was_aborted_gets_no_close(kind: type[Lane]) -> None:
+    lane = kind(most_bytes=0)
+    lane.stall()
+    lane.outbox.write(frame("1"))
+    lane.outbox.write(frame("2"))
+    lane.outbox.close(CloseCode.RESTARTING)
+    lane.server.peer_reads = True
+    await lane.outbox.finish()
+    assert (lane.server.closes, slow(lane)) == ([], True)
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_close_that_cannot_be_sent_is_no_error(kind: type[Lane]) -> None:
+    lane = kind()
+    lane.server.error = RuntimeError("unexpected ASGI message 'websocket.close'")
+    lane.outbox.close(CloseCode.NO_JOIN)
+    with log_lines() as lines:
+        await lane.outbox.finish()
+    assert [line.split()[0] for line in lines] == ["DEBUG"]
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_close_that_never_returns_is_given_up(kind: type[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat_actors.connection.lanes.CLOSE_SECONDS", 0.001)
+    before = tasks()
+    lane = kind()
+    lane.stall()
+    lane.outbox.close(CloseCode.RESTARTING)
+    await lane.outbox.finish()
+    assert lane.server.sent == []
+    assert tasks() == before | {lane.watching}
+    if isinstance(lane, FastLane):
+        assert lane.transport.aborted.is_set()
+
+
+@pytest.mark.parametrize("reads_on", [False, True])
+@pytest.mark.parametrize("closed_by_uvicorn", [False, True])
+@in_clean_loop
+async def test_a_peer_that_leaves_bytes_unread_at_the_end_is_aborted(
+    reads_on: bool, closed_by_uvicorn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat_actors.connection.lanes.CLOSE_SECONDS", 0)
+    lane = FastLane()
+    lane.stall()
+    lane.outbox.write(frame("1"))
+    if closed_by_uvicorn:
+        lane.transport.closing = True
+        lane.outbox.check(lane.clock.now + 1)
+        lane.outbox.check(lane.clock.now + 20)  # not a stall
+    else:
+        await lane.outbox.finish()
+    assert not lane.transport.aborted.is_set()
+    if reads_on:
+        await lane.read_one("1")
+    await settle()
+    assert lane.transport.aborted.is_set() is not reads_on
+    assert lane.outbox.reason is None
+
+
+@both_lanes
+@in_clean_loop
+async def test_nothing_is_left_of_an_outbox_that_has_finished(kind: type[Lane]) -> None:
+    before = tasks()
+    lane = kind()
+    reading = asyncio.ensure_future(lane.outbox.receive())
+    lane.server.events.put_nowait({"type": "websocket.receive", "text": "{}"})
+    await reading
+    await lane.outbox.finish()
+    assert tasks() == before | {lane.watching}
+    outbox = weakref.ref(lane.outbox)
+    del lane.outbox, reading
+    gc.collect()
+    assert outbox() is None
+
+
+@in_clean_loop
+async def test_whoever_is_turned_away_is_told_why() -> None:
+    server = FakeServer()
+    await turn_away(server.send, CloseCode.OVERLOADED, Error(ErrorCode.SERVER_FULL, "come back later"))
+    error = '{"type":"error","error":"server_full","detail":"come back later"}'
+    accept, told, close = server.sent
+    assert (accept, told) == ({"type": "websocket.accept"}, {"type": "websocket.send", "text": error})
+    assert (close["type"], close["code"]) == ("websocket.close", 1013)
+
+
+# Receiving.
+
+
+@both_lanes
+@in_clean_loop
+async def test_the_server_s_events_are_passed_on_in_order(kind: type[Lane]) -> None:
+    lane = kind()
+    events: list[Message] = [{"type": "websocket.receive", "text": str(number)} for number in range(3)]
+    for event in events:
+        lane.server.events.put_nowait(event)
+    assert [await lane.outbox.receive() for _ in events] == events
+
+
+@in_clean_loop
+async def test_a_close_on_the_plain_lane_ends_the_conversation_for_good() -> None:
+    before = tasks()
+    lane = Lane()
+    waiting = asyncio.ensure_future(lane.outbox.receive())
+    await settle()
+    lane.outbox.close(CloseCode.NO_JOIN)
+    assert await waiting == DISCONNECT
+    assert await lane.outbox.receive() == DISCONNECT
+    await lane.outbox.finish()
+    assert lane.server.closes == [4408]
+    assert tasks() == before | {lane.watching}
+
+
+# Which lane.
+
+
+class UvicornsProtocol:
+    """Stands for any of uvicorn's WebSocket protocols."""
+
+    def __init__(self) -> None:
+        self.transport = FakeTransport()
+
+    async def send(self, event: Message) -> None:
+        raise AssertionError
+
+
+UvicornsProtocol.__module__ = "uvicorn.protocols.websockets.some_impl"
+
+
+class AnotherProtocol(UvicornsProtocol):
+    """Stands for another server's."""
+
+
+@pytest.mark.parametrize(
+    "kind, scope, fast",
+    [
+        (UvicornsProtocol, {"type": "websocket", "http_version": "1.1"}, True),
+        (UvicornsProtocol, {"type": "websocket", "http_version": "2"}, False),
+        (AnotherProtocol, {"type": "websocket", "http_version": "1.1"}, False),
+        (UvicornsProtocol, {"type": "http", "http_version": "1.1"}, False),
+        (UvicornsProtocol, {"type": "lifespan"}, False),
+        (None, {"type": "websocket", "http_version": "1.1"}, False),
+    ],
+)
+@in_clean_loop
+async def test_the_fast_lane_is_taken_where_uvicorn_has_a_connection_of_its_own(
+    kind: Optional[type[UvicornsProtocol]], scope: Scope, fast: bool
+) -> None:
+    found: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(uvicorn_protocol(scope))
+
+    server = FakeServer()
+    protocol = None if kind is None else kind()
+
+    async def send_alone(event: Message) -> None:
+        raise AssertionError
+
+    send = send_alone if protocol is None else protocol.send
+    await FindProtocol(app)(scope, server.receive, send)
+    assert found == [protocol if fast else None]
+
+
+@in_clean_loop
+async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
+    async def receive() -> Message:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionResetError
+
+    watch = StallWatch(FakeClock(), Meter(), 1, 10, 30)
+    outbox = open_outbox(watch, None, receive, FakeServer().send)
+    reading = asyncio.ensure_future(outbox.receive())
+    await settle()
+    reading.cancel()
+    await outbox.finish()
+
+
+@in_clean_loop
+async def test_a_look_that_fails_does_not_stop_the_clock_of_the_others() -> None:
+    clock = FakeClock()
+    watch = StallWatch(clock, Meter(), 1, 10, 30)
+    looks = 0
+
+    class Broken:
+        def check(self, now: float) -> None:
+            nonlocal looks
+            looks += 1
+            raise ValueError
+
+    watch.outboxes.add(Broken())  # type: ignore[arg-type]
+    running = asyncio.ensure_future(watch.run())
+    with log_lines() as lines:
+        for _ in range(2):
+            await settle()
+            await clock.advance(1)
+    assert looks == 2
+    assert len([line for line in lines if "stall check failed" in line]) == 2
+    running.cancel()

@@ -1,1 +1,0 @@
-"""What must not break the server, done to a real one and counted: ``python -m tests.faults``."""

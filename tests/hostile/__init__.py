@@ -1,1 +1,0 @@
-"""Hostile bytes against a real server, by hand-made frames on raw sockets. ``python -m tests.hostile --help``."""

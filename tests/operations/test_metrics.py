@@ -1,0 +1,188 @@
+"""The metrics: what is measured, how it is counted, and what an operator can tell from it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from chat_actors.actors.topic import TopicStatistics
+from chat_actors.counters import Histogram, Meter
+from chat_actors.operations.metrics import BUSIEST, registry
+from chat_actors.protocol.codes import CloseCode, ErrorCode
+from chat_actors.server import Chat, Reader, Statistics
+from chat_actors.settings import Settings
+from tests.server.test_application import JOIN, Connection
+from tests.support.fakes import FakeClock, in_clean_loop, settle
+
+Samples = dict[tuple[str, ...], float]  # by name and values of the labels
+
+NOTHING = Statistics(0, [], [], 0, 0)
+
+
+def scrape(snapshot: Statistics, meter: Meter) -> Samples:
+    """What Prometheus would read; the process's own is left out."""
+    text = generate_latest(registry(lambda: snapshot, meter)).decode()
+    samples = [sample for family in parse(text) for sample in family.samples if sample.name.startswith("chat_")]
+    return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
+
+
+def of(chat: Chat) -> Samples:
+    return scrape(chat.statistics(), chat.meter)
+
+
+# Histograms.
+
+
+@pytest.mark.parametrize(("value", "place"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (255, 8), (256, 9), (10**6, 9)])
+def test_a_histogram_counts_by_powers_of_two(value: int, place: int) -> None:
+    histogram = Histogram(1, 9)
+    histogram.add(value)
+    assert histogram.counts == [int(at == place) for at in range(10)]
+    assert histogram.sum == value
+
+
+def test_each_bucket_holds_all_that_lies_below_its_limit() -> None:
+    meter = Meter()
+    for value in (1, 2, 3, 200, 1000):
+        meter.turns.add(value)
+    for seconds in (0.0, 0.0000015, 0.5, 100.0):
+        meter.fan_outs.add(seconds)
+    seen = scrape(NOTHING, meter)
+    turns = {labels[0]: count for (name, *labels), count in seen.items() if name == "chat_turn_events_bucket"}
+    limits = "0.0", "1.0", "3.0", "127.0", "255.0", "+Inf"
+    assert [turns[limit] for limit in limits] == [0, 1, 3, 3, 4, 5]
+    assert (seen["chat_turn_events_count",], seen["chat_turn_events_sum",]) == (5, 1206)
+    fan_outs = {float(labels[0]): n for (name, *labels), n in seen.items() if name == "chat_fan_out_seconds_bucket"}
+    for limit, count in fan_outs.items():
+        assert count == sum(seconds <= limit for seconds in (0.0, 0.0000015, 0.5, 100.0))
+
+
+# What is in a snapshot.
+
+
+def topic(name: str, users: int, messages: int, mail: int = 0, age: float = 0.0) -> TopicStatistics:
+    return TopicStatistics(name, users, messages, mail, age)
+
+
+def test_the_hot_rooms_and_the_slow_readers_are_named_and_no_more_than_a_few() -> None:
+    quiet = [topic(f"quiet {number}", 2, 1) for number in range(50)]
+    hot = topic("hot", 200, 900, 5, 0.25)
+    seen = scrape(Statistics(300, [*quiet, hot], [Reader("hot", "bob", 4096)], 3, 10_000), Meter())
+    assert (seen["chat_busiest_messages", "hot"], seen["chat_busiest_users", "hot"]) == (900, 200)
+    assert seen["chat_busiest_mail", "hot"] == 5
+    assert sum(name == "chat_busiest_messages" for name, *_ in seen) == BUSIEST
+    assert seen["chat_reader_waiting_bytes", "hot", "bob"] == 4096
+    assert (seen["chat_connections",], seen["chat_topics",], seen["chat_members",]) == (300, 51, 300)
+    assert (seen["chat_mailbox_events", "supervisor"], seen["chat_mailbox_events", "topics"]) == (3, 5)
+    assert seen["chat_mailbox_age_seconds",] == 0.25
+    assert seen["chat_sent_bytes_total",] == 10_000
+
+
+def test_a_name_cannot_forge_a_metric() -> None:
+    name = 'x"} 1\nchat_topics 99'
+    seen = scrape(Statistics(1, [topic(name, 1, 1)], [], 0, 0), Meter())
+    assert seen["chat_busiest_users", name] == 1
+    assert seen["chat_topics",] == 1
+
+
+def test_refusals_and_closes_are_counted_by_their_code() -> None:
+    meter = Meter()
+    meter.refused[ErrorCode.INVALID_JSON] += 2
+    meter.closed[CloseCode.NO_JOIN] += 1
+    seen = scrape(NOTHING, meter)
+    assert seen["chat_frames_refused_total", "invalid_json"] == 2
+    assert seen["chat_closes_total", "no_join", "4408"] == 1
+
+
+# What the application counts.
+
+
+@in_clean_loop
+async def test_what_happens_in_a_chat_is_counted() -> None:
+    clock = FakeClock()
+    chat = Chat(Settings.model_validate({"history_messages": 2}), clock)
+    alice, bob, carol = Connection(chat), Connection(chat), Connection(chat)
+    await alice.says('{"username": "alice", "topic": "sports", "resume": ""}')
+    for other in (bob, carol):
+        await other.says(JOIN)
+    for number in range(3):
+        await alice.says(f'{{"message": "hello", "ref": "{number}"}}')
+    await alice.says('{"message": "hello", "ref": "2"}')
+    await bob.says("{")
+    seen = of(chat)
+    assert (seen["chat_connections",], seen["chat_members",], seen["chat_topics",]) == (3, 3, 1)
+    assert (seen["chat_messages_accepted_total",], seen["chat_messages_delivered_total",]) == (3, 6)
+    assert (seen["chat_messages_duplicate_total",], seen["chat_messages_evicted_total",]) == (1, 1)
+    assert seen["chat_messages_expired_total",] == 0
+    assert seen["chat_busiest_messages", "sports"] == 2  # of the window, that is
+    assert seen["chat_frames_refused_total", "invalid_json"] == 1
+    assert seen["chat_turn_events_count",] == 7
+    assert seen["chat_fan_out_seconds_count",] == 4
+    sent = seen["chat_sent_bytes_total",]
+    texts = [event["text"] for one in (alice, bob, carol) for event in one.sent if event["type"] == "websocket.send"]
+    assert sent == sum(map(len, texts))
+    await clock.advance(31)
+    await bob.goes()
+    seen = of(chat)
+    assert (seen["chat_messages_expired_total",], seen["chat_busiest_messages", "sports"]) == (2, 0)
+    assert (seen["chat_connections",], seen["chat_members",]) == (2, 2)
+    assert seen["chat_sent_bytes_total",] == sent  # of those who have gone as well
+    await chat.stop()
+    seen = of(chat)
+    assert seen["chat_closes_total", "restarting", "1012"] == 2
+    assert seen["chat_members",] == seen["chat_topics",] == 0
+    for one in (alice, carol):
+        await one.task
+
+
+@in_clean_loop
+async def test_a_reader_that_does_not_read_is_named_and_then_counted() -> None:
+    clock = FakeClock()
+    chat = Chat(Settings.model_validate({}), clock)
+    alice, bob = Connection(chat), Connection(chat)
+    await alice.says(JOIN)
+    await bob.says('{"username": "bob", "topic": "sports"}')
+    eve = Connection(chat)  # is no member, and no name is known
+    await eve.says("/list")
+    bob.peer_reads = eve.peer_reads = False
+    eve.events.put_nowait({"type": "websocket.receive", "text": "{"})
+    await alice.says('{"message": "hello"}')
+    assert [label for name, *label in of(chat) if name == "chat_reader_waiting_bytes"] == [["sports", "bob"]]
+    for _ in range(12):
+        await clock.advance(1)
+    assert of(chat)["chat_slow_readers_total",] == 2
+    await asyncio.wait({bob.task, eve.task})
+    await alice.goes()
+    await chat.stop()
+
+
+@in_clean_loop
+async def test_a_loop_that_is_late_is_measured() -> None:
+    clock = FakeClock()
+    chat = Chat(Settings.model_validate({}), clock)
+    chat.start()
+    await settle()
+    await clock.advance(1)
+    await clock.advance(1.5)
+    seen = of(chat)
+    assert (seen["chat_event_loop_lag_seconds_count",], seen["chat_event_loop_lag_seconds_sum",]) == (2, 0.5)
+    await chat.stop()
+
+
+@in_clean_loop
+async def test_mail_that_waits_has_an_age() -> None:
+    clock = FakeClock()
+    chat = Chat(Settings.model_validate({"rate_limit": 0}), clock)
+    alice = Connection(chat)
+    await alice.says(JOIN)
+    supervisor: Any = chat.start()
+    (active,) = supervisor._topics.values()
+    for _ in range(3):
+        active.topic.mailbox.put_nowait(None)  # its end, and mail behind it: the topic has not had its turn yet
+    clock.now += 2
+    seen = of(chat)
+    assert (seen["chat_mailbox_events", "topics"], seen["chat_mailbox_age_seconds",]) == (3, 2)
+    await alice.goes()
+    await chat.stop()

@@ -1,0 +1,107 @@
+"""What an operator asks over HTTP."""
+
+import asyncio
+import json
+import urllib.request
+import warnings
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from chat_actors.app import create_app
+from chat_actors.operations.routes import operations
+from chat_actors.server import Chat
+from chat_actors.settings import Settings
+from tests.support.server import Server, Visit, in_loop
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
+    from starlette.testclient import TestClient
+
+
+def host(**settings: Any) -> TestClient:
+    return TestClient(create_app(Settings.model_validate(settings)))
+
+
+def test_a_server_is_alive_and_ready() -> None:
+    with host() as server:
+        for path, status in (("/healthz", "alive"), ("/readyz", "ready")):
+            answer = server.get(path)
+            assert (answer.status_code, answer.json()) == (200, {"status": status})
+
+
+def test_a_server_whose_end_has_begun_is_alive_and_not_ready() -> None:
+    settings = Settings.model_validate({})
+    chat, app = Chat(settings), FastAPI()
+    app.include_router(operations(chat, settings))
+    chat.stopping = True
+    server = TestClient(app)
+    answer = server.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "closing"})
+    assert server.get("/healthz").status_code == 200
+
+
+def test_the_topics_are_those_of_the_list() -> None:
+    with host() as server:
+        assert server.get("/topics").json() == []
+        with server.websocket_connect("/ws") as alice, server.websocket_connect("/ws") as carol:
+            for member, topic in ((alice, "sports"), (carol, "movies")):
+                member.send_json({"username": "alice", "topic": topic})
+                member.receive_json()
+            alice.send_text("/list")
+            answer = server.get("/topics")
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+            assert answer.json() == alice.receive_json()["topics"]
+
+
+def test_the_topics_can_be_kept_to_oneself() -> None:
+    with host(topics_page=False) as server:
+        assert server.get("/topics").status_code == 404
+        assert server.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/topics", "/metrics"])
+def test_where_there_is_a_token_only_who_has_it_is_answered(path: str) -> None:
+    with host(token="secret") as server:
+        refused = server.get(path)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        for given, status in (("Bearer wrong", 401), ("secret", 401), ("Bearer secret", 200)):
+            assert server.get(path, headers={"Authorization": given}).status_code == status
+        assert server.get("/readyz").status_code == 200
+
+
+def test_the_metrics_are_in_the_format_that_is_asked_for() -> None:
+    with host() as server:
+        answer = server.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert "\nchat_members 0.0\n" in answer.text
+        openmetrics = server.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+        assert openmetrics.headers["content-type"].startswith("application/openmetrics-text;")
+        assert openmetrics.text.endswith("# EOF\n")
+
+
+def test_the_http_side_describes_itself() -> None:
+    with host() as server:
+        paths = server.get("/openapi.json").json()["paths"]
+        assert {"/healthz", "/readyz", "/topics", "/metrics"} <= {*paths}
+        schema = paths["/topics"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert {*schema["items"]["properties"]} == {"topic", "users"}
+
+
+@in_loop
+async def test_a_real_server_tells_its_topics_and_its_numbers(server: Server) -> None:
+    def get(node: Server, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.port}{path}") as answer:
+            text: str = answer.read().decode()
+        return text
+
+    async with Visit(server) as visit:
+        await visit.join("alice", "sports")
+        topics = [await asyncio.to_thread(get, node, "/topics") for node in server.nodes]
+        metrics = [await asyncio.to_thread(get, node, "/metrics") for node in server.nodes]
+    assert [json.loads(one) for one in topics] == [[{"topic": "sports", "users": 1}]] * len(server.nodes)
+    # A member is counted where its topic is.
+    assert sum("\nchat_members 1.0\n" in one for one in metrics) == 1
+    assert all("\nprocess_open_fds " in one for one in metrics)

@@ -1,0 +1,160 @@
+"""What a topic remembers of its messages, on data alone."""
+
+from itertools import product
+from typing import Optional
+
+import pytest
+
+from chat_actors.protocol.frames import Ack, Gap
+from chat_actors.room.history import History, Limits, Refs, Stored
+
+MANY = 1000
+
+
+def message(number: int, deadline: float, size: int = 1, refs: Optional[Refs] = None, ref: str = "") -> Stored:
+    return Stored(number, bytes(size), deadline, refs, ref)
+
+
+def history(count: int, evicted: int = 0, expired: int = 0) -> History:
+    """Messages 1 to ``count``, each with its id as its deadline; first so many are evicted, then so many expire."""
+    remembered = History(Limits(history_messages=count - evicted if evicted else MANY))
+    for number in range(1, count + 1):
+        remembered.add(message(number, number, 1))
+    remembered.evict()
+    remembered.expire(evicted + expired)
+    return remembered
+
+
+def ids(remembered: History, since: int = 0) -> list[int]:
+    return [one.id for one in remembered.after(since)]
+
+
+def test_a_new_history_is_empty() -> None:
+    new = History(Limits())
+    assert (new.last_id, new.deleted_through, new.oldest_deadline, ids(new), new.gap(0)) == (0, 0, None, [], None)
+
+
+@pytest.mark.parametrize("evicted, expired, since", [*product([0, 1, 3], [0, 1, 2], range(9))])
+def test_what_is_replayed_and_what_is_lost_are_together_all_that_came_after(
+    evicted: int, expired: int, since: int
+) -> None:
+    remembered = history(5, evicted, expired)
+    gap = remembered.gap(since)
+    lost = [] if gap is None else [*range(gap.from_, (gap.to or 0) + 1)]
+    assert lost == [number for number in range(since + 1, 6) if number <= evicted + expired]
+    assert ids(remembered, since) == [number for number in range(since + 1, 6) if number > evicted + expired]
+
+
+@pytest.mark.parametrize(
+    "evicted, expired, since, gap",
+    [
+        (0, 0, 0, None),
+        (0, 2, 0, Gap(1, 2, "expired")),
+        (0, 2, 1, Gap(2, 2, "expired")),
+        (0, 2, 2, None),
+        (2, 0, 0, Gap(1, 2, "evicted")),
+        (2, 0, 2, None),
+        (2, 2, 1, Gap(2, 4, "evicted")),  # both: of the two, the one that the bounds brought about
+        (2, 2, 2, Gap(3, 4, "expired")),
+        (2, 3, 0, Gap(1, 5, "evicted")),
+        (0, 5, 3, Gap(4, 5, "expired")),
+        (0, 5, 5, None),
+        (0, 5, 6, None),
+    ],
+)
+def test_a_gap_has_the_ids_that_are_lost_and_the_reason(
+    evicted: int, expired: int, since: int, gap: Optional[Gap]
+) -> None:
+    assert history(5, evicted, expired).gap(since) == gap
+
+
+def test_a_message_is_forgotten_when_its_deadline_has_come_and_not_before() -> None:
+    remembered = history(3)
+    remembered.expire(1.75)
+    assert (ids(remembered), remembered.oldest_deadline, remembered.deleted_through) == ([2, 3], 2, 1)
+    remembered.expire(2)
+    assert (ids(remembered), remembered.oldest_deadline, remembered.deleted_through) == ([3], 3, 2)
+    remembered.expire(50)
+    assert (ids(remembered), remembered.oldest_deadline, remembered.deleted_through) == ([], None, 3)
+
+
+@pytest.mark.parametrize(
+    "limits, kept",
+    [
+        (Limits(history_messages=3), [3, 4, 5]),
+        (Limits(history_messages=5), [1, 2, 3, 4, 5]),
+        (Limits(history_messages=0), []),
+        (Limits(history_bytes=500), [1, 2, 3, 4, 5]),
+        (Limits(history_bytes=499), [2, 3, 4, 5]),
+        (Limits(history_bytes=99), []),
+        (Limits(history_messages=4, history_bytes=250), [4, 5]),
+    ],
+)
+def test_within_the_bounds_the_newest_are_kept(limits: Limits, kept: list[int]) -> None:
+    remembered = History(limits)
+    for number in range(1, 6):
+        remembered.add(message(number, number, 100))
+    remembered.evict()
+    assert ids(remembered) == kept
+    assert remembered.deleted_through == 5 - len(kept)
+
+
+@pytest.mark.parametrize("by_expiry", [True, False])
+def test_bytes_that_are_forgotten_make_room_again(by_expiry: bool) -> None:
+    remembered = History(Limits(history_bytes=300))
+    for number in range(1, 50):
+        remembered.add(message(number, number, 100))
+        remembered.expire(number - 3 if by_expiry else 0)
+        remembered.evict()
+        assert ids(remembered) == [*range(max(1, number - 2), number + 1)]
+    assert (remembered.gap(0) == Gap(1, 46, "expired")) is by_expiry  # then the bound was never passed
+
+
+def test_ids_go_on_where_all_has_been_forgotten() -> None:
+    remembered = history(5, expired=5)
+    assert (remembered.last_id, remembered.deleted_through) == (5, 5)
+    remembered.add(message(6, 6, 1))
+    assert (remembered.last_id, remembered.deleted_through, ids(remembered)) == (6, 5, [6])
+
+
+@pytest.mark.parametrize("evict", [True, False])
+def test_a_ref_is_forgotten_with_its_message_alone(evict: bool) -> None:
+    ack = Ack(id=1, timestamp=0, recipients=0)
+    alice: Refs = {"a": ack, "b": ack}
+    bob: Refs = {"a": ack}
+    remembered = History(Limits(history_messages=2))
+    remembered.add(message(1, 1, 1, alice, "a"))
+    remembered.add(message(2, 2, 1))
+    if evict:
+        remembered.add(message(3, 3, 1, alice, "b"))
+        remembered.evict()
+    else:
+        remembered.add(message(3, 3, 1, alice, "b"))
+        remembered.expire(1)
+    assert (list(alice), list(bob)) == (["b"], ["a"])
+
+
+def test_a_cleared_history_holds_no_message() -> None:
+    remembered = history(3)
+    remembered.clear()
+    assert (ids(remembered), remembered.oldest_deadline) == ([], None)
+    remembered.add(message(4, 4, Limits().history_bytes))  # nor does it count one
+    remembered.evict()
+    assert ids(remembered) == [4]
+
+
+def test_a_history_goes_on_from_what_was_remembered_elsewhere_and_takes_nothing_twice() -> None:
+    remembered = history(2)
+    remembered.restore([message(2, 9.0), message(3, 9.0)], last_id=7)
+    assert (ids(remembered), remembered.last_id) == ([1, 2, 3], 7)
+
+
+@pytest.mark.parametrize(
+    "since, replayed", [(0, [1, 2, 6, 7]), (2, [6, 7]), (4, [6, 7]), (5, [6, 7]), (6, [7]), (7, [])]
+)
+def test_where_ids_were_left_out_what_came_after_is_replayed_all_the_same(since: int, replayed: list[int]) -> None:
+    remembered = history(2)
+    remembered.restore([], last_id=5)
+    for number in (6, 7):
+        remembered.add(message(number, 9.0))
+    assert ids(remembered, since) == replayed

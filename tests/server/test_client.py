@@ -1,0 +1,826 @@
+"""The client: what it promises, against a server that does what the test says, and in the end against a real one."""
+
+import asyncio
+import socket
+from functools import partial
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Callable, Optional, Union
+
+import msgspec
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
+
+from chat_actors.client import FINAL, Chat, Disconnected, Gap, Tuning, connect
+from chat_actors.protocol.codes import ErrorCode
+from chat_actors.protocol.decoding import Refused
+from chat_actors.protocol.frames import Ack, Message, TopicUsers
+from tests.support.fakes import settle
+from tests.support.script import TIMESTAMP, Naps, Peer, Script, chatting, in_tidy_loop, message, scripted
+from tests.support.server import APP, Server
+
+StartServer = Callable[..., Server]
+
+QUICK = Tuning(backoff=(0.02, 0.3))  # for a real server and real time
+ERROR = {"type": "error", "error": "message_too_long", "detail": "at most 10 characters"}
+NO_TOPICS = {"type": "topics", "message": "Active Topics:\n(none)", "topics": []}
+FULL = {"type": "error", "error": "server_full", "detail": "try again later"}
+
+
+def event(number: int, text: str = "hello", username: str = "bob") -> Message:
+    return Message(number, username, text, TIMESTAMP)
+
+
+async def take(chat: Chat, count: int) -> list[Union[Message, Gap]]:
+    return [await chat.__anext__() for _ in range(count)]
+
+
+def recorder(connections: list[ClientConnection]) -> Callable[..., ClientConnection]:
+    """What ``websockets`` calls to make a connection; these are kept, so that a test can do something to them."""
+
+    def create(*args: Any, **kwargs: Any) -> ClientConnection:
+        connections.append(ClientConnection(*args, **kwargs))
+        return connections[-1]
+
+    return create
+
+
+# Entering.
+
+
+@in_tidy_loop
+async def test_entering_asks_for_a_token_and_nothing_more_and_tells_the_name_that_the_server_gave() -> None:
+    async with scripted() as script:
+        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
+        peer = await script.peer()
+        assert await peer.recv() == {"username": "alice", "topic": "sports", "resume": ""}
+        assert not entering.done()
+        joined = {"username": "alice#2", "topic": "sports", "users": 2, "ttl": 30}
+        peer.send({"type": "joined", **joined, "epoch": "e", "last_id": 7, "resume": "t"})
+        chat = await entering
+        assert chat.username == "alice#2"
+        await chat.__aexit__()
+
+
+@in_tidy_loop
+async def test_with_replay_it_begins_with_the_messages_that_the_server_still_has() -> None:
+    async with scripted() as script:
+        admitting = asyncio.ensure_future(script.peer())
+        entering = asyncio.ensure_future(connect(script.url, "alice", "sports", Tuning(replay=True)).__aenter__())
+        peer = await admitting
+        assert (await peer.admit(last_id=8))["since"] == 0
+        peer.send(message(7, replayed=True), message(8, replayed=True), message(9))
+        chat = await entering
+        assert await take(chat, 3) == [event(7), event(8), event(9)]
+        await chat.__aexit__()
+
+
+@in_tidy_loop
+async def test_options_are_those_of_websockets() -> None:
+    async with scripted() as script, chatting(script, additional_headers={"X-Name": "value"}) as (_, peer):
+        assert peer.connection.request is not None
+        assert peer.connection.request.headers["X-Name"] == "value"
+
+
+@in_tidy_loop
+async def test_a_dead_connection_is_found_while_there_is_time_to_come_back_within_the_window() -> None:
+    connections: list[ClientConnection] = []
+    async with scripted() as script, chatting(script, create_connection=recorder(connections)):
+        (connection,) = connections
+        seconds = connection.ping_interval, connection.ping_timeout, connection.close_timeout, Tuning().backoff[1]
+        assert sum(limit or 0 for limit in seconds) < 30
+        assert all(seconds)
+
+
+def test_a_chat_can_be_made_before_the_loop_runs_that_it_lives_in() -> None:
+    @in_tidy_loop
+    async def enter(chat: Chat, listener: socket.socket) -> None:
+        async with scripted(listener) as script:
+            admitting = asyncio.ensure_future(script.admitted())
+            async with chat:
+                peer = await admitting
+                sends = asyncio.gather(chat.send("1"), chat.send("2"))
+                await peer.deliver(1)
+                await peer.deliver(2)
+                assert [ack.id for ack in await sends] == [1, 2]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        enter(connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/ws", "alice", "sports"), listener)
+
+
+async def refuse(peer: Peer) -> None:
+    await peer.recv()
+    peer.send({"type": "error", "error": "invalid_username", "detail": "at most 32 characters"})
+
+
+async def turn_away(peer: Peer) -> None:
+    peer.send(FULL)
+    await peer.close(1013, "try again later")
+
+
+async def close(code: int, peer: Peer) -> None:
+    await peer.close(code, "why")
+
+
+async def cut(peer: Peer) -> None:
+    peer.cut()
+
+
+@pytest.mark.parametrize(
+    "answer, raised",
+    [
+        (refuse, Refused(ErrorCode.INVALID_USERNAME, "at most 32 characters")),
+        (turn_away, Refused(ErrorCode.SERVER_FULL, "try again later")),
+        (partial(close, 1008), Disconnected(1008, "why")),
+        (partial(close, 1012), Disconnected(1012, "why")),
+        (cut, Disconnected(1006, "")),
+    ],
+    ids=["refused", "turned away", "closed with 1008", "closed with 1012", "cut"],
+)
+@in_tidy_loop
+async def test_entering_is_one_attempt_that_raises_what_the_server_said(
+    answer: Callable[[Peer], Any], raised: Exception
+) -> None:
+    async with scripted() as script:
+        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
+        peer = await script.peer()
+        await answer(peer)
+        with pytest.raises(type(raised)) as failed:
+            await entering
+        assert failed.value.args == raised.args
+        await peer.connection.wait_closed()
+        assert script.handshakes == 1
+
+
+@in_tidy_loop
+async def test_entering_raises_at_once_where_there_is_no_such_server() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(OSError):
+            async with connect(f"ws://127.0.0.1:{unused.getsockname()[1]}/ws", "alice", "sports"):
+                pass
+    async with scripted() as script:
+        script.refuse = lambda: HTTPStatus.SERVICE_UNAVAILABLE
+        with pytest.raises(InvalidStatus):
+            async with connect(script.url, "alice", "sports"):
+                pass
+        assert script.handshakes == 1
+
+
+@in_tidy_loop
+async def test_entering_raises_where_the_server_does_not_answer_the_handshake_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(asyncio.TimeoutError):
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}/ws"
+        async with connect(url, "alice", "sports", open_timeout=0.01):
+            pass
+
+
+@in_tidy_loop
+async def test_entering_can_be_cancelled_and_leaves_nothing_behind() -> None:
+    async with scripted() as script:
+        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
+        peer = await script.peer()
+        await peer.recv()
+        entering.cancel()
+        await asyncio.wait({entering})
+        assert entering.cancelled()
+        assert peer.connection.close_code == 1000
+
+
+# Sending and asking.
+
+
+@in_tidy_loop
+async def test_send_returns_the_ack_and_topics_the_topics() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("Hello World"))
+        sent = await peer.deliver(7, recipients=3)
+        assert sent == {"message": "Hello World", "ref": sent["ref"]}
+        ack = await sending
+        assert (ack.id, ack.timestamp, ack.recipients, ack.ref) == (7, TIMESTAMP, 3, sent["ref"])
+        asking = asyncio.ensure_future(chat.topics())
+        assert await peer.recv() == "/list"
+        peer.send({"type": "topics", "message": "Active Topics: …", "topics": [{"topic": "sports", "users": 4}]})
+        assert (await asking).topics == [TopicUsers("sports", 4)]
+
+
+@pytest.mark.parametrize(
+    "text, code",
+    [
+        ("x" * 11, ErrorCode.MESSAGE_TOO_LONG),
+        (" \n", ErrorCode.EMPTY_MESSAGE),
+        ("/who", ErrorCode.UNKNOWN_COMMAND),
+        (" /list ", ErrorCode.UNKNOWN_COMMAND),
+        ("\udcff", ErrorCode.INVALID_JSON),
+        (None, ErrorCode.INVALID_MESSAGE),
+    ],
+)
+@in_tidy_loop
+async def test_what_is_no_message_is_refused_before_it_reaches_the_server(text: Any, code: ErrorCode) -> None:
+    async with scripted() as script, chatting(script, Tuning(longest=10)) as (chat, peer):
+        with pytest.raises(Refused) as refused:
+            await chat.send(text)
+        assert (refused.value.code, bool(refused.value.detail)) == (code, True)
+        sending = asyncio.ensure_future(chat.send("x" * 10))
+        assert (await peer.deliver(1))["message"] == "x" * 10
+        await sending
+
+
+@in_tidy_loop
+async def test_what_the_server_refuses_raises_and_the_chat_goes_on() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.send(ERROR)  # asked for by nobody
+        await settle()
+        sends = [asyncio.ensure_future(chat.send(text)) for text in ("too long", "2")]
+        await peer.recv()
+        peer.send(ERROR)
+        with pytest.raises(Refused) as refused:
+            await sends[0]
+        assert refused.value.args == (ErrorCode.MESSAGE_TOO_LONG, ERROR["detail"])
+        await peer.deliver(1)
+        assert (await sends[1]).id == 1
+
+
+@in_tidy_loop
+async def test_several_at_once_go_one_by_one_in_order() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        asked = asyncio.gather(chat.send("1"), chat.topics(), chat.send("2"), chat.send("3"))
+        first = await peer.recv()
+        second = asyncio.ensure_future(peer.recv())
+        await (await peer.connection.ping())  # the pong stands behind all that the client has sent
+        assert not second.done()
+        peer.ack(first, 1)
+        assert (first["message"], await second) == ("1", "/list")
+        peer.send(NO_TOPICS)
+        assert [(await peer.deliver(number))["message"] for number in (2, 3)] == ["2", "3"]
+        one, topics, two, three = await asked
+        assert (one.id, topics.topics, two.id, three.id) == (1, [], 2, 3)
+
+
+@in_tidy_loop
+async def test_whoever_waits_for_a_turn_is_not_overtaken() -> None:
+    async def answer(chat: Chat) -> Ack:
+        await chat.__anext__()
+        return await chat.send("3")
+
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sends = [asyncio.ensure_future(chat.send("1"))]
+        first = await peer.recv()
+        answering = asyncio.ensure_future(answer(chat))
+        await settle()
+        sends.append(asyncio.ensure_future(chat.send("2")))
+        await settle()
+        peer.send(message(1))
+        peer.ack(first, 2)
+        assert [(await peer.deliver(number))["message"] for number in (3, 4)] == ["2", "3"]
+        assert [(await sending).id for sending in [*sends, answering]] == [2, 3, 4]
+
+
+@in_tidy_loop
+async def test_a_send_that_is_cancelled_before_its_turn_is_not_sent() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sends = [asyncio.ensure_future(chat.send(text)) for text in "123"]
+        first = await peer.recv()
+        sends[1].cancel()
+        peer.ack(first, 1)
+        assert (await peer.deliver(2))["message"] == "3"
+        assert ((await sends[0]).id, (await sends[2]).id, sends[1].cancelled()) == (1, 2, True)
+
+
+@in_tidy_loop
+async def test_a_send_that_is_cancelled_in_its_turn_is_sent_all_the_same_and_the_next_waits_for_its_answer() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        first = asyncio.ensure_future(chat.send("1"))
+        sent = await peer.recv()
+        first.cancel()
+        await asyncio.wait({first})
+        second, third = (asyncio.ensure_future(chat.send(text)) for text in "23")
+        peer.cut()
+        peer = await script.admitted()
+        assert await peer.recv() == sent  # so it is resent as well
+        third.cancel()  # which waits as the second does
+        peer.ack(sent, 1)
+        assert (await peer.deliver(2))["message"] == "2"
+        assert (first.cancelled(), (await second).id) == (True, 2)
+
+
+# Coming back.
+
+
+@pytest.mark.parametrize("end", [Peer.cut, Peer.reset, Peer.cut_in_a_frame])
+@in_tidy_loop
+async def test_it_comes_back_to_where_it_was_however_the_connection_broke(end: Callable[[Peer], None]) -> None:
+    async with scripted() as script, chatting(script, joined={"last_id": 4}) as (chat, peer):
+        peer.send(message(5))
+        assert await take(chat, 1) == [event(5)]
+        end(peer)
+        peer = await script.peer()
+        join = await peer.admit(last_id=7)
+        known = {"since": 5, "epoch": "epoch 1", "resume": "token 1"}
+        assert join == {"username": "alice", "topic": "sports", **known}
+        peer.send(message(5, replayed=True), message(6, replayed=True), message(7, replayed=True), message(8))
+        assert await take(chat, 3) == [event(6), event(7), event(8)]  # the one it knows does not come twice
+
+
+@in_tidy_loop
+async def test_a_break_before_anything_came_asks_for_what_came_since_the_join() -> None:
+    async with scripted() as script, chatting(script, joined={"last_id": 4}) as (_, peer):
+        peer.cut()
+        assert (await (await script.peer()).admit())["since"] == 4
+
+
+@in_tidy_loop
+async def test_it_asks_for_its_first_name_with_its_newest_token_and_epoch_and_tells_the_name_it_has() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        for number in (2, 3):
+            peer.cut()
+            peer = await script.peer()
+            renamed = {"username": f"alice#{number}", "epoch": f"epoch {number}", "resume": f"token {number}"}
+            join = await peer.admit(**renamed)
+            known = f"epoch {number - 1}", f"token {number - 1}"
+            assert (join["username"], join["epoch"], join["resume"]) == ("alice", *known)
+        peer.send(message(1))
+        await take(chat, 1)
+        assert chat.username == "alice#3"
+
+
+@in_tidy_loop
+async def test_what_is_sent_while_there_is_no_connection_goes_to_the_next_one() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.cut()
+        peer = await script.peer()  # which has not let us in yet
+        sending = asyncio.ensure_future(chat.send("1"))
+        await peer.admit()
+        assert (await peer.deliver(1))["message"] == "1"
+        assert (await sending).id == 1
+
+
+@in_tidy_loop
+async def test_what_is_sent_on_a_connection_that_is_closing_goes_to_the_next_one() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.connection.transport.pause_reading()  # so the closing hangs when the client has answered
+        peer.connection.transport.write(b"\x88\x02" + (1012).to_bytes(2, "big"))
+        await settle()
+        sending = asyncio.ensure_future(chat.send("1"))
+        await settle()
+        peer.cut()
+        peer = await script.admitted()
+        assert (await peer.deliver(1))["message"] == "1"
+        assert (await sending).id == 1
+
+
+@in_tidy_loop
+async def test_a_message_that_was_acknowledged_is_neither_asked_for_nor_sent_again() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("1"))
+        await peer.deliver(1)
+        await sending
+        peer.cut()
+        peer = await script.peer()
+        assert (await peer.admit())["since"] == 1
+        sending = asyncio.ensure_future(chat.send("2"))
+        assert (await peer.deliver(2))["message"] == "2"
+        await sending
+
+
+@in_tidy_loop
+async def test_a_message_whose_ack_was_lost_is_sent_again_with_its_ref_and_is_no_event_of_ours() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("hi"))
+        sent = await peer.recv()
+        peer.cut()
+        peer = await script.admitted(last_id=2)
+        peer.send(message(1, "hi", "alice", replayed=True), message(2, replayed=True))
+        assert await peer.deliver(1, duplicate=True) == sent
+        ack = await sending
+        assert (ack.id, ack.duplicate) == (1, True)
+        peer.cut()
+        peer = await script.peer()
+        assert (await peer.admit())["since"] == 2
+        peer.send(message(3))
+        assert await take(chat, 2) == [event(2), event(3)]
+
+
+@in_tidy_loop
+async def test_what_could_be_our_own_message_waits_for_the_answer_that_tells_whose_it_is() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("hi"))
+        await peer.recv()
+        peer.cut()
+        peer = await script.admitted(last_id=4)
+        peer.send(message(1), message(2, "hi"), message(3, "hi", "alice"), message(4))
+        assert await take(chat, 1) == [event(1)]
+        following = asyncio.ensure_future(chat.__anext__())
+        await (await peer.connection.ping())
+        await settle()
+        assert not following.done()
+        await peer.deliver(3, duplicate=True)
+        await sending
+        assert [await following, *await take(chat, 1)] == [event(2, "hi"), event(4)]
+
+
+@in_tidy_loop
+async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_somebody_elses() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("hi"))
+        await peer.recv()
+        peer.cut()
+        peer = await script.admitted(last_id=1)
+        peer.send(message(1, "hi"))
+        await peer.deliver(2)
+        await sending
+        peer.send(message(3))
+        assert await take(chat, 2) == [event(1, "hi"), event(3)]
+
+
+@in_tidy_loop
+async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own_message() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("hi"))
+        await peer.recv()
+        peer.cut()
+        peer = await script.admitted(last_id=1)
+        peer.send(message(1, "hi"))
+        await peer.recv()
+        peer.cut()
+        peer = await script.admitted(epoch="epoch 2", gap={"from": 2, "to": None, "reason": "restarted"})
+        await peer.recv()
+        peer.cut()
+        peer = await script.admitted(epoch="epoch 2", last_id=1)
+        peer.send(message(1, "hi", "alice"))
+        await peer.deliver(1, duplicate=True)
+        await sending
+        peer.send(message(2))
+        assert await take(chat, 3) == [event(1, "hi"), Gap(2, None, "restarted"), event(2)]
+
+
+# Gaps, and what has not been read.
+
+
+@pytest.mark.parametrize("reason", ["expired", "evicted"])
+@in_tidy_loop
+async def test_what_the_server_no_longer_has_is_a_gap_with_its_ids(reason: Any) -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.send(message(1))
+        assert await take(chat, 1) == [event(1)]
+        peer.cut()
+        peer = await script.admitted(last_id=6, gap={"from": 2, "to": 5, "reason": reason})
+        assert await take(chat, 1) == [Gap(2, 5, reason)]
+        peer.cut()
+        peer = await script.peer()
+        assert (await peer.admit())["since"] == 5
+        peer.send(message(6))
+        assert await take(chat, 1) == [event(6)]
+
+
+@in_tidy_loop
+async def test_where_the_topic_has_begun_anew_the_end_of_the_gap_is_unknown_and_the_ids_begin_at_one() -> None:
+    async with scripted() as script, chatting(script, joined={"last_id": 5}) as (chat, peer):
+        peer.cut()
+        restarted = {"from": 6, "to": None, "reason": "restarted"}
+        peer = await script.admitted(epoch="epoch 2", last_id=1, gap=restarted)
+        peer.send(message(1, replayed=True), message(2))
+        assert await take(chat, 3) == [Gap(6, None, "restarted"), event(1), event(2)]
+        peer.cut()
+        join = await (await script.peer()).admit()
+        assert (join["since"], join["epoch"]) == (2, "epoch 2")
+
+
+@in_tidy_loop
+async def test_while_as_many_messages_wait_as_may_the_socket_is_not_read() -> None:
+    tuning = Tuning(most_unread=2)
+    async with scripted() as script, chatting(script, tuning, max_queue=1) as (chat, peer):
+        peer.send(*map(message, range(1, 6)))
+        await settle()
+        pong = asyncio.ensure_future(await peer.connection.ping())
+        await settle()
+        assert not pong.done()  # it stands behind messages that nobody takes off the socket
+        assert await take(chat, 5) == [*map(event, range(1, 6))]
+        await pong
+
+
+@in_tidy_loop
+async def test_a_connection_that_ends_while_nobody_reads_comes_back_when_somebody_does() -> None:
+    async with scripted() as script, chatting(script, Tuning(most_unread=2), max_queue=1) as (chat, peer):
+        peer.send(*map(message, range(1, 6)))
+        await settle()
+        peer.cut()
+        await settle()
+        assert script.handshakes == 1
+        assert await take(chat, 5) == [*map(event, range(1, 6))]
+        assert (await (await script.peer()).admit())["since"] == 5
+
+
+@in_tidy_loop
+async def test_while_an_answer_is_waited_for_the_socket_is_read_and_what_finds_no_room_is_a_gap() -> None:
+    async with scripted() as script, chatting(script, Tuning(most_unread=2), max_queue=1) as (chat, peer):
+        peer.send(*map(message, range(1, 6)))
+        await settle()  # the third waits for room, the others behind it
+        sending = asyncio.ensure_future(chat.send("6"))
+        await peer.deliver(6)
+        assert (await sending).id == 6
+        asking = asyncio.ensure_future(chat.topics())
+        await peer.recv()
+        peer.send(message(7), NO_TOPICS)
+        await asking
+        assert await take(chat, 1) == [event(1)]
+        peer.send(message(8))  # there is no room for it yet
+        assert await take(chat, 2) == [event(2), Gap(3, 7, "unread")]
+        assert await take(chat, 1) == [event(8)]
+        peer.cut()
+        assert (await (await script.peer()).admit())["since"] == 8
+
+
+@in_tidy_loop
+async def test_a_gap_of_what_was_not_read_is_told_apart_from_the_one_before_it() -> None:
+    async with scripted() as script, chatting(script, Tuning(most_unread=1)) as (chat, peer):
+        peer.send(message(1))
+        await settle()
+        asking = asyncio.ensure_future(chat.topics())
+        await peer.recv()
+        peer.cut()
+        peer = await script.admitted(last_id=5, gap={"from": 2, "to": 3, "reason": "expired"})
+        peer.send(message(4), message(5), NO_TOPICS)
+        await asking
+        assert await take(chat, 3) == [event(1), Gap(2, 3, "expired"), Gap(4, 5, "unread")]
+
+
+@in_tidy_loop
+async def test_whoever_reads_loses_nothing_however_much_comes_at_once_while_an_answer_is_waited_for() -> None:
+    async with scripted() as script, chatting(script, Tuning(most_unread=5)) as (chat, peer):
+        reading = asyncio.ensure_future(take(chat, 100))
+        sending = asyncio.ensure_future(chat.send("hi"))
+        sent = await peer.recv()
+        peer.send(*map(message, range(1, 101)))
+        peer.ack(sent, 101)
+        await sending
+        assert await reading == [*map(event, range(1, 101))]
+
+
+# When it tries again.
+
+
+async def lose(script: Script, peer: Peer, times: int) -> Peer:
+    """End this connection and those that follow, which are not let in; returns the last, which is not ended."""
+    for _ in range(times):
+        peer.cut()
+        peer = await script.peer()
+    return peer
+
+
+@in_tidy_loop
+async def test_it_waits_for_anything_up_to_a_limit_that_doubles_up_to_a_cap() -> None:
+    clock, rolls = Naps(), [1.0, 0.5, 0.0, 0.75, 0.9, 1.0, 0.1]
+    tuning = Tuning(backoff=(0.5, 5.0), random=iter(rolls).__next__, clock=clock)
+    async with scripted() as script, chatting(script, tuning) as (_, peer):
+        await lose(script, peer, len(rolls))
+        limits = [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+        assert clock.naps == [roll * limit for roll, limit in zip(rolls, limits)]
+
+
+@pytest.mark.parametrize("seconds, then", [(5.0, 0.5), (4.75, 4.0)])
+@in_tidy_loop
+async def test_a_connection_that_lasts_as_long_as_the_longest_wait_resets_it(seconds: float, then: float) -> None:
+    clock = Naps()
+    tuning = Tuning(backoff=(0.5, 5.0), random=lambda: 1.0, clock=clock)
+    async with scripted() as script, chatting(script, tuning) as (_, peer):
+        peer = await lose(script, peer, 3)
+        assert clock.naps == [0.5, 1.0, 2.0]
+        await peer.admit()
+        clock.now += seconds
+        peer.cut()
+        await script.peer()
+        assert clock.naps == [0.5, 1.0, 2.0, then]
+
+
+@in_tidy_loop
+async def test_an_attempt_that_fails_does_not_reset_it_however_long_it_takes() -> None:
+    clock = Naps()
+    statuses = [HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT]
+
+    def refuse() -> Optional[HTTPStatus]:
+        clock.now += 10
+        return statuses.pop() if statuses else None
+
+    async with scripted() as script, chatting(script, Tuning(random=lambda: 1.0, clock=clock)) as (_, peer):
+        script.refuse = refuse
+        peer.cut()
+        await script.admitted()
+        assert clock.naps == [0.5, 1.0, 2.0, 4.0]
+
+
+# What ends the chat and what does not.
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 1011, 1012, 1013, 4000, 4408])
+@in_tidy_loop
+async def test_it_comes_back_after_a_close_that_leaves_hope(code: Optional[int]) -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        if code is None:
+            peer.close_without_a_code()
+        else:
+            await peer.close(code)
+        peer = await script.peer()
+        assert (await peer.admit())["resume"] == "token 1"
+        peer.send(message(1))
+        assert await take(chat, 1) == [event(1)]
+
+
+@pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009, 1010, 4409])
+@in_tidy_loop
+async def test_a_close_that_leaves_none_is_raised_behind_the_last_event_and_by_all_that_is_asked(code: int) -> None:
+    assert code in FINAL
+    async with scripted() as script, chatting(script) as (chat, peer):
+        sends = [asyncio.ensure_future(chat.send(text)) for text in "12"]
+        await peer.recv()
+        peer.send(message(1))
+        await peer.close(code, "why")
+        asked: list[Any] = [*sends, chat.send("3"), chat.topics()]
+        assert await take(chat, 1) == [event(1)]
+        for asking in [*asked, chat.__anext__()]:
+            with pytest.raises(Disconnected) as ended:
+                await asking
+            assert (ended.value.code, ended.value.reason) == (code, "why")
+        assert script.handshakes == 1
+
+
+@in_tidy_loop
+async def test_4409_may_come_of_a_join_of_our_own_that_came_late_and_then_it_comes_back() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer = await lose(script, peer, 2)  # one join has got no answer
+        await peer.admit()
+        await peer.close(4409)
+        peer = await script.peer()
+        assert (await peer.admit())["resume"] == "token 1"
+        await peer.close(4409)  # which only somebody else can have caused
+        with pytest.raises(Disconnected) as ended:
+            await chat.topics()
+        assert ended.value.code == 4409
+
+
+@in_tidy_loop
+async def test_a_full_server_is_tried_again_later_and_another_refusal_is_the_end() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.cut()
+        await turn_away(await script.peer())
+        peer = await script.admitted()
+        peer.send(message(1))
+        assert await take(chat, 1) == [event(1)]
+        peer.cut()
+        await refuse(await script.peer())
+        with pytest.raises(Refused) as refused:
+            await chat.__anext__()
+        assert refused.value.code is ErrorCode.INVALID_USERNAME
+
+
+@in_tidy_loop
+async def test_a_handshake_that_will_be_refused_again_is_the_end() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        script.refuse = lambda: HTTPStatus.FORBIDDEN
+        peer.cut()
+        with pytest.raises(InvalidStatus):
+            await chat.send("1")
+        assert script.handshakes == 2
+
+
+@in_tidy_loop
+async def test_a_server_that_speaks_of_something_else_is_the_end() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.send({"type": "weather"})
+        with pytest.raises(msgspec.ValidationError):
+            await chat.__anext__()
+        await peer.connection.wait_closed()
+
+
+@in_tidy_loop
+async def test_what_ended_the_chat_does_not_grow_each_time_it_is_raised() -> None:
+    def length(traceback: Optional[TracebackType]) -> int:
+        return 0 if traceback is None else 1 + length(traceback.tb_next)
+
+    async with scripted() as script, chatting(script) as (chat, peer):
+        await peer.close(1008)
+        lengths = []
+        for _ in range(5):
+            with pytest.raises(Disconnected) as ended:
+                await chat.topics()
+            lengths.append(length(ended.value.__traceback__))
+        assert len({*lengths[1:]}) == 1
+
+
+# Leaving.
+
+
+@in_tidy_loop
+async def test_leaving_closes_the_connection_and_ends_what_waits_and_the_iteration_behind_what_is_unread() -> None:
+    async with scripted() as script:
+        async with chatting(script) as (chat, peer):
+            sends = [asyncio.ensure_future(chat.send(text)) for text in "12"]
+            await peer.recv()
+            peer.send(message(1), message(2))
+            await take(chat, 1)
+        assert peer.connection.close_code == 1000
+        assert [one async for one in chat] == [event(2)]
+        for asking in [*sends, chat.send("3"), chat.topics()]:
+            with pytest.raises(Disconnected) as ended:
+                await asking
+            assert (ended.value.code, ended.value.reason) == (1000, "left")
+        assert script.handshakes == 1
+
+
+@in_tidy_loop
+async def test_leaving_ends_an_iteration_that_waits() -> None:
+    async def read(chat: Chat) -> list[Union[Message, Gap]]:
+        return [one async for one in chat]
+
+    async with scripted() as script:
+        async with chatting(script) as (chat, peer):
+            reading = asyncio.ensure_future(read(chat))
+            peer.send(message(1))
+            asking = asyncio.ensure_future(chat.topics())
+            await peer.recv()
+        assert await reading == [event(1)]
+        with pytest.raises(Disconnected):
+            await asking
+
+
+@in_tidy_loop
+async def test_leaving_while_it_waits_to_come_back_does_not_wait() -> None:
+    clock = Naps(wake=False)
+    async with scripted() as script:
+        async with chatting(script, Tuning(clock=clock)) as (chat, peer):
+            peer.cut()
+            await clock.asleep.wait()
+            sending = asyncio.ensure_future(chat.send("1"))
+        with pytest.raises(Disconnected):
+            await sending
+        assert script.handshakes == 1
+
+
+@in_tidy_loop
+async def test_leaving_while_messages_wait_for_room_does_not_wait_for_it() -> None:
+    async with scripted() as script:
+        async with chatting(script, Tuning(most_unread=1)) as (chat, peer):
+            peer.send(message(1), message(2))
+            await settle()
+        assert [one async for one in chat] == [event(1)]
+        assert peer.connection.close_code == 1000
+
+
+# Against a real server.
+
+
+@in_tidy_loop
+async def test_two_of_them_talk_over_a_real_server(start: StartServer) -> None:
+    server = start(*APP)
+    async with connect(server.url, "alice", "sports") as alice, connect(server.url, "alice", "sports") as other:
+        assert (alice.username, other.username) == ("alice", "alice#2")
+        acks = await asyncio.gather(*[alice.send(str(number)) for number in range(1, 51)])
+        assert [(ack.id, ack.recipients) for ack in acks] == [(number, 1) for number in range(1, 51)]
+        heard = [one for one in await take(other, 50) if isinstance(one, Message)]
+        assert [(one.id, one.username, one.message) for one in heard] == [(n, "alice", str(n)) for n in range(1, 51)]
+        assert (await other.topics()).topics == [TopicUsers("sports", 2)]
+        with pytest.raises(Refused):
+            await alice.send("x" * 4097)
+
+
+@in_tidy_loop
+async def test_a_lost_ack_doubles_nothing_on_a_real_server(start: StartServer) -> None:
+    server = start(*APP)
+    connections: list[ClientConnection] = []
+    broken = connect(server.url, "bob", "sports", QUICK, create_connection=recorder(connections))
+    async with connect(server.url, "alice", "sports") as alice, broken as bob:
+        connections[-1].transport.pause_reading()  # so the ack does not come
+        sending = asyncio.ensure_future(bob.send("1"))
+        assert [one.message for one in await take(alice, 1) if isinstance(one, Message)] == ["1"]
+        await alice.send("2")
+        connections[-1].transport.abort()
+        ack = await sending
+        assert (ack.id, ack.duplicate, bob.username) == (1, True, "bob")
+        await bob.send("3")
+        await alice.send("4")
+        heard = [(one.id, one.message) for one in await take(bob, 2) if isinstance(one, Message)]
+        assert heard == [(2, "2"), (4, "4")]
+        assert [one.message for one in await take(alice, 1) if isinstance(one, Message)] == ["3"]
+
+
+@in_tidy_loop
+async def test_a_restart_of_a_real_server_is_a_gap_and_what_was_to_be_sent_is_sent(start: StartServer) -> None:
+    server = start(*APP)
+    async with connect(server.url, "alice", "sports", QUICK) as alice:
+        assert (await alice.send("1")).id == 1
+        await asyncio.to_thread(server.terminate)
+        sending = asyncio.ensure_future(alice.send("2"))
+        await asyncio.to_thread(start, *APP[:-1], str(server.port))
+        assert (await sending).id == 1
+        assert await take(alice, 1) == [Gap(2, None, "restarted")]
+
+
+@in_tidy_loop
+async def test_a_real_server_that_is_full_refuses_whoever_enters(start: StartServer) -> None:
+    server = start(*APP, CHAT_CONNECTIONS="1")
+    async with connect(server.url, "alice", "sports"):
+        with pytest.raises(Refused) as refused:
+            async with connect(server.url, "bob", "sports"):
+                pass
+        assert refused.value.code is ErrorCode.SERVER_FULL

@@ -1,0 +1,82 @@
+"""The door, the pace and the bounds on real sockets."""
+
+from typing import Callable
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.support.server import APP, Server, Visit, in_loop
+
+StartServer = Callable[..., Server]
+
+
+@in_loop
+async def test_a_foreign_page_is_refused_before_the_upgrade_and_an_own_one_is_not(start: StartServer) -> None:
+    server = start(*APP)
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(server.url + "?secret=1", origin="https://evil.example")  # type: ignore[arg-type]
+    assert refused.value.response.status_code == 403
+    async with connect(server.url, origin=f"http://127.0.0.1:{server.port}") as own:  # type: ignore[arg-type]
+        await own.send("/list")
+        assert "topics" in str(await own.recv())
+    assert len(await server.logged("handshake refused", "origin not allowed")) == 1
+    assert not server.lines("secret")
+
+
+@in_loop
+async def test_the_token_comes_by_header_or_by_join_frame(start: StartServer) -> None:
+    server = start(*APP, CHAT_TOKEN="s3cret")
+    async with Visit(server) as visit:
+        stranger = await visit.connect()
+        for join in ({"username": "a", "topic": "t"}, {"username": "a", "topic": "t", "token": "wrong"}):
+            assert (await stranger.ask(join))["error"] == "invalid_join"
+        assert (await stranger.ask({"username": "a", "topic": "t", "token": "s3cret"}))["type"] == "joined"
+    async with connect(server.url, additional_headers={"Authorization": "Bearer s3cret"}) as friend:
+        await friend.send('{"username": "b", "topic": "t"}')
+        assert "joined" in str(await friend.recv())
+    with pytest.raises(InvalidStatus):
+        await connect(server.url, additional_headers={"Authorization": "Bearer wrong"})
+    assert not server.lines("s3cret")
+
+
+@in_loop
+async def test_a_connection_too_many_is_told_so_and_closed(start: StartServer) -> None:
+    server = start(*APP, CHAT_CONNECTIONS="1")
+    async with Visit(server) as visit:
+        first = await visit.join("alice", "sports")
+        async with connect(server.url) as second:
+            assert "server_full" in str(await second.recv())
+            with pytest.raises(ConnectionClosed):
+                await second.recv()
+            assert second.close_code == 1013
+        assert (await first.ask({"message": "still here"}))["type"] == "ack"
+    await server.logged("connection refused", "overloaded")
+
+
+@pytest.mark.parametrize(("limit", "topic"), [({"CHAT_TOPICS": "1"}, "other"), ({"CHAT_TOPIC_MEMBERS": "1"}, "sports")])
+@in_loop
+async def test_a_join_past_a_bound_is_answered_and_closed_and_harms_nobody(
+    start: StartServer, limit: dict[str, str], topic: str
+) -> None:
+    server = start(*APP, **limit)
+    async with Visit(server) as visit:
+        alice = await visit.join("alice", "sports")
+        late = await visit.connect()
+        assert (await late.ask({"username": "bob", "topic": topic}))["error"] == "server_full"
+        assert await late.close_code() == 1013
+        assert (await alice.ask("/list"))["topics"] == [{"topic": "sports", "users": 1}]
+
+
+@in_loop
+async def test_a_sender_above_its_rate_is_slowed_down_and_loses_nothing(start: StartServer) -> None:
+    server = start(*APP, CHAT_RATE_LIMIT="100", CHAT_RATE_BURST="5")
+    async with Visit(server) as visit:
+        flood, quiet = await visit.join("flood", "sports"), await visit.join("quiet", "sports")
+        flood.send_at_once(*[f'{{"message": "{number}"}}' for number in range(50)])
+        await quiet.send({"message": "not held up"})
+        heard = [await quiet.recv() for _ in range(51)]
+        assert [frame["message"] for frame in heard if frame["type"] == "message"] == [str(n) for n in range(50)]
+        assert heard[-1]["type"] == "message"  # the ack came while the flood was waiting for its turns
+        answers = [await flood.recv() for _ in range(51)]
+        assert sum(frame["type"] == "ack" for frame in answers) == 50

@@ -1,0 +1,116 @@
+"""``python -m chat_actors`` is uvicorn with the safe options set."""
+
+import asyncio
+import os
+import runpy
+import sys
+from typing import Any, Callable
+
+import pytest
+import uvicorn
+
+from chat_actors import __version__
+from chat_actors.__main__ import main
+from chat_actors.settings import Settings
+from tests.support.server import Server, Visit, in_loop
+
+SAFE: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "port": 8000,
+    "ws_max_size": 65536,
+    "ws_ping_interval": 20.0,
+    "ws_ping_timeout": 20.0,
+    "ws_per_message_deflate": False,
+    "timeout_graceful_shutdown": 10,
+    "proxy_headers": False,
+    "access_log": False,
+    "log_config": None,
+    "workers": 1,
+}
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The options with which uvicorn would have run, for each time it would."""
+    runs: list[dict[str, Any]] = []
+
+    def run(app: str, **options: Any) -> None:
+        assert app == "chat_actors.app:app"  # a name, not an object: uvicorn sets up its logging before it loads it
+        runs.append({name: value for name, value in options.items() if name in SAFE})
+
+    monkeypatch.setattr(uvicorn, "run", run)
+    for field in ("HOST", "PORT", "FRAME_BYTES", "SHUTDOWN_TIMEOUT", "PROXY_HEADERS"):
+        monkeypatch.delenv(f"CHAT_{field}", raising=False)
+    return runs
+
+
+def test_the_command_runs_uvicorn_with_the_safe_options(runs: list[dict[str, Any]]) -> None:
+    main([])
+    assert runs == [SAFE]
+
+
+def test_the_module_is_the_command(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "chat_actors.__main__")
+    monkeypatch.setattr(sys, "argv", ["chat-actors"])
+    runpy.run_module("chat_actors", run_name="__main__")
+    assert runs == [SAFE]
+    runpy.run_module("chat_actors.__main__", run_name="imported")
+    assert runs == [SAFE]
+
+
+def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_HOST", "::1")
+    monkeypatch.setenv("CHAT_PORT", "9000")
+    monkeypatch.setenv("CHAT_FRAME_BYTES", "2048")
+    monkeypatch.setenv("CHAT_SHUTDOWN_TIMEOUT", "5")
+    monkeypatch.setenv("CHAT_PROXY_HEADERS", "1")
+    main([])
+    changed = {"host": "::1", "port": 9000, "ws_max_size": 2048, "timeout_graceful_shutdown": 5, "proxy_headers": True}
+    assert runs == [{**SAFE, **changed}]
+
+
+def test_an_option_sets_its_variable(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in ("PORT", "FRAME_BYTES"):
+        monkeypatch.setenv(f"CHAT_{field}", "1")  # so that it is undone
+    main(["--port", "9000", "--frame-bytes", "2048"])
+    assert runs == [{**SAFE, "port": 9000, "ws_max_size": 2048}]
+    assert os.environ["CHAT_PORT"] == "9000"  # where the application looks
+
+
+def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    help_ = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')} … {field.description} (CHAT_{name.upper()}; default: " in help_
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"chat_actors {__version__}\n"
+
+
+@in_loop
+async def test_a_start_says_in_one_line_where_it_is_and_which_limits_are_not_the_defaults(
+    start: Callable[..., Server],
+) -> None:
+    server = start("chat_actors", "--port", "0", "--message-ttl", "2", CHAT_TOKEN="secret", CHAT_TOPICS="5")
+    (line,) = server.lines("unning on")
+    address = f"http://127.0.0.1:{server.port}"
+    assert f"{address} " in line and f"page='{address}/'" in line
+    assert line.endswith(" CHAT_MESSAGE_TTL=2.0 CHAT_RATE_LIMIT=0.0 CHAT_TOPICS=5")
+    assert not server.lines("secret")
+
+
+@in_loop
+async def test_it_serves_until_a_signal_ends_it(start: Callable[..., Server]) -> None:
+    server = start("chat_actors", CHAT_PORT="0")
+    async with Visit(server) as visit:
+        alice = await visit.join("alice", "sports", compression="deflate")
+        assert not alice.connection.protocol.extensions  # no deflate, though the client offers it
+        await asyncio.to_thread(server.terminate)
+        assert await alice.close_code() == 1012
+    assert server.lines("Started server process") and server.lines("Finished server process")

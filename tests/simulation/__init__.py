@@ -1,1 +1,0 @@
-"""The actors under schedules that no real machine shows (``python -m tests.simulation``)."""

@@ -1,0 +1,235 @@
+"""Time, outboxes and memory for the tests of the actors: no sockets, no sleeping, everything decided by order."""
+
+import asyncio
+import functools
+import gc
+import json
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Callable, Optional, Union
+
+from loguru import logger
+from msgspec import Struct
+
+from chat_actors.actors.base import Mailbox
+from chat_actors.actors.events import TopicEvent
+from chat_actors.clock import Clock
+from chat_actors.connection.asgi import Message
+from chat_actors.connection.outbox import Outbox
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.frames import payloads
+
+Frame = dict[str, Any]
+
+POISON = "\ud800"  # cannot be encoded, so that it fails in a topic: no session lets it through
+
+
+def in_clean_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an ``async`` test in a plain asyncio loop of its own. What goes wrong there unseen fails the test."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        complaints: list[dict[str, Any]] = []
+
+        async def main() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+            await test(*args, **kwargs)
+
+        asyncio.run(main())
+        gc.collect()  # what was never retrieved is told when it is freed
+        assert not complaints
+
+    return run
+
+
+async def settle(turns: int = 200) -> None:
+    """Let all go on that can go on. Bounded; far more turns of the loop than any event here needs."""
+    ready = getattr(asyncio.get_running_loop(), "_ready", True)  # callbacks that wait, in asyncio's own loop
+    for _ in range(turns):
+        await asyncio.sleep(0)
+        if not ready:
+            break
+
+
+def tasks() -> set[Any]:
+    """The tasks of this loop that have not ended."""
+    return set(asyncio.all_tasks())
+
+
+class FakeClock(Clock):
+    """Time that passes by ``advance`` alone. ``wall_time`` may be set, as an administrator may."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.wall_time = 1_690_000_000.5
+        self._sleepers: dict[asyncio.Future[None], float] = {}
+        self.monotonic = lambda: self.now
+        self.wall = lambda: self.wall_time
+        self.sleep = self._sleep
+
+    @property
+    def asleep(self) -> int:
+        """How many wait for time to pass."""
+        return len(self._sleepers)
+
+    async def advance(self, seconds: float) -> None:
+        """Let so much time pass, and all happen that it brings about."""
+        self.now += seconds
+        self.wall_time += seconds
+        for awake, until in self._sleepers.items():
+            if until <= self.now and not awake.done():
+                awake.set_result(None)
+        await settle()
+
+    async def _sleep(self, seconds: float) -> None:
+        awake = asyncio.get_running_loop().create_future()
+        self._sleepers[awake] = self.now + seconds
+        try:
+            await awake
+        finally:
+            del self._sleepers[awake]
+
+
+class FakeMember(Outbox):
+    """A member as the actors see it: an outbox, which records, and the reply to its join."""
+
+    def __init__(self) -> None:  # nothing of a real outbox is wanted
+        self.writes: list[bytes] = []
+        self.closed: Optional[CloseCode] = None
+        self.reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
+        self.on_close: Optional[Callable[[], None]] = None
+
+    def write(self, frames: bytes) -> None:
+        self.writes.append(frames)
+
+    def write_answer(self, frames: bytes) -> None:
+        self.writes.append(frames)
+
+    def close(self, code: CloseCode) -> None:
+        if self.closed is None:  # the first call counts
+            self.closed = code
+            if self.on_close is not None:
+                self.on_close()
+
+    @property
+    def frames(self) -> list[Frame]:
+        """What it was sent."""
+        return [json.loads(payload) for write in self.writes for payload in payloads(write)]
+
+    def take(self) -> list[Frame]:
+        """What it was sent since the last ``take``; forgets it."""
+        frames = self.frames
+        self.writes.clear()
+        return frames
+
+    @property
+    def username(self) -> str:
+        """The name by which it joined."""
+        (joined,) = (frame for frame in self.frames if frame["type"] == "joined")
+        return str(joined["username"])
+
+    @property
+    def messages(self) -> list[str]:
+        """The texts of the messages it was sent."""
+        return [frame["message"] for frame in self.frames if frame["type"] == "message"]
+
+
+@contextmanager
+def log_lines() -> Iterator[list[str]]:
+    """The log lines of a block, each with its level, fields and traceback."""
+    lines: list[str] = []
+    sink = logger.add(
+        lambda line: lines.append(str(line)),
+        level="DEBUG",
+        format="{level} {message} {extra}",
+        diagnose=False,
+        backtrace=False,
+    )
+    try:
+        yield lines
+    finally:
+        logger.remove(sink)
+
+
+def everything() -> list[object]:
+    """Every object in the process that the garbage collector knows of or can reach."""
+    gc.collect()
+    reached: dict[int, object] = {}
+    ahead = gc.get_objects()
+    while ahead:
+        thing = ahead.pop()
+        if id(thing) not in reached:
+            reached[id(thing)] = thing
+            ahead += gc.get_referents(thing)
+            if isinstance(thing, Struct):  # the collector may have been told not to look into it
+                ahead += [getattr(thing, name, None) for name in thing.__struct_fields__]
+    return list(reached.values())
+
+
+def remains(*words: str) -> bool:
+    """Whether any string or bytes in the process hold these words in a row (so tests keep them apart)."""
+    text = " ".join(words)
+    data = text.encode()
+    found = 0
+    for thing in everything():
+        if isinstance(thing, str):
+            found += text in thing and thing is not text
+        elif isinstance(thing, (bytes, bytearray)):
+            found += data in thing and thing is not data
+    return found > 0
+
+
+class FakeTransport(asyncio.Transport):
+    """A connection whose peer reads when it is told to; ``unread`` bytes wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.unread = 0
+        self.peer_reads = True
+        self.closing = False
+        self.aborted = asyncio.Event()
+        self.error: Optional[Exception] = None
+
+    def write(self, data: Union[bytes, bytearray, "memoryview[Any]"]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written += data
+        if not self.peer_reads:
+            self.unread += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.closing = True
+        self.unread = 0
+        self.aborted.set()
+
+
+class FakeServer:
+    """An ASGI server: ``sent`` are its events to the peer, ``events`` those for the application."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.events: asyncio.Queue[Message] = asyncio.Queue()
+        self.peer_reads = True
+        self.let_pass = asyncio.Semaphore(0)  # while the peer does not read: one event for each release
+        self.error: Optional[Exception] = None
+
+    async def receive(self) -> Message:
+        return await self.events.get()
+
+    async def send(self, event: Message) -> None:
+        if not self.peer_reads:
+            await self.let_pass.acquire()
+        if self.error is not None:
+            raise self.error
+        self.sent.append(event)
+
+    @property
+    def closes(self) -> list[int]:
+        return [event["code"] for event in self.sent if event["type"] == "websocket.close"]

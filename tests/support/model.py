@@ -1,0 +1,125 @@
+"""A model of a topic that is too plain to be wrong: lists, searched from one end to the other."""
+
+from typing import NamedTuple, Optional
+
+from msgspec import UNSET
+
+from chat_actors.protocol.frames import Window
+from tests.support.fakes import POISON, FakeMember, Frame
+
+TTL = 30
+KEPT = 4  # messages, at most
+
+
+class Person:
+    """Someone whom the topic knows again, if ``refs`` is not None: the acks of his refs."""
+
+    def __init__(self, name: str, asked: bool) -> None:
+        self.name = name
+        self.refs: Optional[dict[str, Frame]] = {} if asked else None
+        self.events = False
+        self.token = ""
+
+
+class Stored(NamedTuple):
+    """A message that can be replayed until its deadline, and whose ref it is."""
+
+    deadline: float
+    frame: Frame
+    sender: Person
+    ref: Optional[str]
+
+
+class Model:
+    """What each member must have seen, by the contract's own words."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.here: dict[FakeMember, Person] = {}  # oldest first
+        self.gone: dict[Person, float] = {}  # known until then
+        self.stored: list[Stored] = []
+        self.lost: list[str] = []  # how message 1, 2, … was lost
+        self.seen: dict[FakeMember, list[Frame]] = {}
+        self.people: dict[FakeMember, Person] = {}
+        self.closed: list[FakeMember] = []
+
+    def join(self, member: FakeMember, username: str, window: Optional[Window], again: Optional[Person]) -> None:
+        """``again``: whose token the join has."""
+        old = [one for one, person in self.here.items() if person is again]
+        back = again is not None and self.now < self.gone.pop(again, 0)
+        person = again if again is not None and (old or back) else Person("", window is not None)
+        if old:
+            self.here = {member if one is old[0] else one: person for one, person in self.here.items()}
+            self.closed += old
+        else:
+            names = {person.name for person in self.here.values()}
+            free = [username, *(f"{username}#{number}" for number in range(2, 99))]
+            person.name = next(name for name in [person.name or username, *free] if name not in names)
+            self.here[member] = person
+        self.people[member] = person
+        person.events = window is not None and window.events
+        joined = {"topic": "sports", "ttl": TTL, "type": "joined", "username": person.name, "users": len(self.here)}
+        self.seen[member] = [joined]
+        if window is not None:
+            joined["epoch"], joined["last_id"] = "this", len(self.lost) + len(self.stored)
+            if window.events:
+                joined["members"] = [person.name for person in self.here.values()]
+            if window.since is not UNSET:
+                self.replay(member, joined, window.since, window.epoch)
+        if not old:
+            self.notice(
+                {"type": "presence", "event": "joined", "username": person.name, "users": len(self.here)}, member
+            )
+
+    def replay(self, member: FakeMember, joined: Frame, since: int, epoch: object) -> None:
+        lost = self.lost[since:]
+        if epoch == "another":
+            joined["gap"] = {"from": since + 1, "to": None, "reason": "restarted"}
+            since = 0
+        elif epoch == "this" and lost:
+            reason = "evicted" if "evicted" in lost else "expired"
+            joined["gap"] = {"from": since + 1, "to": len(self.lost), "reason": reason}
+        self.seen[member] += [{**one.frame, "replayed": True} for one in self.stored if one.frame["id"] > since]
+
+    def leave(self, member: FakeMember) -> None:
+        person = self.here.pop(member, None)
+        if person is not None:
+            if person.refs is not None:
+                self.gone[person] = self.now + TTL
+            self.notice({"type": "presence", "event": "left", "username": person.name, "users": len(self.here)})
+
+    def send(self, member: FakeMember, text: str, ref: Optional[str]) -> None:
+        person = self.here.get(member)
+        if person is None:
+            return
+        if person.refs is not None and ref in person.refs:
+            self.seen[member].append({**person.refs[ref], "duplicate": True})
+            return
+        if text == POISON:
+            return
+        frame: Frame = {"id": len(self.lost) + len(self.stored) + 1, "timestamp": int(self.now)}
+        ack = {**frame, "type": "ack", "status": "delivered", "recipients": len(self.here) - 1}
+        frame = {**frame, "type": "message", "username": person.name, "message": text}
+        if ref is not None:
+            ack["ref"] = ref
+            if person.refs is not None:
+                person.refs[ref] = ack
+        self.stored.append(Stored(self.now + TTL, frame, person, ref))
+        for one in self.here:
+            self.seen[one].append(ack if one is member else frame)
+
+    def notice(self, frame: Frame, about: Optional[FakeMember] = None) -> None:
+        for member, person in self.here.items():
+            if person.events and member is not about:
+                self.seen[member].append(frame)
+
+    def delete(self, reason: str) -> None:
+        """Delete what is too old, or too much."""
+        before = len(self.lost)
+        while self.stored and (self.stored[0].deadline <= self.now if reason == "expired" else len(self.stored) > KEPT):
+            oldest = self.stored.pop(0)
+            self.lost.append(reason)
+            if oldest.sender.refs is not None and oldest.ref is not None:
+                del oldest.sender.refs[oldest.ref]
+        if len(self.lost) > before:
+            self.notice({"type": "expired", "through": len(self.lost)})

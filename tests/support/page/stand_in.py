@@ -1,0 +1,67 @@
+"""A server made up for a test: it says what the test lets it say, and closes as the test wants."""
+
+import json
+import time
+from typing import Any, Union
+
+from playwright.sync_api import Page, WebSocketRoute
+
+from tests.support.server import PATIENCE, Frame
+
+TOKEN = "t1"
+
+
+class Connection:
+    """One WebSocket of the page. ``frames``: what it has sent, ``/list`` as such."""
+
+    def __init__(self, server: "StandIn", route: WebSocketRoute) -> None:
+        self._server = server
+        self._route = route
+        self.frames: list[Union[Frame, str]] = []
+        route.on_message(self._take)
+
+    def says(self, kind: str, **rest: Any) -> None:
+        self._route.send(json.dumps({"type": kind, **rest}))
+
+    def closes(self, code: int) -> None:
+        self._route.close(code=code)
+
+    def answers_join(self, **rest: Any) -> None:
+        topic = self.frames[0]["topic"]  # type: ignore[index]
+        joined = {"username": "alice", "topic": topic, "users": 1, "ttl": 30, "epoch": "e1", "last_id": 0}
+        self.says("joined", **{**joined, "resume": TOKEN, "members": ["alice"], **rest})
+
+    @property
+    def messages(self) -> list[Frame]:
+        return [frame for frame in self.frames if isinstance(frame, dict) and "message" in frame]
+
+    def _take(self, text: Union[str, bytes]) -> None:
+        frame = json.loads(text) if str(text).startswith("{") else str(text)
+        self.frames.append(frame)
+        if frame == "/list" and self._server.lists:
+            self.says("topics", message="Active Topics:\n(none)", topics=[])
+        if isinstance(frame, dict) and "topic" in frame:
+            self._server.joins.append(self)
+            if self._server.lets_in:
+                self.answers_join()
+
+
+class StandIn:
+    """``joins``: the connections that have asked to join, oldest first."""
+
+    def __init__(self, page: Page) -> None:
+        self.joins: list[Connection] = []
+        self.lets_in = True  # whether a join is answered at once
+        self.lists = True
+        self._page = page
+        page.route_web_socket("**/ws", lambda route: self._open(route))
+
+    def _open(self, route: WebSocketRoute) -> None:
+        self.last = Connection(self, route)
+
+    def join(self, number: int) -> Connection:
+        """The connection of that join, counted from 1, once it has come."""
+        deadline = time.monotonic() + PATIENCE
+        while len(self.joins) < number and time.monotonic() < deadline:
+            self._page.wait_for_timeout(10)  # the way to let Playwright go on
+        return self.joins[number - 1]

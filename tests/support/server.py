@@ -1,0 +1,285 @@
+"""A real server in a process of its own, and the few lines that a test needs to talk to it."""
+
+import asyncio
+import functools
+import itertools
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, Callable, TypeVar, Union
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+PATIENCE = 60.0  # seconds; only a test that fails waits so long
+ROOT = Path(__file__).parent.parent.parent
+APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
+TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
+
+Frame = dict[str, Any]
+T = TypeVar("T")
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an ``async`` test in an event loop of its own; one that hangs fails."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 3 * PATIENCE))
+
+    return run
+
+
+class Server:
+    """``python -m <command>`` on a free port of the loopback, until ``terminate`` or ``kill``."""
+
+    def __init__(self, *command: str, **environment: str) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env={**inherited, "CHAT_RATE_LIMIT": "0", **environment},  # tests send as fast as they can
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            start_new_session=True,  # so that ``kill`` reaches the server's own children as well
+        )
+        self.pid = self._process.pid
+        self._lines: list[str] = []
+        self._ended = False
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            (line,) = self.wait_for("unning on http://")
+        except BaseException:
+            self.kill()
+            raise
+        address = line.partition("http://")[2].split()[0]
+        self.nodes: list[Server] = [self]  # of a cluster, if it is more than one
+        self.url = f"ws://{address}/ws"
+        self.port = int(address.rpartition(":")[2])
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._news:
+                self._lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def lines(self, *words: str) -> list[str]:
+        """The log lines so far that hold all the words."""
+        with self._news:
+            return [line for line in self._lines if all(word in line for word in words)]
+
+    def wait_for(self, *words: str, count: int = 1) -> list[str]:
+        """Wait until so many log lines hold all the words."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended or len(self.lines(*words)) >= count, PATIENCE)
+            found = self.lines(*words)
+            assert len(found) >= count, f"{count} lines with {words} were expected in:\n" + "\n".join(self._lines)
+            return found
+
+    def since(self, mark: "list[int]") -> list[str]:
+        """The log lines behind that ``mark``."""
+        with self._news:
+            return self._lines[mark[0] :]
+
+    def mark(self) -> list[int]:
+        """Where the log ends now."""
+        with self._news:
+            return [len(self._lines)]
+
+    async def logged(self, *words: str, count: int = 1) -> list[str]:
+        """``wait_for``, while the loop goes on."""
+        return await asyncio.to_thread(self.wait_for, *words, count=count)
+
+    def terminate(
+        self, status: int = -signal.SIGTERM, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE
+    ) -> None:
+        """Send SIGTERM and see a clean end: in time (seconds), with that exit status, and no ``trouble`` in the log.
+
+        Uvicorn raises the signal again once it has closed everything, so by default the status is the signal's.
+        """
+        self._process.terminate()
+        try:
+            assert self._process.wait(within) == status
+        finally:
+            self.kill()
+        assert not [line for line in self._lines if trouble.search(line)], "\n".join(self._lines)
+
+    def kill(self) -> None:
+        """End at once whatever of the server has not ended, and let go of it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+class Pair(Server):
+    """Two servers that are nodes of one cluster, as if they were one: ``url`` is now that of one, now of the other."""
+
+    def __init__(self, *command: str, **environment: str) -> None:
+        endpoints = ",".join(f"tcp/127.0.0.1:{port}" for port in free_ports(2))
+        self.nodes: list[Server] = []
+        try:
+            for _ in range(2):
+                self.nodes.append(Server(*command, CHAT_CLUSTER=endpoints, **environment))
+            for node in self.nodes:
+                node.wait_for("node found")
+        except BaseException:
+            self.kill()
+            raise
+        self._turns = itertools.cycle(self.nodes)
+        self.port = self.nodes[0].port
+
+    @property
+    def url(self) -> str:  # type: ignore[override]
+        return next(self._turns).url
+
+    @property
+    def running(self) -> bool:
+        return all(node.running for node in self.nodes)
+
+    def lines(self, *words: str) -> list[str]:
+        return sorted((line for node in self.nodes for line in node.lines(*words)), key=lambda line: line[:23])
+
+    def mark(self) -> list[int]:
+        return [number for node in self.nodes for number in node.mark()]
+
+    def since(self, mark: "list[int]") -> list[str]:
+        return [line for node, number in zip(self.nodes, mark) for line in node.since([number])]
+
+    def wait_for(self, *words: str, count: int = 1) -> list[str]:
+        deadline = time.monotonic() + PATIENCE
+        while len(found := self.lines(*words)) < count:
+            assert time.monotonic() < deadline, f"{count} lines with {words} were expected in:\n" + "\n".join(
+                self.lines()
+            )
+            time.sleep(0.01)
+        return found
+
+    def terminate(
+        self, status: int = -signal.SIGTERM, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE
+    ) -> None:
+        for node in self.nodes:
+            node.terminate(status, within, trouble)
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on, none of those that are given to whoever asks for any."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = 20_000 + secrets.randbelow(10_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return list(ports)
+
+
+class Client:
+    """A WebSocket client."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.joined: Frame = {}  # the server's answer, once it has joined
+        self.texts: list[str] = []  # of all the frames received
+
+    async def join(self, username: str, topic: str) -> Frame:
+        await self.ask({"username": username, "topic": topic})
+        assert self.joined, self.texts
+        return self.joined
+
+    async def send(self, frame: Union[str, bytes, Frame]) -> None:
+        await self.connection.send(json.dumps(frame) if isinstance(frame, dict) else frame)
+
+    def send_at_once(self, *frames: str) -> None:
+        """Send several frames in one packet."""
+        for frame in frames:
+            self.connection.protocol.send_text(frame.encode())
+        self.connection.transport.write(b"".join(self.connection.protocol.data_to_send()))
+
+    async def recv(self) -> Frame:
+        text = await self.connection.recv()
+        assert isinstance(text, str)
+        self.texts.append(text)
+        frame: Frame = json.loads(text)
+        if frame["type"] == "joined":
+            self.joined = frame
+        return frame
+
+    async def ask(self, frame: Union[str, bytes, Frame]) -> Frame:
+        await self.send(frame)
+        return await self.recv()
+
+    async def close_code(self) -> int:
+        """Read on until the server closes; the code it closed with."""
+        with suppress(ConnectionClosed):
+            while True:
+                await self.recv()
+        code = self.connection.close_code
+        assert code is not None
+        return code
+
+
+class Visit:
+    """Clients of one server. At the end of the ``async with`` block all are closed and the server knows of none."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._clients: list[Client] = []
+        self._stack = AsyncExitStack()
+        self._left_before = len(server.lines(" left "))
+
+    async def connect(self, **options: Any) -> Client:
+        """``options`` are those of ``websockets``. Uncompressed, for those frames take the fast way in."""
+        options = {"compression": None, **options}
+        client = Client(await self._stack.enter_async_context(connect(self.server.url, **options)))
+        self._clients.append(client)
+        return client
+
+    async def join(self, username: str, topic: str, **options: Any) -> Client:
+        client = await self.connect(**options)
+        await client.join(username, topic)
+        return client
+
+    async def leave(self, client: Client) -> None:
+        """Close the connection and see the leave."""
+        left = len(self.server.lines(" left ")) - self._left_before
+        await client.connection.close()
+        await self.see_leaves(left + 1, reason="closed by peer")
+
+    async def see_leaves(self, count: int, reason: str = "") -> None:
+        """Wait until so many members have left since the visit began; the last of them for that reason."""
+        leaves = await self.server.logged(" left ", count=self._left_before + count)
+        assert leaves[-1].endswith(f"reason={reason!r}") or not reason
+
+    async def __aenter__(self) -> "Visit":
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self._stack.aclose()
+        if self.server.running and failure[0] is None:
+            await self.see_leaves(sum(1 for client in self._clients if client.joined))

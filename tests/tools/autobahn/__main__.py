@@ -1,0 +1,120 @@
+"""``python -m tests.tools.autobahn``: the Autobahn testsuite, sections 1 to 7 and 10, on uvicorn's implementations.
+
+Each runs twice: by the chat server's own inbox and outbox, and by uvicorn alone. What fails only with ours is ours.
+The suite needs a Python 2.7; where it is not installed this says how to install it, and that is all.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from tests.support.server import ROOT, Server
+from tests.tools.benchmark.report import table
+
+IMPLEMENTATIONS = "websockets-sansio", "wsproto", "websockets"
+CASES = "1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"
+GOOD = "OK", "NON-STRICT", "INFORMATIONAL"
+HOME = ".venv-autobahn"
+INSTALL = f"""The Autobahn testsuite is not installed, so there is nothing to run. To install it:
+  python3 -m venv {HOME}-tool && {HOME}-tool/bin/pip install 'virtualenv<20.22'
+  {HOME}-tool/bin/virtualenv -p python2.7 {HOME} && {HOME}/bin/pip install autobahntestsuite"""
+
+# Cases that a library fails by itself, and what is known of it.
+CLOSE_IN_FRAGMENTS = (
+    "to websockets a close inside a fragmented message is a protocol error, on purpose: "
+    "github.com/python-websockets/websockets, compliance/README.rst"
+)
+EMPTY = "uvicorn 0.39's websockets-sansio does not send an empty message (it looks at its truth); later ones do"
+UPSTREAM = {"7.1.5": CLOSE_IN_FRAGMENTS, "1.1.1": EMPTY, "1.2.1": EMPTY, "6.1.1": EMPTY, "6.1.2": EMPTY}
+
+Results = dict[str, dict[str, Any]]  # by case
+
+
+def find_suite(path: Optional[str]) -> Optional[str]:
+    """The suite's program: where it is said to be, beside the project, or on the PATH."""
+    return shutil.which(path or str(ROOT / HOME / "bin" / "wstest")) or (None if path else shutil.which("wstest"))
+
+
+def run(wstest: str, implementation: str, cases: Sequence[str]) -> tuple[Results, Results, int]:
+    """What came of each case with ours and by uvicorn alone, and how many messages took the fast lane."""
+    options = ("--port", "0", "--ws", implementation, "--lifespan", "off")
+    servers = {name: Server("uvicorn", f"tests.support.echo_app:{name}", *options) for name in ("app", "plain")}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            spec = Path(folder, "spec.json")
+            spec.write_text(
+                json.dumps(
+                    {
+                        "outdir": folder,
+                        "servers": [{"agent": name, "url": one.url} for name, one in servers.items()],
+                        "cases": list(cases),
+                        "exclude-cases": [],
+                        "exclude-agent-cases": {},
+                    }
+                )
+            )
+            subprocess.run([wstest, "-m", "fuzzingclient", "-s", str(spec)], check=True, stdout=subprocess.DEVNULL)
+            results = json.loads(Path(folder, "index.json").read_text())
+        taken = sum(int(re.findall(r"taken=(\d+)", line)[0]) for line in servers["app"].lines(" echoed "))
+    finally:
+        for one in servers.values():
+            one.kill()
+    return results["app"], results["plain"], taken
+
+
+def failed(results: Results) -> set[str]:
+    return {case for case, result in results.items() if not {result["behavior"], result["behaviorClose"]} <= {*GOOD}}
+
+
+def _counts(results: Results) -> list[str]:
+    counts = Counter(result["behavior"] for result in results.values())
+    return [*(str(counts[behavior]) for behavior in GOOD), str(len(failed(results)))]
+
+
+def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.tools.autobahn", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ws", action="append", choices=IMPLEMENTATIONS, help="repeatable (default: all)")
+    parser.add_argument("--case", action="append", metavar="1.*", help=f"repeatable (default: {' '.join(CASES)})")
+    parser.add_argument("--wstest", metavar="PATH", help=f"the suite's program (default: in {HOME}, or on the PATH)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = _arguments(argv)
+    wstest = find_suite(args.wstest)
+    if wstest is None:
+        print(INSTALL)
+        return
+    rows: list[list[str]] = []
+    notes: list[str] = []
+    wrong: list[str] = []
+    for implementation in args.ws or IMPLEMENTATIONS:
+        ours, alone, taken = run(wstest, implementation, args.case or CASES)
+        rows += [
+            [f"{implementation}, ours", *_counts(ours), f"{taken:,}"],
+            [f"{implementation} alone", *_counts(alone)],
+        ]
+        for case in sorted(failed(ours)):
+            if case in UPSTREAM and case in failed(alone):
+                notes.append(f"{implementation} {case}: fails alone as well; {UPSTREAM[case]}")
+            else:
+                wrong.append(f"{implementation} {case}: {ours[case]['behavior']}, close {ours[case]['behaviorClose']}")
+        if not taken:
+            wrong.append(f"{implementation}: no message took the fast lane")
+    print(table(("", *GOOD, "failed", "by the fast lane"), [[*row, ""][:6] for row in rows]))
+    print("\n".join(notes))
+    sys.exit("\n".join(wrong) or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The benchmark: this server and its peers under the same load (``python -m tests.tools.benchmark``)."""

@@ -1,0 +1,100 @@
+"""What stands in for the surroundings of the actors while schedules run: a log, secrets, time and small bounds."""
+
+import asyncio
+import gc
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from typing import Any, Optional
+from unittest.mock import patch
+
+from chat_actors.actors import base as actor
+from chat_actors.actors import fanout, topic
+from chat_actors.connection import outbox, session
+from chat_actors.protocol import names
+from chat_actors.protocol.names import nickname_key
+from chat_actors.room import members
+
+BOUNDS = ((actor, "ROOM", 3), (topic, "TURN_EVENTS", 4), (fanout, "MOST_FRAMES", 3), (fanout, "STRIDE_MEMBERS", 1))
+
+
+class Boom(Exception):
+    """A bug, on purpose."""
+
+
+class Log:
+    """Stands in for loguru: nothing is written, and errors are kept (those about a Boom are counted)."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.crashes = 0
+        self._exception: Optional[BaseException] = None
+
+    def clear(self) -> None:
+        self.errors.clear()
+        self.crashes = 0
+
+    def bind(self, **fields: Any) -> "Log":
+        return self
+
+    def opt(self, exception: BaseException) -> "Log":
+        self._exception = exception
+        return self
+
+    def debug(self, message: str) -> None: ...
+
+    info = warning = debug
+
+    def error(self, message: str) -> None:
+        exception, self._exception = self._exception, None
+        if isinstance(exception, Boom):
+            self.crashes += 1
+        elif exception is not None:
+            self.errors.append("".join([message, ":\n", *traceback.format_exception(None, exception, None)]))
+        elif message != "topic removed after too many crashes":
+            self.errors.append(message)
+
+
+class Secrets:
+    """Stands in for ``secrets``: what cannot be guessed is the same in every run of a schedule."""
+
+    def __init__(self) -> None:
+        self._made = 0
+
+    def clear(self) -> None:
+        self._made = 0
+
+    def token_hex(self, size: int) -> str:
+        self._made += 1
+        return f"secret {self._made}"
+
+    token_urlsafe = token_hex
+
+
+LOG = Log()
+SECRETS = Secrets()
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """Schedules run in here: with bounds that a short program reaches, and garbage collected when they say so."""
+    with ExitStack() as stack:
+        for module, name, bound in BOUNDS:
+            stack.enter_context(patch.object(module, name, bound))
+        for module in (actor, fanout, outbox, session):
+            stack.enter_context(patch.object(module, "logger", LOG))
+        for module in (members, topic):
+            stack.enter_context(patch.object(module, "secrets", SECRETS))
+        known = lru_cache(nickname_key)  # otherwise a tenth of the time of a schedule
+        for module in (members, names):
+            stack.enter_context(patch.object(module, "nickname_key", known))
+        stack.enter_context(patch.object(session, "monotonic", lambda: asyncio.get_running_loop().time()))
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.enable()
+            gc.unfreeze()

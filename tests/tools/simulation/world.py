@@ -1,0 +1,156 @@
+"""What a schedule is about: one supervisor and all that it makes, their clients, and a record of what happened."""
+
+import asyncio
+import inspect
+from typing import Any, Optional, Union
+
+from msgspec import Struct, UnsetType
+
+from chat_actors.actors.base import MOST_CRASHES
+from chat_actors.actors.events import Join, Leave, Replaced, Restore, Send, TopicEvent
+from chat_actors.actors.supervisor import ListTopics, Supervisor, SupervisorEvent, _Active
+from chat_actors.actors.topic import Topic
+from chat_actors.clock import Clock
+from chat_actors.connection import session
+from chat_actors.connection.inbox import open_inbox
+from chat_actors.connection.lanes import open_outbox
+from chat_actors.connection.outbox import Outbox, StallWatch
+from chat_actors.connection.session import Session
+from chat_actors.counters import Meter
+from chat_actors.room.history import Limits
+from chat_actors.settings import Settings
+from tests.tools.simulation.loop import ShuffledLoop
+from tests.tools.simulation.model import Handled, Said
+from tests.tools.simulation.peer import Peer
+from tests.tools.simulation.prepared import Boom
+
+BOOM = "boom"  # the name of one whose join fails in the topic
+UNPACED = Settings.model_validate({"rate_limit": 0})
+PACED = Settings.model_validate({"rate_limit": 10, "rate_burst": 2})
+
+Rooms = list[tuple[str, int]]  # topics with their users, oldest topic first
+
+
+class Crash(Struct):
+    """An event whose handling raises."""
+
+
+class Life:
+    """One life of a topic: the topic, and what it handled, in order, with its time (monotonic seconds) for each."""
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.journal: list[tuple[Handled, float]] = []
+        self.crashes = 0
+        self._handle = topic.handle
+        topic.handle = self.handle  # type: ignore[method-assign]
+
+    def handle(self, event: TopicEvent) -> None:
+        if isinstance(event, Crash) or (type(event) is Join and event.username == BOOM):
+            self.crashes += 1
+            raise Boom
+        assert not isinstance(event, Restore)  # that is for clusters
+        # A Send is hidden from the garbage collector: kept, it would keep the whole world.
+        handled: Handled = Said(event.outbox, event.message, event.ref) if isinstance(event, Send) else event
+        self.journal.append((handled, self.topic._now))
+        self._handle(event)
+
+    @property
+    def may_give_up(self) -> bool:
+        return self.crashes > MOST_CRASHES
+
+
+class Observed(Supervisor):
+    """The supervisor, with a record of the topics it made and of the lists it was asked for."""
+
+    def __init__(self, limits: Limits, clock: Clock, meter: Meter) -> None:
+        self.lives: list[Life] = []
+        self.lists: dict[Outbox, list[Optional[Rooms]]] = {}  # those due to each; None where a crash leaves it open
+        self._inside: dict[str, set[Outbox]] = {}  # by topic: joined and not left, in the order of the mailbox
+        super().__init__(limits, clock, meter)
+
+    def handle(self, event: SupervisorEvent) -> None:
+        super().handle(event)
+        if type(event) is Join:
+            if event.topic in self._inside or not 0 < self._limits.topics <= len(self._inside):
+                self._inside.setdefault(event.topic, set()).add(event.outbox)
+        elif type(event) is Leave or type(event) is Replaced:
+            for topic, outboxes in self._inside.items():
+                if event.outbox in outboxes:
+                    outboxes.remove(event.outbox)
+                    if not outboxes:
+                        del self._inside[topic]
+                    break
+        elif type(event) is ListTopics:
+            crashed = any(life.may_give_up for life in self.lives)
+            rooms = [(topic, len(outboxes)) for topic, outboxes in self._inside.items()]
+            self.lists.setdefault(event.outbox, []).append(None if crashed else rooms)
+
+    def _create(self, name: str) -> _Active:
+        active = super()._create(name)
+        assert isinstance(active.topic, Topic)
+        self.lives.append(Life(active.topic))
+        return active
+
+
+class Client:
+    """One connection: its peer, its session, and what the peer has said since it said its join."""
+
+    def __init__(self, number: int, peer: Peer, task: "asyncio.Task[None]") -> None:
+        self.number = number
+        self.peer = peer
+        self.task = task
+        self.username = self.topic = ""  # until it has said its join
+        self.said: list[tuple[str, Union[str, UnsetType]]] = []  # messages, each with its ref
+        self.outbox: Optional[Outbox] = None  # once its handler has begun
+        self.cancelled = False
+
+    def lines(self) -> list[int]:
+        """Where its session waits: lines of the session's module, the outermost call first."""
+        lines = []
+        coroutine: Any = self.task.get_coro()
+        while inspect.iscoroutine(coroutine) and coroutine.cr_frame is not None:
+            if coroutine.cr_frame.f_code.co_filename == session.__file__:
+                lines.append(coroutine.cr_frame.f_lineno)
+            coroutine = coroutine.cr_await
+        return lines
+
+    def joined(self) -> Optional[dict[str, Any]]:
+        """The frame by which it knows that it is a member."""
+        return next((frame for frame in self.peer.frames if frame["type"] == "joined"), None)
+
+
+class World:
+    """One supervisor in one loop; ``limits`` are those of its topics, and ``paced`` says whether senders are."""
+
+    def __init__(
+        self, loop: ShuffledLoop, limits: Limits, paced: bool, supervisor: type[Observed], session: type[Session]
+    ) -> None:
+        self.loop = loop
+        self.limits = limits
+        self.paced = paced
+        self.clock = Clock()
+        self.clock.monotonic = self.clock.wall = loop.time
+        meter = Meter()
+        self.supervisor = supervisor(limits, self.clock, meter)
+        self.stopped = False
+        self.clients: list[Client] = []
+        self.watch = StallWatch(self.clock, meter, UNPACED.outbox_bytes, UNPACED.stall_timeout, limits.message_ttl)
+        self._session = session
+        self._meter = meter
+
+    def connect(self, peer: Peer, direct: bool) -> Client:
+        """Open a connection as ``Chat`` does."""
+
+        async def handler() -> None:
+            protocol: Any = peer if direct else None
+            client.outbox = open_outbox(self.watch, protocol, peer.receive, peer.send)
+            inbox = open_inbox(protocol, client.outbox.receive, settings.frame_bytes)
+            await self._session(inbox, client.outbox, self.supervisor.mailbox, settings, self._meter, "peer").run()
+
+        settings = PACED if self.paced else UNPACED
+        task = self.loop.create_task(handler())
+        task.add_done_callback(lambda _: peer.hang_up())  # as uvicorn does
+        client = Client(len(self.clients), peer, task)
+        self.clients.append(client)
+        return client
