@@ -7,8 +7,8 @@ from typing import Optional
 
 import uvicorn
 
-from chat_actors import __version__
 from chat_actors.settings import Settings, load_settings, variable
+from chat_actors.version import __version__
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -8,22 +8,20 @@ import heapq
 from typing import TYPE_CHECKING, Optional
 
 from loguru import logger
-from msgspec import Struct
 
 from chat_actors.actors.supervisor import Supervisor
-from chat_actors.actors.topic import TopicStatistics
 from chat_actors.clock import Clock
-from chat_actors.connection.admission import Door
+from chat_actors.connection.admission import Admission, HandshakeRefused
 from chat_actors.connection.asgi import Receive, Scope, Send, uvicorn_protocol
+from chat_actors.connection.handshake import send_events, turn_away
 from chat_actors.connection.inbox import open_inbox
-from chat_actors.connection.lanes import open_outbox, tell, turn_away
+from chat_actors.connection.lanes import open_outbox
 from chat_actors.connection.outbox import StallWatch
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters, ReaderStatistics, Statistics
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import Error, Topics
-from chat_actors.room.history import Limits
 from chat_actors.settings import Settings
 
 if TYPE_CHECKING:  # a process without a cluster does without all of it
@@ -34,30 +32,12 @@ LOOK_SECONDS = 0.05  # between two looks at who is still there when the server e
 END_LOOKS = 60  # then they are aborted
 
 
-class Reader(Struct, frozen=True):
-    """A member and the bytes that wait for it."""
-
-    topic: str
-    username: str
-    waiting: int
-
-
-class Statistics(Struct, frozen=True):
-    """One application at one moment. ``mail``: events that wait for the supervisor; ``bytes_out``: since the start."""
-
-    connections: int
-    topics: list[TopicStatistics]  # oldest first
-    slowest: list[Reader]  # those for whom most waits, if anything does
-    mail: int
-    bytes_out: int
-
-
-class Chat:
-    """``await chat(scope, receive, send)`` is one connection, from its handshake to its end."""
+class Server:
+    """The actors of one application, and its ASGI endpoint: a call is one connection, from its handshake to its end."""
 
     def __init__(self, settings: Settings, clock: Optional[Clock] = None) -> None:
-        self.door = Door(settings)
-        self.meter = Meter()
+        self.admission = Admission(settings)
+        self.counters = Counters()
         self.stopping = False  # no more joins
         self._settings = settings
         self._clock = clock or Clock()
@@ -72,32 +52,34 @@ class Chat:
         headers = scope.get("headers", ())
         address, port = scope.get("client") or ("unknown", 0)
         peer = f"{address}:{port}"
-        refusal = self.door.refusal(headers)
-        if refusal is not None:
-            logger.bind(peer=peer, reason=refusal).info("handshake refused")
-            await tell(send, {"type": "websocket.close"})  # before the upgrade: the server answers 403
+        caller = self.admission.decide(headers)
+        if isinstance(caller, HandshakeRefused):
+            logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
+            await send_events(send, {"type": "websocket.close"})  # before the upgrade: the server answers 403
             return
         if self.stopping:
             await self._turn_away(send, peer, CloseCode.RESTARTING)
             return
         try:
-            if not self.door.enter(address):
+            if not self.admission.enter(address):
                 full = Error(ErrorCode.SERVER_FULL, "the server is full, try again later")
                 await self._turn_away(send, peer, CloseCode.OVERLOADED, full)
                 return
             supervisor = self.start()
-            if not await tell(send, {"type": "websocket.accept"}):
+            if not await send_events(send, {"type": "websocket.accept"}):
                 return
             protocol = uvicorn_protocol(scope)
             outbox = open_outbox(self._watch, protocol, receive, send)
             inbox = open_inbox(protocol, outbox.receive, self._settings.frame_bytes)
-            is_token = None if self.door.knows(headers) else self.door.is_token
-            await Session(inbox, outbox, supervisor.mailbox, self._settings, self.meter, peer, is_token).run()
+            session = Session(
+                inbox, outbox, supervisor.mailbox, self._settings, self.counters, self._clock, caller, peer
+            )
+            await session.run()
         finally:
-            self.door.leave(address)
+            self.admission.leave(address)
 
     async def _turn_away(self, send: Send, peer: str, code: CloseCode, error: Optional[Error] = None) -> None:
-        self.meter.closed[code] += 1
+        self.counters.closed[int(code)] += 1
         logger.bind(peer=peer, code=code.name.lower()).info("connection refused")
         await turn_away(send, code, error)
 
@@ -113,21 +95,14 @@ class Chat:
                 self._signals.let_go()
                 self._watching.cancel()
             settings = self._settings
-            limits = Limits(
-                message_ttl=settings.message_ttl,
-                history_messages=settings.history_messages,
-                history_bytes=settings.history_bytes,
-                topics=settings.topics,
-                topic_members=settings.topic_members,
-            )
             if settings.endpoints:
                 if self._node is None or not self._node.reopen():
-                    self._node = _open_node(settings, limits, self._clock, self.meter)
+                    self._node = _open_node(settings, self._clock, self.counters)
                 self._supervisor = self._node.front
             else:
-                self._supervisor = Supervisor(limits, self._clock, self.meter)
+                self._supervisor = Supervisor(settings, self._clock, self.counters)
             self._watch = StallWatch(
-                self._clock, self.meter, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
+                self._clock, self.counters, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
             )
             self._watching = asyncio.create_task(self._watch.run())
             self._signals = ExitSignals(self._end)
@@ -163,7 +138,7 @@ class Chat:
                 outboxes = [outbox for outbox in outboxes if outbox.is_open()]
                 if not outboxes:
                     break
-                await asyncio.sleep(LOOK_SECONDS)
+                await self._clock.sleep(LOOK_SECONDS)
             for outbox in outboxes:
                 outbox.abort()
 
@@ -171,24 +146,25 @@ class Chat:
         """A snapshot."""
         supervisor = self._supervisor
         if supervisor is None:
-            return Statistics(0, [], [], 0, self.meter.bytes_out)
+            return Statistics(0, [], [], 0, self.counters.bytes_out)
         owner = supervisor if self._node is None else self._node.back
         outboxes = self._watch.outboxes
         slowest = []
         for outbox in heapq.nlargest(SLOWEST, outboxes, key=lambda outbox: outbox.buffered()):
             member = supervisor.member(outbox)
             if member is not None and outbox.buffered():
-                slowest.append(Reader(*member, outbox.buffered()))
-        bytes_out = self.meter.bytes_out + sum(outbox.written for outbox in outboxes)
-        return Statistics(self.door.connections, owner.statistics(), slowest, supervisor.mailbox.qsize(), bytes_out)
+                slowest.append(ReaderStatistics(*member, outbox.buffered()))
+        bytes_out = self.counters.bytes_out + sum(outbox.written for outbox in outboxes)
+        mail = supervisor.mailbox.qsize()
+        return Statistics(self.admission.connections, owner.statistics(), slowest, mail, bytes_out)
 
 
-def _open_node(settings: Settings, limits: Limits, clock: Clock, meter: Meter) -> "Node":
+def _open_node(settings: Settings, clock: Clock, counters: Counters) -> "Node":
     """A node of the cluster. Raises OSError where no endpoint is this process's to listen on."""
     from chat_actors.cluster.mesh import ZenohMesh
     from chat_actors.cluster.node import Node
 
     mesh = ZenohMesh(settings.endpoints, settings.cluster_config)
-    node = Node(mesh, len(settings.endpoints), settings.cluster_quorum, limits, clock, meter)
+    node = Node(mesh, len(settings.endpoints), settings.cluster_quorum, settings, clock, counters)
     node.open()
     return node

@@ -17,39 +17,54 @@ Event = TypeVar("Event")
 
 MOST_CRASHES = 5  # so many events may fail within CRASH_SECONDS; one more, and the actor gives up
 CRASH_SECONDS = 30.0
-ROOM = 1024  # events that may wait in a mailbox before senders have to
+HIGH_WATER = 1024  # events that may wait in a mailbox before senders are expected to wait
 
 
 class Mailbox(asyncio.Queue[Optional[Event]]):
-    """The address of an actor. ``put_nowait`` never waits and never fails; bounds are for those who ask for room."""
+    """Address of an actor. ``put_nowait`` never waits and never fails; who can wait asks ``crowded`` first."""
+
+    _queue: deque[Optional[Event]]  # asyncio.Queue's own, which its subclasses fill and empty
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._undelivered: Optional[Callable[[Event], None]] = None  # takes all mail once the actor has ended
+        self._senders: list[asyncio.Future[None]] = []  # that wait until the actor has caught up
+
+    def _put(self, event: Optional[Event]) -> None:
+        """Where ``asyncio.Queue`` lets a subclass say what becomes of an item."""
+        if self._undelivered is None:
+            self._queue.append(event)
+        elif event is not None:
+            self._undelivered(event)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the actor takes no more mail."""
+        return self._undelivered is not None
 
     def end(self, undelivered: Callable[[Event], None]) -> None:
         """Give what is in the mailbox, and whatever comes after this, to ``undelivered`` (for the actor alone)."""
-        self.put_nowait = lambda event: None if event is None else undelivered(event)  # type: ignore[assignment,method-assign]
+        self._undelivered = undelivered
         while not self.empty():
-            self.put_nowait(self.get_nowait())
-        self.relieve()
+            self._put(self.get_nowait())
+        self.release_senders()
 
     def crowded(self) -> bool:
-        """Whether a sender is expected to wait for ``room`` before it posts more."""
-        return self.qsize() >= ROOM
+        """Whether a sender is expected to wait for ``drained`` before it posts more."""
+        return self.qsize() >= HIGH_WATER
 
-    def room(self) -> asyncio.Future[None]:
-        """Done when the actor has caught up, or has ended."""
+    def drained(self) -> asyncio.Future[None]:
+        """A future that is done when the actor has caught up, or has ended."""
         caught_up = asyncio.get_running_loop().create_future()
-        self._waiting.append(caught_up)
+        self._senders.append(caught_up)
         return caught_up
 
-    def relieve(self) -> None:
-        """Let those go on who wait for room (for the actor alone)."""
-        if not self._waiting:
+    def release_senders(self) -> None:
+        """Let the senders go on that wait (for the actor alone)."""
+        if not self._senders:
             return
-        waiting, self._waiting = self._waiting, []
-        for caught_up in waiting:
+        senders, self._senders = self._senders, []
+        for caught_up in senders:
             if not caught_up.done():
                 caught_up.set_result(None)
 
@@ -116,7 +131,7 @@ class Actor(ABC, Generic[Event]):
                     self.crashed(event, exception)
                 del event  # the name would keep the event alive until the next one comes
                 if not self.mailbox.crowded():
-                    self.mailbox.relieve()
+                    self.mailbox.release_senders()
                 if not self.mailbox.empty():  # nobody has two turns in a row
                     await asyncio.sleep(0)
         finally:

@@ -6,7 +6,7 @@ from typing import Callable, Optional, Union
 from msgspec import UNSET, Struct, UnsetType
 
 from chat_actors.actors.base import Mailbox
-from chat_actors.connection.outbox import Outbox
+from chat_actors.actors.outbox import Outbox
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
 from chat_actors.room.history import Refs, Stored

@@ -6,13 +6,33 @@ from typing import Optional
 
 from loguru import logger
 
-from chat_actors.connection.outbox import Carrier, Outbox, Own
+from chat_actors.actors.outbox import Carrier, Outbox, Own
 from chat_actors.room.members import Member
 
 MOST_FRAMES = 256  # of one fan-out, at most; what is left waits for the next turn
 MOST_BYTES = 256 * 1024
 STRIDE_MEMBERS = 256  # written to, or
 STRIDE_BYTES = 64 * 1024  # written, before other tasks get their turn
+
+
+class Audience:
+    """The members of a topic by the way to them: one by one, or by the carrier of the others."""
+
+    def __init__(self) -> None:
+        self.near: dict[Outbox, Member] = {}  # written to one by one
+        self.carrier: Optional[Carrier] = None  # of all others
+
+    def add(self, outbox: Outbox, member: Member) -> None:
+        if outbox.carrier is None:
+            self.near[outbox] = member
+        else:
+            self.carrier = outbox.carrier
+
+    def remove(self, outbox: Outbox) -> None:
+        self.near.pop(outbox, None)
+
+    def clear(self) -> None:
+        self.near.clear()
 
 
 class FanOut:

@@ -11,13 +11,13 @@ from msgspec import Struct
 
 from chat_actors.actors.base import Actor
 from chat_actors.actors.events import Join, Leave, Replaced, Restore, Shutdown
-from chat_actors.actors.topic import Room, Topic, TopicStatistics
+from chat_actors.actors.outbox import Outbox
+from chat_actors.actors.topic import Topic, TopicActor
 from chat_actors.clock import Clock
-from chat_actors.connection.outbox import Outbox
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters, TopicStatistics
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Topics, TopicUsers, finished
-from chat_actors.room.history import Limits
+from chat_actors.settings import Settings
 
 RETRY_MS = 1000  # for the server to be there again, before the first member comes back
 RETRY_STEP_MS = 2  # between one member and the next
@@ -34,7 +34,7 @@ class ListTopics(Struct, eq=False):
 class _Active(Struct, eq=False):
     """A topic and how many are in it: joins forwarded less leaves forwarded."""
 
-    topic: Room
+    topic: TopicActor
     users: int = 0
 
 
@@ -50,9 +50,9 @@ SupervisorEvent = Union[Join, Leave, Replaced, Restore, ListTopics, TopicEnded]
 class Supervisor(Actor[SupervisorEvent]):
     """The actor."""
 
-    def __init__(self, limits: Limits, clock: Clock, meter: Meter) -> None:
-        self._limits = limits
-        self._meter = meter
+    def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
+        self._settings = settings
+        self._counters = counters
         self._topics: dict[str, _Active] = {}  # the active ones, oldest first
         self._where: dict[Outbox, _Active] = {}  # every member: joined, and not left
         self._tasks: set[asyncio.Task[None]] = set()  # of all topics that have not ended yet
@@ -76,8 +76,8 @@ class Supervisor(Actor[SupervisorEvent]):
             raise TypeError(f"not an event of the supervisor: {type(event)}")
 
     def _join(self, event: Join) -> None:
-        active, most = self._topics.get(event.topic), self._limits.topics
-        if active is None and most and len(self._topics) >= most:
+        active, most = self._topics.get(event.topic), self._settings.topics
+        if active is None and len(self._topics) >= most:
             event.refuse(CloseCode.OVERLOADED, f"the server has {most} topics already, join one of them")
             return
         if active is None:
@@ -119,9 +119,9 @@ class Supervisor(Actor[SupervisorEvent]):
             self._list = finished(Topics.of(self.rooms()))
         event.outbox.write_answer(self._list)
 
-    def open(self, name: str) -> Room:
+    def open(self, name: str) -> TopicActor:
         """The actor that stands for a topic in this process."""
-        return Topic(name, self._limits, self._clock, self._meter, self.post)
+        return Topic(name, self._settings, self._clock, self._counters, self.post)
 
     def note(self, topic: str, what: str) -> None:
         """Log what has become of a topic."""

@@ -9,46 +9,37 @@ import secrets
 from abc import abstractmethod
 from typing import Callable, Optional
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from chat_actors.actors.base import Actor
 from chat_actors.actors.events import Departed, Expire, Join, Leave, Replaced, Restore, Send, Shutdown, TopicEvent
-from chat_actors.actors.fanout import FanOut
+from chat_actors.actors.fanout import Audience, FanOut
+from chat_actors.actors.outbox import Outbox
 from chat_actors.clock import Clock
-from chat_actors.connection.outbox import Outbox
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters, TopicStatistics
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import (
     Ack,
     Closing,
     Expired,
-    Gap,
     Joined,
     Message,
     Presence,
+    ReplayGap,
     Window,
     finished,
     replayed,
 )
-from chat_actors.room.history import History, Limits, Stored
+from chat_actors.room.history import History, Stored
 from chat_actors.room.members import Member, Members
+from chat_actors.settings import Settings
 
 TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
 EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
 
 
-class TopicStatistics(Struct, frozen=True):
-    """One topic at one moment. ``messages``: of the window; ``mail``: events that wait, for ``mail_age`` seconds."""
-
-    topic: str
-    users: int
-    messages: int
-    mail: int
-    mail_age: float
-
-
-class Room(Actor[TopicEvent]):
+class TopicActor(Actor[TopicEvent]):
     """What stands for a topic in a process. ``stranded``: joins behind its end, for the supervisor to place anew."""
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -76,17 +67,20 @@ class Room(Actor[TopicEvent]):
             event.refuse(CloseCode.CRASHED)
 
 
-class Topic(Room):
+class Topic(TopicActor):
     """The actor."""
 
-    def __init__(self, name: str, limits: Limits, clock: Clock, meter: Meter, tell: Callable[[Replaced], None]) -> None:
+    def __init__(
+        self, name: str, settings: Settings, clock: Clock, counters: Counters, tell: Callable[[Replaced], None]
+    ) -> None:
         self._tell = tell
-        self._meter = meter
-        self._ttl = limits.message_ttl
-        self._most_members = limits.topic_members
+        self._counters = counters
+        self._ttl = settings.message_ttl
+        self._most_members = settings.topic_members
         self._epoch = secrets.token_hex(4)  # tells this life of the topic from the one before
-        self._members = Members(limits.message_ttl)
-        self._history = History(limits)
+        self._members: Members[Outbox] = Members(settings.message_ttl)
+        self._audience = Audience()
+        self._history = History(settings.history_messages, settings.history_bytes)
         self._expiry: Optional[asyncio.Task[None]] = None
         # Of this turn.
         self._fan_out = FanOut()
@@ -115,7 +109,7 @@ class Topic(Room):
             taken += 1
         else:
             self.running = False
-        self._meter.turns.add(taken)
+        self._counters.turns.add(taken)
         await self._write()
         self._await_expiry()
 
@@ -143,14 +137,14 @@ class Topic(Room):
         refs = None if ref is UNSET else member.refs
         if refs is not None and ref in refs:
             self._fan_out.message(b"", outbox, finished(replace(refs[ref], duplicate=True)))
-            self._meter.duplicates += 1
+            self._counters.duplicates += 1
             return
-        number = self._history.last_id + 1
-        message = Message(number, member.username, event.message, self._timestamp)
-        ack = Ack(id=number, ref=ref, timestamp=self._timestamp, recipients=len(self._members.present) - 1)
+        message_id = self._history.last_id + 1
+        message = Message(message_id, member.username, event.message, self._timestamp)
+        ack = Ack(id=message_id, ref=ref, timestamp=self._timestamp, recipients=len(self._members.present) - 1)
         frame, acknowledgment = finished(message), finished(ack)
         # From here on nothing fails: the message is in the topic's order or it is not.
-        stored = Stored(number, frame, self._now + self._ttl)
+        stored = Stored(message_id, frame, self._now + self._ttl)
         if refs is not None and ref is not UNSET:
             stored.refs, stored.ref = refs, ref
             refs[ref] = ack
@@ -163,11 +157,13 @@ class Topic(Room):
             event.refuse(CloseCode.OVERLOADED, f"the topic has {self._most_members} members already")
             return
         member, replaced = self._members.join(outbox, event.username, window, self._now)
+        self._audience.add(outbox, member)
         users = len(self._members.present)
         ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
         joined = Joined(member.username, self.name, users, ttl)
         replay = b"" if window is None else self._open_window(window, member, joined)
         if replaced is not None:  # told before the one who joined is, so that a /list of his counts him once
+            self._audience.remove(replaced)
             self._tell(Replaced(replaced))
             replaced.close(CloseCode.RESUMED_ELSEWHERE)
         elif self._members.watchers:
@@ -188,7 +184,7 @@ class Topic(Room):
         if since is UNSET:
             return b""
         if window.epoch not in (UNSET, self._epoch):
-            joined.gap, since = Gap(since + 1, None, "restarted"), 0
+            joined.gap, since = ReplayGap(since + 1, None, "restarted"), 0
         elif window.epoch is not UNSET:
             joined.gap = self._history.gap(since) or UNSET
         return b"".join(replayed(message.frame) for message in self._history.after(since))
@@ -197,6 +193,7 @@ class Topic(Room):
         member = self._members.leave(event.outbox, self._now)
         if member is None:
             return
+        self._audience.remove(event.outbox)
         users = len(self._members.present)
         if self._members.watchers:
             self._fan_out.notice(finished(Presence("left", member.username, users)))
@@ -215,6 +212,7 @@ class Topic(Room):
                 known.outbox.close(CloseCode.RESUMED_ELSEWHERE)
                 continue
             member = self._members.restore(known.outbox, known.username, known.token, known.events, known.refs)
+            self._audience.add(known.outbox, member)
             if member.username != known.username:
                 renamed[known.outbox] = member.username
         event.done(self._members.names(), renamed)
@@ -225,15 +223,15 @@ class Topic(Room):
         """Write what this turn has to say so far."""
         if not self._fan_out:
             return
-        meter = self._meter
-        meter.evicted += self._note_deleted(self._history.evict())
+        counters = self._counters
+        counters.evicted += self._note_deleted(self._history.evict())
         fan_out, self._fan_out = self._fan_out, FanOut()
         accepted, self._metered = self._history.last_id - self._metered, self._history.last_id
-        meter.accepted += accepted
-        meter.delivered += accepted * (len(self._members.present) - 1)
+        counters.accepted += accepted
+        counters.delivered += accepted * (len(self._members.present) - 1)
         began = self._clock.monotonic()
-        await fan_out.write(self._members.near, self._members.carrier)
-        meter.fan_outs.add(self._clock.monotonic() - began)
+        await fan_out.write(self._audience.near, self._audience.carrier)
+        counters.fan_outs.add(self._clock.monotonic() - began)
 
     def _shut_down(self, event: Shutdown) -> None:
         for place, (outbox, member) in enumerate(self._members.present.items()):
@@ -249,7 +247,7 @@ class Topic(Room):
 
     def _expire(self) -> None:
         self._expiry = None
-        self._meter.expired += self._note_deleted(self._history.expire(self._now))
+        self._counters.expired += self._note_deleted(self._history.expire(self._now))
         self._members.forget(self._now)
 
     def _note_deleted(self, count: int) -> int:
@@ -289,6 +287,7 @@ class Topic(Room):
     async def ended(self) -> None:
         self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up
         self._members.clear()
+        self._audience.clear()
         self._history.clear()
         if self._expiry is not None:
             self._expiry.cancel()

@@ -5,6 +5,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Optional
 
 from chat_actors.actors.supervisor import ListTopics
+from chat_actors.clock import Clock
 from chat_actors.cluster.wire import Count, Counted
 from chat_actors.protocol.frames import Topics, TopicUsers, finished
 
@@ -17,15 +18,14 @@ COUNT_SECONDS = 1.0  # that the nodes have to answer
 class Census:
     """One question. ``answer``: all topics, oldest first."""
 
-    def __init__(self, registry: "Registry") -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, registry: "Registry", clock: Clock) -> None:
         self.number = 0  # of the last time that it was asked
         self.askers: list[ListTopics] = []
-        self.answer: asyncio.Future[Topics] = loop.create_future()
+        self.answer: asyncio.Future[Topics] = asyncio.get_running_loop().create_future()
         self._registry = registry
         self._missing: set[str] = set()
         self._topics: dict[str, tuple[int, float]] = {}
-        self._deadline = loop.call_later(COUNT_SECONDS, self.end)
+        self._deadline = clock.call_later(COUNT_SECONDS, self.end)
 
     def ask(self, number: int, nodes: list[str]) -> None:
         """These nodes are asked now; what has been answered before may be of topics that have moved since."""
@@ -69,7 +69,7 @@ class Registry:
         """All topics of all nodes. ``asker`` is told them. Those who ask in one turn of the loop share the answer."""
         census = self._next
         if census is None:
-            census = self._next = Census(self)
+            census = self._next = Census(self, self._node.clock)
             asyncio.get_running_loop().call_soon(self._begin, census)
         if asker is not None:
             census.askers.append(asker)

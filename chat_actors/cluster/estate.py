@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join, JoinFailed, Leave, Restore, Send, TopicEvent
+from chat_actors.actors.outbox import Carrier, Own
 from chat_actors.actors.topic import Topic
 from chat_actors.cluster.backlog import acks_in
 from chat_actors.cluster.gather import Legacy, last_message_id, missing
@@ -24,14 +25,13 @@ from chat_actors.cluster.wire import (
     Bequest,
     Depart,
     Gone,
+    JoinRefused,
     Line,
     Parcel,
-    Refused,
     Say,
     Taken,
     ToOwner,
 )
-from chat_actors.connection.outbox import Carrier, Own
 
 TAKEN_SECONDS = 0.005  # that a topic waits for its parcel to be taken, at most: a slow node slows nobody else down
 
@@ -62,7 +62,7 @@ class Estate:
         self.topic = topic
         self.room: Optional[Topic] = None
         self.voice = Voice(self)
-        self.journal = Journal(node.limits, node.now, node.watch)
+        self.journal = Journal(node.settings, node.now, node.watch)
         self.seating = Seating(self, node, self.journal)
         self._node = node
         self._on_their_way = 0  # events that go by way of the supervisor, behind which what is said has to stay
@@ -117,9 +117,8 @@ class Estate:
         self.journal.add(parcel)
         self.seating.carry(parcel)
         if self.seating.attachments:
-            loop = asyncio.get_running_loop()
-            taken = self._taken = loop.create_future()
-            timer = loop.call_later(TAKEN_SECONDS, _finish, taken)
+            taken = self._taken = asyncio.get_running_loop().create_future()
+            timer = self._node.clock.call_later(TAKEN_SECONDS, _finish, taken)
             await taken
             timer.cancel()
 
@@ -217,7 +216,7 @@ class Estate:
             failed = None if reply.cancelled() else reply.exception()
             if isinstance(failed, JoinFailed):
                 attachment.seats.pop(item.number, None)
-                attachment.send(Refused(attachment.life, item.number, int(failed.code), failed.detail))
+                attachment.send(JoinRefused(attachment.life, item.number, int(failed.code), failed.detail))
                 self._node.back.post(Leave(seat, "refused"))
 
         reply.add_done_callback(answered)

@@ -5,10 +5,10 @@ from typing import Callable, Optional
 
 from msgspec import Struct
 
-from chat_actors.actors.base import ROOM, Mailbox
+from chat_actors.actors.base import HIGH_WATER, Mailbox
 from chat_actors.actors.events import Join, Send, TopicEvent
 from chat_actors.actors.fanout import FanOut
-from chat_actors.connection.outbox import Outbox
+from chat_actors.actors.outbox import Outbox
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.room.members import Member
 
@@ -57,7 +57,7 @@ class RelayMailbox(Mailbox[TopicEvent]):
         self._say = say
 
     def put_nowait(self, event: Optional[TopicEvent]) -> None:
-        if type(event) is Send and self.idle():
+        if type(event) is Send and not self.ended and self.idle():
             self._say(event)
         else:
             super().put_nowait(event)
@@ -67,4 +67,4 @@ class RelayMailbox(Mailbox[TopicEvent]):
         return not self.busy and self.empty()
 
     def crowded(self) -> bool:
-        return self.qsize() + self.unacked >= ROOM
+        return self.qsize() + self.unacked >= HIGH_WATER

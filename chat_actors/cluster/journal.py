@@ -8,7 +8,7 @@ from typing import Callable, Optional
 from chat_actors.cluster.backlog import Backlog, Ration
 from chat_actors.cluster.gather import Legacy
 from chat_actors.cluster.wire import Kept, Line, Parcel
-from chat_actors.room.history import Limits
+from chat_actors.settings import Settings
 
 MOST_ANCESTORS = 16  # lives of a topic before this one that a relay may come from and lose nothing
 
@@ -19,9 +19,9 @@ class Journal:
     ``now``: monotonic seconds; ``watch``: is told that there is something that will have to be forgotten.
     """
 
-    def __init__(self, limits: Limits, now: Callable[[], float], watch: Callable[[Backlog], None]) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], float], watch: Callable[[Backlog], None]) -> None:
         self.line = Line()
-        self.backlog = Backlog(limits.message_ttl, limits.history_bytes)
+        self.backlog = Backlog(settings.message_ttl, settings.history_bytes)
         self._now = now
         self._watch = watch
         self._born = now()

@@ -15,14 +15,14 @@ from typing import Optional
 
 from loguru import logger
 
-from chat_actors.clock import Clock
+from chat_actors.clock import Clock, Timer
 from chat_actors.cluster.backlog import Ration, Sweeper
 from chat_actors.cluster.census import Registry
 from chat_actors.cluster.estates import Estates
 from chat_actors.cluster.journal import Journal, Remains
 from chat_actors.cluster.links import Links, Mesh
 from chat_actors.cluster.relay import Relay
-from chat_actors.cluster.supervisors import Back, CountRooms, Front
+from chat_actors.cluster.supervisors import Back, CountTopics, Front
 from chat_actors.cluster.views import highest
 from chat_actors.cluster.wire import (
     Bequest,
@@ -34,9 +34,9 @@ from chat_actors.cluster.wire import (
     ToOwner,
     ToRelay,
 )
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
-from chat_actors.room.history import Limits
+from chat_actors.settings import Settings
 
 SETTLE_SECONDS = 0.5  # that the others have to be settled after a change; then it goes on without them
 START_SECONDS = 1.0  # that a new node waits for the others before it has topics of its own
@@ -49,10 +49,12 @@ WINDOWS_BYTES = 16 * 1024 * 1024  # to one node when the view changes, at most; 
 class Node:
     """``configured``: how many nodes there should be; with ``quorum``, fewer than half of them serve nobody."""
 
-    def __init__(self, mesh: Mesh, configured: int, quorum: bool, limits: Limits, clock: Clock, meter: Meter) -> None:
-        self.limits = limits
+    def __init__(
+        self, mesh: Mesh, configured: int, quorum: bool, settings: Settings, clock: Clock, counters: Counters
+    ) -> None:
+        self.settings = settings
         self.clock = clock
-        self.meter = meter
+        self.counters = counters
         self.log = logger
         self.now = clock.monotonic
         self.view: list[str] = []
@@ -67,11 +69,11 @@ class Node:
         self._new_life = count(1).__next__
         self._views: dict[str, list[str]] = {}  # in which others have settled
         self._starting = True
-        self._deadline: asyncio.TimerHandle  # for the others to settle
+        self._deadline: Timer  # for the others to settle
         self._remains = Remains()
         self._rations: dict[str, Ration] = {}  # in this view
         self._bequeathed: dict[str, Bequest] = {}  # told again, if their owner changes before it is settled
-        self._counts: list[CountRooms] = []  # to be answered once it is settled
+        self._counts: list[CountTopics] = []  # to be answered once it is settled
         self.registry = Registry(self)
         self._sweeper = Sweeper(clock)
         self.watch = self._sweeper.watch
@@ -224,13 +226,13 @@ class Node:
 
     def _start(self) -> None:
         self.settled, self._starting = False, True
-        self._deadline = self._loop.call_later(START_SECONDS, self._settle)
+        self._deadline = self.clock.call_later(START_SECONDS, self._settle)
 
     def _unsettle(self) -> None:
         self.settled = False
         if not self._starting:  # that takes longer: as long as it may take to see the others
             self._deadline.cancel()
-            self._deadline = self._loop.call_later(SETTLE_SECONDS, self._settle)
+            self._deadline = self.clock.call_later(SETTLE_SECONDS, self._settle)
 
     def _settle_if_all_have(self) -> None:
         if self.settled or (self._starting and len(self.view) < self._configured):
@@ -309,9 +311,9 @@ class Node:
             self.estates.inherit(node, item)
         elif type(item) is Count:
             if self.settled:
-                self.back.count(CountRooms(node, item.number))
+                self.back.count(CountTopics(node, item.number))
             else:
-                self._counts.append(CountRooms(node, item.number))
+                self._counts.append(CountTopics(node, item.number))
         elif type(item) is Counted:
             self.registry.take(node, item)
         elif type(item) is Resign:

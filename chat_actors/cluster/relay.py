@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 import msgspec
 from msgspec import UNSET
 
-from chat_actors.actors.base import ROOM
+from chat_actors.actors.base import HIGH_WATER
 from chat_actors.actors.events import Join, Leave, Send, Shutdown
 from chat_actors.actors.fanout import FanOut
-from chat_actors.actors.topic import Room, TopicStatistics
+from chat_actors.actors.outbox import Outbox, Own
+from chat_actors.actors.topic import TopicActor
 from chat_actors.cluster.backlog import acks_among
 from chat_actors.cluster.guests import Deliver, Guest, Hand, RelayMailbox, Shut
 from chat_actors.cluster.journal import Journal
@@ -27,10 +28,10 @@ from chat_actors.cluster.wire import (
     Close,
     Depart,
     Detach,
+    JoinRefused,
     Let,
     Names,
     Parcel,
-    Refused,
     Say,
     SeatState,
     Taken,
@@ -38,7 +39,7 @@ from chat_actors.cluster.wire import (
     ToRelay,
     Write,
 )
-from chat_actors.connection.outbox import Outbox, Own
+from chat_actors.counters import TopicStatistics
 from chat_actors.protocol.codes import CloseCode, close_code
 from chat_actors.protocol.frames import Closing, Joined, finished, payloads
 from chat_actors.room.members import Member
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 _joined = msgspec.json.Decoder(Joined)
 
 
-class Relay(Room):
+class Relay(TopicActor):
     """The actor."""
 
     def __init__(self, name: str, node: "Node") -> None:
@@ -58,7 +59,7 @@ class Relay(Room):
         self._node = node
         self._life = 0
         self._lives: dict[str, int] = {}  # by owner, the last one there: it may not have seen that another one came
-        self._journal = Journal(node.limits, node.now, node.watch)
+        self._journal = Journal(node.settings, node.now, node.watch)
         self._guests: dict[int, Guest] = {}
         self._numbers: dict[Outbox, int] = {}
         self._near: dict[Outbox, Member] = {}  # those who have been handed their ``joined``
@@ -113,7 +114,7 @@ class Relay(Room):
                     self._node.send(self.owner, Taken(self.name, self._life, following.number))
             else:
                 self.attempt(following)
-            if not self.running or taken == ROOM or self.mailbox.empty():
+            if not self.running or taken == HIGH_WATER or self.mailbox.empty():
                 break
             following = self.mailbox.get_nowait()
         else:
@@ -156,7 +157,7 @@ class Relay(Room):
     def _join(self, event: Join) -> None:
         guest = Guest(
             username=event.username,
-            key="",
+            nickname="",
             number=self._node.new_number(),
             events=event.window is not None and event.window.events,
             outbox=event.outbox,
@@ -214,7 +215,7 @@ class Relay(Room):
         elif type(item) is Close:
             self._let_go(guest)
             self._post(Shut(guest, close_code(item.code)))
-        elif type(item) is Refused and guest.asked is not None:
+        elif type(item) is JoinRefused and guest.asked is not None:
             asked, guest.asked = guest.asked, None
             self._let_go(guest)
             asked.refuse(close_code(item.code), item.detail)
@@ -238,7 +239,7 @@ class Relay(Room):
                 own[guest.outbox] = pieces
                 self._acknowledge(guest, len(acks_among(pieces)))
         if not self.mailbox.crowded():
-            self.mailbox.relieve()
+            self.mailbox.release_senders()
         if self._roster is not None:
             for place in parcel.notices:
                 self._roster.note(parcel.frames[place])

@@ -5,10 +5,10 @@ from typing import Callable, Optional
 from msgspec import Struct
 
 from chat_actors.actors.events import Departed, Restore, Returning
+from chat_actors.actors.outbox import Outbox
 from chat_actors.cluster.gather import Legacy, linked, messages_of, refs_of
 from chat_actors.cluster.seats import Seat
 from chat_actors.cluster.wire import SeatState
-from chat_actors.connection.outbox import Outbox
 from chat_actors.protocol.codes import CloseCode
 
 

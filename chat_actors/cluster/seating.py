@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Optional
 
 import msgspec
 
+from chat_actors.actors.outbox import Outbox
 from chat_actors.cluster.backlog import Acks
 from chat_actors.cluster.journal import Journal
 from chat_actors.cluster.returning import Return
 from chat_actors.cluster.seats import Attachment, Seat, Tally
 from chat_actors.cluster.wire import Attached, Carry, Let, Names, Parcel, Renaming, SeatState, Write, encoded
-from chat_actors.connection.outbox import Outbox
 
 if TYPE_CHECKING:
     from chat_actors.cluster.estate import Estate
@@ -142,7 +142,7 @@ class Seating:
 
     def lose(self, node: str) -> None:
         """A node is gone, and its members with it."""
-        until = self._node.now() + self._node.limits.message_ttl
+        until = self._node.now() + self._node.settings.message_ttl
         for attachment in [one for one in self.attachments.values() if one.name == node]:
             for number, seat in attachment.seats.items():
                 self._tallies[node, number] = until, seat.tally

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Struct
 
 from chat_actors.actors.events import Leave
+from chat_actors.actors.outbox import Carrier, Outbox
 from chat_actors.cluster.wire import Attach, Close, Item, Write
-from chat_actors.connection.outbox import Carrier, Outbox
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import payloads
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from chat_actors.actors.events import Join, Restore, Send
 from chat_actors.actors.supervisor import ListTopics, Supervisor
-from chat_actors.actors.topic import Room, Topic
+from chat_actors.actors.topic import Topic, TopicActor
 from chat_actors.cluster.estate import Estate
 from chat_actors.cluster.relay import Relay
 from chat_actors.cluster.seats import Seat
@@ -21,9 +21,9 @@ class Front(Supervisor):
 
     def __init__(self, node: "Node") -> None:
         self._node = node
-        super().__init__(node.limits, node.clock, node.meter)
+        super().__init__(node.settings, node.clock, node.counters)
 
-    def open(self, name: str) -> Room:
+    def open(self, name: str) -> TopicActor:
         return Relay(name, self._node)
 
     def _join(self, event: Join) -> None:
@@ -39,7 +39,7 @@ class Front(Supervisor):
         """A relay that comes or goes is no news: its topic lives elsewhere."""
 
 
-class CountRooms(Struct, eq=False):
+class CountTopics(Struct, eq=False):
     """Tell a node which topics are owned here, once all that was posted before is done."""
 
     node: str
@@ -52,9 +52,9 @@ class Back(Supervisor):
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._estate: Estate  # that a topic is opened for
-        super().__init__(node.limits, node.clock, node.meter)
+        super().__init__(node.settings, node.clock, node.counters)
 
-    def count(self, event: CountRooms) -> None:
+    def count(self, event: CountTopics) -> None:
         """Have a node told, behind all that was posted before."""
         self.mailbox.put_nowait(event)  # type: ignore[arg-type]  # an event of this supervisor alone
 
@@ -69,13 +69,13 @@ class Back(Supervisor):
             active = self._where.get(seat)
             if active is not None:  # it has not left
                 active.topic.post(event)
-        elif type(event) is CountRooms:
+        elif type(event) is CountTopics:
             self._node.send(event.node, self._node.estates.counted(event.number))
         else:
             super().handle(event)
 
-    def open(self, name: str) -> Room:
-        topic = Topic(name, self._limits, self._clock, self._meter, self.post)
+    def open(self, name: str) -> TopicActor:
+        topic = Topic(name, self._settings, self._clock, self._counters, self.post)
         estate = self._estate
         estate.bind(topic)
         topic.task.add_done_callback(lambda _: estate.unbind(topic))

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from chat_actors.protocol.frames import Ack, Window
 
-VERSION = 1  # of all this: a field more or less, or one that means something else, is another one
+VERSION = 2  # of all this: a field more or less, or one that means something else, is another one
 
 
 class Parcel(Struct, array_like=True):
@@ -190,7 +190,7 @@ class Close(ToGuest):
     code: int
 
 
-class Refused(ToGuest):
+class JoinRefused(ToGuest):
     """Nobody became a member by that join."""
 
     code: int
@@ -247,7 +247,7 @@ class Counted(ToNode):
 
 Item = Union[ToOwner, ToRelay, ToNode]
 _FromRelay = Union[Attach, Detach, Ask, Depart, Say, Taken]
-_FromOwner = Union[Attached, Let, Names, Carry, Write, Close, Refused]
+_FromOwner = Union[Attached, Let, Names, Carry, Write, Close, JoinRefused]
 _FromNode = Union[Hello, Settled, Resign, Bequest, Count, Counted]
 
 

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Awaitable, MutableMapping
 from typing import Any, Callable, Optional, Protocol
 
-Message = MutableMapping[str, Any]  # an ASGI event
+AsgiEvent = MutableMapping[str, Any]  # an ASGI event
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[AsgiEvent]]
+Send = Callable[[AsgiEvent], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "chat_actors.protocol"

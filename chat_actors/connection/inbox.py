@@ -9,7 +9,7 @@ WebSocket implementation stays the judge of it; only what is too big is dropped 
 import asyncio
 from typing import Callable, Optional
 
-from chat_actors.connection.asgi import Message, Receive, UvicornProtocol, limit_inflation
+from chat_actors.connection.asgi import AsgiEvent, Receive, UvicornProtocol, limit_inflation
 
 try:
     from websockets.speedups import apply_mask
@@ -97,7 +97,7 @@ class DirectInbox(Inbox, asyncio.Protocol):
             self._protocol.transport.resume_reading()
             self.data_received(b"")
 
-    async def _receive_next(self) -> Message:
+    async def _receive_next(self) -> AsgiEvent:
         self._read_on()  # now, when the session has dealt with what it received before
         event = await self._asgi_receive()
         if self._ahead:  # it may have come before the handshake was over, and was not counted

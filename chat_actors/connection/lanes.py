@@ -8,12 +8,12 @@ import asyncio
 import socket
 from typing import Any, Optional, Union
 
-from loguru import logger
-
-from chat_actors.connection.asgi import Message, Receive, Send, UvicornProtocol
+from chat_actors.clock import Timer
+from chat_actors.connection.asgi import AsgiEvent, Receive, Send, UvicornProtocol
+from chat_actors.connection.handshake import close_event, send_events
 from chat_actors.connection.outbox import ConnectionOutbox, StallWatch
 from chat_actors.protocol.codes import CloseCode
-from chat_actors.protocol.frames import Error, finished, payloads
+from chat_actors.protocol.frames import payloads
 
 # The kernel takes no more than this ahead of what it sends: with the megabytes it would take otherwise, a slow but
 # steady reader would seem to make no progress for longer than the stall clock waits, and messages outlive their window.
@@ -31,8 +31,8 @@ class TransportOutbox(ConnectionOutbox):
         super().__init__(watch, receive, send)
         self._transport = transport
         self._look_again = 0  # once so many bytes are written, see how many of them wait
-        self._closing: Optional[asyncio.Task[None]] = None
-        self._grace: Optional[asyncio.TimerHandle] = None
+        self._closing: Optional[asyncio.Task[bool]] = None
+        self._grace: Optional[Timer] = None
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
             sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
@@ -65,22 +65,23 @@ class TransportOutbox(ConnectionOutbox):
     async def finish(self) -> None:
         await super().finish()
         if self._closing is not None:
-            await self._closing
+            await asyncio.wait({self._closing})
         self._let_go()
 
     def _let_go(self) -> None:
         """Give the peer a little time to read what waits for it; a closing transport alone would wait for ever."""
         if self._grace is None and self.buffered():
-            self._grace = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abort_unread)
+            self._grace = self._watch.clock.call_later(CLOSE_SECONDS, self._abort_unread)
 
     def _begin_close(self, code: CloseCode) -> None:
-        self._closing = asyncio.create_task(self._close(code))
+        self._closing = asyncio.create_task(send_events(self._send, close_event(code)))
+        deadline = self._watch.clock.call_later(CLOSE_SECONDS, self._give_up_closing)
+        self._closing.add_done_callback(lambda _: deadline.cancel())
 
-    async def _close(self, code: CloseCode) -> None:
-        try:
-            await asyncio.wait_for(tell(self._send, _close_event(code)), CLOSE_SECONDS)
-        except asyncio.TimeoutError:
-            self.abort()
+    def _give_up_closing(self) -> None:
+        self.abort()
+        if self._closing is not None:
+            self._closing.cancel()
 
     def buffered(self) -> int:
         try:
@@ -104,7 +105,7 @@ class PlainOutbox(ConnectionOutbox):
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
         super().__init__(watch, self._receive_or_end, send)
         self._asgi_receive = receive
-        self._receiving: Optional[asyncio.Future[Message]] = None
+        self._receiving: Optional[asyncio.Future[AsgiEvent]] = None
         self._queue: asyncio.Queue[Union[bytes, CloseCode]] = asyncio.Queue()
         self._waiting = 0  # bytes in the queue
         self._sender = asyncio.create_task(self._send_in_turn())
@@ -123,7 +124,9 @@ class PlainOutbox(ConnectionOutbox):
     async def finish(self) -> None:
         await super().finish()
         if self.reason is not None:
-            await asyncio.wait({self._sender}, timeout=CLOSE_SECONDS)
+            deadline = self._watch.clock.call_later(CLOSE_SECONDS, self._sender.cancel)
+            await asyncio.wait({self._sender})
+            deadline.cancel()
         self._sender.cancel()
         await asyncio.wait({self._sender})
         if self._receiving is not None:
@@ -136,14 +139,14 @@ class PlainOutbox(ConnectionOutbox):
         while True:
             item = await self._queue.get()
             if isinstance(item, CloseCode):
-                await tell(self._send, _close_event(item))
+                await send_events(self._send, close_event(item))
                 return
-            if not await tell(self._send, {"type": "websocket.send", "text": item.decode()}):
+            if not await send_events(self._send, {"type": "websocket.send", "text": item.decode()}):
                 return
             self._waiting -= len(item)
             del item
 
-    async def _receive_or_end(self) -> Message:
+    async def _receive_or_end(self) -> AsgiEvent:
         """The next event, or a disconnect once nothing can be sent any more: not every server says so itself."""
         if self._receiving is None:
             self._receiving = asyncio.ensure_future(self._asgi_receive())
@@ -171,25 +174,3 @@ def open_outbox(
     if protocol is None:
         return PlainOutbox(watch, receive, send)
     return TransportOutbox(watch, receive, send, protocol.transport)
-
-
-async def turn_away(send: Send, code: CloseCode, error: Optional[Error] = None) -> None:
-    """Accept a connection only to say why it cannot stay. It never has an outbox."""
-    texts = payloads(b"" if error is None else finished(error))
-    told: list[Message] = [{"type": "websocket.send", "text": text.decode()} for text in texts]
-    await tell(send, {"type": "websocket.accept"}, *told, _close_event(code))
-
-
-async def tell(send: Send, *events: Message) -> bool:
-    """Send these to a peer that may be gone, or whose server may be ending; whether all could be sent."""
-    try:
-        for event in events:
-            await send(event)
-    except Exception as gone:  # every server has its own exception for a peer that is no longer there
-        logger.bind(why=repr(gone)).debug("not sent")
-        return False
-    return True
-
-
-def _close_event(code: CloseCode) -> Message:
-    return {"type": "websocket.close", "code": int(code), "reason": code.reason}

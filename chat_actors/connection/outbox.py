@@ -4,48 +4,19 @@ Here is what every way out has: the bound in bytes, and the stall clock that wat
 is aborted and leaves. How the bytes get out is for ``lanes``.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from typing import Optional
 
 from loguru import logger
 
+from chat_actors.actors.outbox import Outbox
 from chat_actors.clock import Clock
 from chat_actors.connection.asgi import Receive, Send
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
 
 SWEEP_SECONDS = 1.0  # how often the stall clock looks
-
-
-Own = dict["Outbox", list[tuple[int, bytes]]]  # what someone gets in place of a frame, by the place of that
-
-
-class Carrier(ABC):
-    """A way to many members at once: it is given what a topic has to say once, and sees to its members itself."""
-
-    @abstractmethod
-    async def carry(self, frames: list[bytes], notices: list[int], own: Own) -> None:
-        """Take the frames of one turn, in order; ``notices``: places of those only for members with ``events``."""
-
-
-class Outbox(ABC):
-    """A way out, as the actors see it: nothing here waits, and nothing raises."""
-
-    __slots__ = ()
-    carrier: Optional[Carrier] = None  # who takes what is for all; None: it is written to one by one
-
-    @abstractmethod
-    def write(self, frames: bytes) -> None:
-        """Send a run of finished frames. A peer that is gone gets nothing; one that is too slow is aborted."""
-
-    @abstractmethod
-    def write_answer(self, frames: bytes) -> None:
-        """The same for what was asked for, however long it is: it comes on top of what may wait for this peer."""
-
-    @abstractmethod
-    def close(self, code: CloseCode) -> None:
-        """Send what was written, then a close frame; nothing after it. The first call counts."""
 
 
 class ConnectionOutbox(Outbox):
@@ -73,7 +44,7 @@ class ConnectionOutbox(Outbox):
         self._send = send
         self._written = 0  # bytes, since the connection was opened
         self._gone = 0  # of them, those that have left the process
-        self._progress_at = watch.now()  # when _gone last grew, or nothing waited
+        self._progress_at = watch.clock.monotonic()  # when _gone last grew, or nothing waited
         self._marks: deque[tuple[int, float]] = deque()  # so many bytes had been written at that moment, and wait
         watch.outboxes.add(self)
 
@@ -84,13 +55,13 @@ class ConnectionOutbox(Outbox):
     def close(self, code: CloseCode) -> None:
         if self.reason is None:
             self.reason = code.name.lower()
-            self._watch.meter.closed[code] += 1
+            self._watch.counters.closed[int(code)] += 1
             self._begin_close(code)
 
     async def finish(self) -> None:
         """Wait until a close that has begun is sent or given up (at most CLOSE_SECONDS); then let go of the peer."""
         self._watch.outboxes.discard(self)
-        self._watch.meter.bytes_out += self._written
+        self._watch.counters.bytes_out += self._written
 
     def is_open(self) -> bool:
         """Whether the conversation goes on, or the peer has not read the end of it."""
@@ -100,7 +71,7 @@ class ConnectionOutbox(Outbox):
         """Abort a peer that does not read; its session ends, leaves and says why in its one log line."""
         if self.reason is None:
             self.reason = f"slow: {detail}, {self.buffered()} bytes wait"
-            self._watch.meter.slow += 1
+            self._watch.counters.slow += 1
             self.abort()
 
     def check(self, now: float) -> None:
@@ -141,22 +112,21 @@ class StallWatch:
     """The stall clock of all outboxes: one task that looks at each of them every second."""
 
     def __init__(
-        self, clock: Clock, meter: Meter, most_bytes: int, stall_seconds: float, window_seconds: float
+        self, clock: Clock, counters: Counters, most_bytes: int, stall_seconds: float, window_seconds: float
     ) -> None:
         self.outboxes: set[ConnectionOutbox] = set()
-        self.meter = meter
+        self.counters = counters
         self.most_bytes = most_bytes  # that may wait for one peer
         self.stall_seconds = stall_seconds  # without progress while something waits
         self.window_seconds = window_seconds  # that a byte may wait at all
-        self.now = clock.monotonic
-        self._sleep = clock.sleep
+        self.clock = clock
 
     async def run(self) -> None:
         while True:
-            due = self.now() + SWEEP_SECONDS
-            await self._sleep(SWEEP_SECONDS)
-            now = self.now()
-            self.meter.lag.add(max(0.0, now - due))
+            due = self.clock.monotonic() + SWEEP_SECONDS
+            await self.clock.sleep(SWEEP_SECONDS)
+            now = self.clock.monotonic()
+            self.counters.lag.add(max(0.0, now - due))
             for outbox in list(self.outboxes):
                 try:
                     outbox.check(now)

@@ -6,7 +6,6 @@ posts events to them; everything it sends goes through its outbox.
 
 import asyncio
 from functools import partial
-from time import monotonic
 from typing import Any, Callable, Optional
 
 from loguru import logger
@@ -15,11 +14,13 @@ from msgspec import UNSET
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join, JoinFailed, Leave, Send, TopicEvent
 from chat_actors.actors.supervisor import ListTopics, SupervisorEvent
-from chat_actors.connection.asgi import Message
+from chat_actors.clock import Clock, Timer
+from chat_actors.connection.admission import Anonymous, Caller
+from chat_actors.connection.asgi import AsgiEvent
 from chat_actors.connection.inbox import Inbox
 from chat_actors.connection.outbox import ConnectionOutbox
-from chat_actors.connection.rate import Pace
-from chat_actors.counters import Meter
+from chat_actors.connection.rate import TokenBucket
+from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_bigger
 from chat_actors.protocol.frames import Error, JoinFrame, SendFrame, finished
@@ -35,21 +36,23 @@ class Session:
         outbox: ConnectionOutbox,
         supervisor: Mailbox[SupervisorEvent],
         settings: Settings,
-        meter: Meter,
+        counters: Counters,
+        clock: Clock,
+        caller: Caller,
         peer: str,
-        is_token: Optional[Callable[[str], bool]] = None,
     ) -> None:
         self._inbox = inbox
         self._outbox = outbox
         self._supervisor = supervisor
         self._settings = settings
-        self._meter = meter
-        self._is_token = is_token  # judges the join frame's token, where one is needed
+        self._counters = counters
+        self._clock = clock
+        self._caller = caller
         rate = settings.rate_limit
-        self._pace = Pace(rate, settings.rate_burst, monotonic()) if rate else None
+        self._bucket = TokenBucket(rate, settings.rate_burst, clock.monotonic()) if rate else None
         self._refused = 0  # frames in a row
         self._posted_join = False
-        self._deadline: asyncio.TimerHandle  # of the join, then of its answer
+        self._deadline: Timer  # of the join, then of its answer
         self._log = logger.bind(peer=peer)
 
     async def run(self) -> None:
@@ -91,7 +94,7 @@ class Session:
                 if type(frame) is JoinFrame:
                     self._check_token(frame)
                     break
-                if self._is_token is not None:
+                if isinstance(self._caller, Anonymous):
                     raise Refused(ErrorCode.NOT_JOINED, "this server has a token: join with it first")
                 self._refused = 0
                 self._supervisor.put_nowait(ListTopics(self._outbox))
@@ -110,8 +113,8 @@ class Session:
         self._supervisor.put_nowait(join)
         return await reply
 
-    def _later(self, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(self._settings.join_timeout, call, *args)
+    def _later(self, call: Callable[..., None], *args: Any) -> Timer:
+        return self._clock.call_later(self._settings.join_timeout, call, *args)
 
     async def _chat(self, topic: Mailbox[TopicEvent]) -> None:
         """Post what comes until the connection ends. While it waits, no name here keeps the last message alive."""
@@ -135,15 +138,15 @@ class Session:
 
     def _brake(self, actor: "Mailbox[Any]") -> Optional["asyncio.Future[None]"]:
         """What a sender waits for before its next frame is read: its own pace, or an actor that has much to do."""
-        return self._keep_pace() or (actor.room() if actor.crowded() else None)
+        return self._keep_pace() or (actor.drained() if actor.crowded() else None)
 
     def _keep_pace(self) -> Optional["asyncio.Future[None]"]:
         """Count a frame; what to wait for before the next one where this peer is above its rate."""
-        seconds = 0.0 if self._pace is None else self._pace.wait(monotonic())
-        return asyncio.ensure_future(asyncio.sleep(seconds)) if seconds else None
+        seconds = 0.0 if self._bucket is None else self._bucket.take(self._clock.monotonic())
+        return asyncio.ensure_future(self._clock.sleep(seconds)) if seconds else None
 
     def _check_token(self, frame: JoinFrame) -> None:
-        if self._is_token is not None and not (frame.token is not UNSET and self._is_token(frame.token)):
+        if not self._caller.may_join("" if frame.token is UNSET else frame.token):
             raise Refused(ErrorCode.INVALID_JOIN, "this server has a token, and the join frame must give it")
 
     def _post(self, topic: Mailbox[TopicEvent], data: Optional[Data]) -> bool:
@@ -161,7 +164,7 @@ class Session:
             self._supervisor.put_nowait(ListTopics(self._outbox))
         return True
 
-    def _payload(self, event: Message) -> Optional[Data]:
+    def _payload(self, event: AsgiEvent) -> Optional[Data]:
         """What a frame holds; None where the conversation is over, whichever side has ended it."""
         if self._outbox.reason is not None:
             return None
@@ -185,7 +188,7 @@ class Session:
         return False
 
     def _refuse(self, refusal: Refused) -> None:
-        self._meter.refused[refusal.code] += 1
+        self._counters.refused[refusal.code.value] += 1
         self._log.bind(code=refusal.code.value).info("frame refused")
         self._outbox.write(finished(Error(refusal.code, refusal.detail)))
 

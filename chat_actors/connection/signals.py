@@ -23,24 +23,24 @@ class ExitSignals:
         self._ending: Optional[asyncio.Task[None]] = None
         self._hosts: dict[int, Handler] = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere there are no signals to be heard
-            for number in (signal.SIGINT, signal.SIGTERM):
-                host = signal.getsignal(number)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                host = signal.getsignal(signum)
                 if callable(host) and host is not signal.default_int_handler:  # a host that ends with some grace
-                    self._hosts[number] = host
-                    signal.signal(number, self._heard)
+                    self._hosts[signum] = host
+                    signal.signal(signum, self._heard)
 
     def let_go(self) -> None:
         """Give the signals back to the host."""
-        for number, host in self._hosts.items():
-            if signal.getsignal(number) == self._heard:
-                signal.signal(number, host)
+        for signum, host in self._hosts.items():
+            if signal.getsignal(signum) == self._heard:
+                signal.signal(signum, host)
 
-    def _heard(self, number: int, frame: Optional[FrameType]) -> None:
-        self._loop.call_soon_threadsafe(self._begin, number)
+    def _heard(self, signum: int, frame: Optional[FrameType]) -> None:
+        self._loop.call_soon_threadsafe(self._begin, signum)
 
-    def _begin(self, number: int) -> None:
+    def _begin(self, signum: int) -> None:
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end())
-            self._ending.add_done_callback(lambda _: self._hosts[number](number, None))
+            self._ending.add_done_callback(lambda _: self._hosts[signum](signum, None))
         else:
-            self._hosts[number](number, None)
+            self._hosts[signum](signum, None)

@@ -6,22 +6,23 @@ import msgspec
 from fastapi import APIRouter, HTTPException, Request, Response
 from prometheus_client.exposition import choose_encoder
 
+from chat_actors.connection.admission import Authenticated
 from chat_actors.operations.metrics import registry
 from chat_actors.protocol.frames import TopicUsers
-from chat_actors.server import Chat
+from chat_actors.server import Server
 from chat_actors.settings import Settings
 
 _, _SCHEMAS = msgspec.json.schema_components([TopicUsers])
 _TOPICS: dict[str, Any] = {"type": "array", "items": _SCHEMAS["TopicUsers"]}
 
 
-def operations(chat: Chat, settings: Settings) -> APIRouter:
+def operations(server: Server, settings: Settings) -> APIRouter:
     """The routes for one application. ``/topics`` and ``/metrics`` need the token, where the server has one."""
     router = APIRouter(tags=["operations"])
-    metrics = registry(chat.statistics, chat.meter)
+    metrics = registry(server.statistics, server.counters)
 
     def check_token(request: Request) -> None:
-        if not chat.door.admits(request.scope["headers"]):
+        if not isinstance(server.admission.authenticate(request.scope["headers"]), Authenticated):
             raise HTTPException(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
 
     @router.get("/healthz", summary="Whether the server is alive")
@@ -30,9 +31,9 @@ def operations(chat: Chat, settings: Settings) -> APIRouter:
 
     @router.get("/readyz", summary="Whether the server takes new members", responses={503: {"description": "It ends"}})
     async def readyz(response: Response) -> dict[str, str]:
-        if chat.stopping:
+        if server.stopping:
             response.status_code = 503
-        return {"status": "closing" if chat.stopping else "ready"}
+        return {"status": "closing" if server.stopping else "ready"}
 
     if settings.topics_page:
 
@@ -44,7 +45,7 @@ def operations(chat: Chat, settings: Settings) -> APIRouter:
         )
         async def topics(request: Request) -> Response:
             check_token(request)
-            topics = await chat.topics()
+            topics = await server.topics()
             partial = {"X-Partial": "true"} if topics.partial else {}
             return Response(msgspec.json.encode(topics.topics), media_type="application/json", headers=partial)
 

@@ -12,7 +12,6 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Struct
 
-from chat_actors import __version__
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import (
     LIST,
@@ -21,7 +20,6 @@ from chat_actors.protocol.frames import (
     Closing,
     Error,
     Expired,
-    Gap,
     Joined,
     JoinFrame,
     ListCommand,
@@ -29,6 +27,7 @@ from chat_actors.protocol.frames import (
     Presence,
     Renamed,
     Replayed,
+    ReplayGap,
     SendFrame,
     ServerFrame,
     Topics,
@@ -36,6 +35,7 @@ from chat_actors.protocol.frames import (
 )
 from chat_actors.protocol.names import MAX_TOPIC, MAX_USERNAME
 from chat_actors.settings import Settings
+from chat_actors.version import __version__
 
 Object = dict[str, Any]  # of JSON
 
@@ -80,8 +80,8 @@ _EXAMPLES: tuple[Struct, ...] = (
     SendFrame("Hello World", ref="m1"),
     ListCommand(),
     Joined("alice#2", "sports", 2, 30),
-    Joined("alice", "sports", 2, 30, _EPOCH, 23, _RESUME, Gap(18, 20, "expired"), ["bob", "alice"]),
-    Joined("alice", "sports", 1, 30, _EPOCH, 0, _RESUME, Gap(18, None, "restarted")),
+    Joined("alice", "sports", 2, 30, _EPOCH, 23, _RESUME, ReplayGap(18, 20, "expired"), ["bob", "alice"]),
+    Joined("alice", "sports", 1, 30, _EPOCH, 0, _RESUME, ReplayGap(18, None, "restarted")),
     Message(17, "alice", "Hello World", _TIME),
     Replayed(17, "alice", "Hello World", _TIME),
     Presence("left", "bob", 1),

@@ -54,9 +54,9 @@ class CloseCode(enum.IntEnum):
     RESUMED_ELSEWHERE = 4409, "another connection has resumed this member"
 
 
-def close_code(number: int) -> CloseCode:
+def close_code(code: int) -> CloseCode:
     """The close code of that number. Raises KeyError."""
-    return _CLOSE_CODES[number]
+    return _CLOSE_CODES[code]
 
 
 _CLOSE_CODES = {int(code): code for code in CloseCode}

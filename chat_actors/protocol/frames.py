@@ -95,7 +95,7 @@ ClientFrame = Union[JoinFrame, SendFrame, ListCommand]
 # To a client: ``type`` comes first and names the kind.
 
 
-class Gap(Struct):
+class ReplayGap(Struct):
     """Where something is lost: the ids that cannot be replayed.
 
     ``to``: null where nobody knows: the topic has died since.
@@ -127,7 +127,7 @@ class Joined(Struct, tag_field="type", tag="joined"):
     epoch: Union[str, UnsetType] = UNSET
     last_id: Union[Annotated[int, Meta(ge=0)], UnsetType] = UNSET
     resume: Union[str, UnsetType] = UNSET
-    gap: Union[Gap, UnsetType] = UNSET
+    gap: Union[ReplayGap, UnsetType] = UNSET
     members: Union[list[str], UnsetType] = UNSET
 
 

@@ -7,19 +7,9 @@ from typing import Optional
 
 from msgspec import Struct
 
-from chat_actors.protocol.frames import Ack, Gap
+from chat_actors.protocol.frames import Ack, ReplayGap
 
 Refs = dict[str, Ack]  # a member's own references, and how the messages that had them were acknowledged
-
-
-class Limits(Struct, frozen=True):
-    """How long (seconds) and how much a topic remembers; how many topics and members there may be (0: any number)."""
-
-    message_ttl: float = 30.0
-    history_messages: int = 10_000
-    history_bytes: int = 8 * 1024 * 1024
-    topics: int = 0
-    topic_members: int = 0
 
 
 class Stored(Struct, weakref=True):
@@ -36,11 +26,12 @@ class Stored(Struct, weakref=True):
 
 
 class History:
-    """The messages of one topic, oldest first. A ref is forgotten with its message."""
+    """The messages of one topic, oldest first, within bounds. A ref is forgotten with its message."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, most_messages: int, most_bytes: int) -> None:
         self.last_id = 0  # the newest message's
-        self._limits = limits
+        self._most_messages = most_messages
+        self._most_bytes = most_bytes  # of frames
         self._stored: deque[Stored] = deque()
         self._bytes = 0  # of their frames
         self._evicted = 0  # highest id that was deleted before its time
@@ -63,8 +54,8 @@ class History:
 
     def evict(self) -> int:
         """Forget the oldest messages that are too many or too much; returns how many."""
-        limits, before = self._limits, len(self._stored)
-        while len(self._stored) > limits.history_messages or self._bytes > limits.history_bytes:
+        before = len(self._stored)
+        while len(self._stored) > self._most_messages or self._bytes > self._most_bytes:
             self._evicted = self._stored[0].id
             self._forget_oldest()
         return before - len(self._stored)
@@ -98,12 +89,12 @@ class History:
             first -= 1
         return islice(self._stored, first, None)
 
-    def gap(self, since: int) -> Optional[Gap]:
+    def gap(self, since: int) -> Optional[ReplayGap]:
         """The messages above ``since`` that are lost; None where none is."""
         through = self.deleted_through
         if since >= through:
             return None
-        return Gap(since + 1, through, "evicted" if self._evicted > since else "expired")
+        return ReplayGap(since + 1, through, "evicted" if self._evicted > since else "expired")
 
     def _forget_oldest(self) -> None:
         message = self._stored.popleft()

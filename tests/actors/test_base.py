@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from chat_actors.actors.base import CRASH_SECONDS, MOST_CRASHES, ROOM, Actor
+from chat_actors.actors.base import CRASH_SECONDS, HIGH_WATER, MOST_CRASHES, Actor
 from tests.support.fakes import FakeClock, in_clean_loop, log_lines, settle
 
 FAIL = "fail"
@@ -153,8 +153,8 @@ async def test_a_mailbox_is_crowded_from_1024_events_on_until_the_actor_has_caug
     post(actor, "1")
     assert actor.mailbox.crowded()
     post(actor, *["1"] * 8)
-    room = actor.mailbox.room()
-    impatient = actor.mailbox.room()
+    room = actor.mailbox.drained()
+    impatient = actor.mailbox.drained()
     impatient.cancel()  # is not in the way of the others
     await room
     assert 9 <= len(actor.notes) < 1024
@@ -166,7 +166,7 @@ async def test_a_mailbox_is_crowded_from_1024_events_on_until_the_actor_has_caug
 async def test_those_who_wait_for_room_are_let_go_when_the_actor_ends(cancel: bool) -> None:
     actor = Notes()
     await settle()
-    room = actor.mailbox.room()
+    room = actor.mailbox.drained()
     if cancel:
         actor.task.cancel()
     else:
@@ -180,8 +180,8 @@ async def test_mail_that_comes_after_the_end_is_undelivered_and_nobody_waits_for
     actor = Notes()
     actor.stop()
     await actor.task
-    for number in range(ROOM + 1):  # by the address, which others hold longer than the actor lives
+    for number in range(HIGH_WATER + 1):  # by the address, which others hold longer than the actor lives
         actor.mailbox.put_nowait(str(number))
     actor.stop()
-    assert actor.notes == ["ended", *(f"undelivered {number}" for number in range(ROOM + 1))]
+    assert actor.notes == ["ended", *(f"undelivered {number}" for number in range(HIGH_WATER + 1))]
     assert not actor.mailbox.crowded()

@@ -3,12 +3,13 @@
 import pytest
 
 from tests.support.fakes import POISON, in_clean_loop, settle
-from tests.support.window import Room, short, token
+from tests.support.harness import TopicHarness
+from tests.support.window import short, token
 
 
 @in_clean_loop
 async def test_a_duplicate_is_acknowledged_in_its_place_with_the_first_ack_and_changes_nothing() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob = room.ask("alice"), room.join("bob")
     room.send(alice, "1", ref="r")
     await settle()
@@ -30,7 +31,7 @@ async def test_a_duplicate_is_acknowledged_in_its_place_with_the_first_ack_and_c
 
 @in_clean_loop
 async def test_a_duplicate_alone_is_written_to_its_sender_alone() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob, watcher = room.ask("alice"), room.join("bob"), room.ask("watcher", events=True)
     room.send(alice, "1", ref="r")
     await settle()
@@ -44,7 +45,7 @@ async def test_a_duplicate_alone_is_written_to_its_sender_alone() -> None:
 
 @in_clean_loop
 async def test_refs_are_each_members_own_and_those_of_plain_members_are_not_looked_at() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob, plain = room.ask("alice"), room.ask("bob"), room.join("plain")
     for member in (alice, bob, plain, plain):
         room.send(member, "x", ref="r")
@@ -58,7 +59,7 @@ async def test_refs_are_each_members_own_and_those_of_plain_members_are_not_look
 @pytest.mark.parametrize("resumed", [False, True])
 @in_clean_loop
 async def test_a_ref_is_new_again_when_its_message_is_gone_however_often_it_came_meanwhile(resumed: bool) -> None:
-    room = Room()
+    room = TopicHarness()
     alice = room.ask("alice")
     room.send(alice, "1", ref="r")
     await settle()
@@ -77,7 +78,7 @@ async def test_a_ref_is_new_again_when_its_message_is_gone_however_often_it_came
 
 @in_clean_loop
 async def test_a_ref_is_new_again_when_its_message_was_evicted() -> None:
-    room = Room(history_messages=1)
+    room = TopicHarness(history_messages=1)
     alice = room.ask("alice")
     room.send(alice, "1", ref="r")
     room.send(alice, "2", ref="s")
@@ -90,7 +91,7 @@ async def test_a_ref_is_new_again_when_its_message_was_evicted() -> None:
 
 @in_clean_loop
 async def test_a_message_that_failed_is_not_known_by_its_ref() -> None:
-    room = Room()
+    room = TopicHarness()
     alice = room.ask("alice")
     room.send(alice, POISON, "1", "1", ref="r")
     await settle()

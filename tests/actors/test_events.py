@@ -1,14 +1,15 @@
 """Events for those who ask for them; and that nothing of the window stays."""
 
 from tests.support.fakes import in_clean_loop, settle, tasks
-from tests.support.window import Room, held, joined, short, token
+from tests.support.harness import TopicHarness
+from tests.support.window import held, joined, short, token
 
 # Events.
 
 
 @in_clean_loop
 async def test_members_are_told_oldest_first_also_after_a_takeover() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, _ = room.ask("alice"), room.join("bob")
     await settle()
     room.ask("alice", resume=token(alice))
@@ -19,7 +20,7 @@ async def test_members_are_told_oldest_first_also_after_a_takeover() -> None:
 
 @in_clean_loop
 async def test_a_storm_of_joins_and_leaves_in_one_drain_is_told_in_its_order_and_never_to_the_one_it_is_about() -> None:
-    room = Room()
+    room = TopicHarness()
     watcher, plain = await room.watcher(), room.join("plain")
     await settle()
     watcher.take()
@@ -47,7 +48,7 @@ async def test_a_storm_of_joins_and_leaves_in_one_drain_is_told_in_its_order_and
 
 @in_clean_loop
 async def test_expired_is_told_where_time_or_the_bounds_have_deleted_something() -> None:
-    room = Room(history_messages=2)
+    room = TopicHarness(history_messages=2)
     watcher, (alice,) = await room.watcher(), await room.enter("alice")
     asker = room.ask("asker")
     await settle()
@@ -69,7 +70,7 @@ async def test_expired_is_told_where_time_or_the_bounds_have_deleted_something()
 
 @in_clean_loop
 async def test_a_member_that_left_is_forgotten_in_time_and_without_a_word() -> None:
-    room = Room()
+    room = TopicHarness()
     watcher = await room.watcher()
     when_new = held(room.topic)
     room.leave(room.ask("alice"))  # and nobody says anything
@@ -87,7 +88,7 @@ async def test_a_member_that_left_is_forgotten_in_time_and_without_a_word() -> N
 @in_clean_loop
 async def test_after_thirty_seconds_of_silence_a_topic_holds_what_it_held_when_it_was_new() -> None:
     before = tasks()
-    room = Room(history_messages=50)
+    room = TopicHarness(history_messages=50)
     stays = room.ask("stays", events=True)
     plain = room.join("plain")
     await settle()

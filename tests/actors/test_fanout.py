@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chat_actors.actors.fanout import MOST_BYTES, MOST_FRAMES, STRIDE_BYTES, STRIDE_MEMBERS, FanOut
-from chat_actors.connection.outbox import Outbox
+from chat_actors.actors.outbox import Outbox
 from chat_actors.room.members import Member
 from tests.support.fakes import FakeMember, in_clean_loop, log_lines
 

@@ -16,8 +16,9 @@ from chat_actors.actors.events import Join, Leave, Send, TopicEvent
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
 from tests.support.fakes import POISON, FakeMember, settle
+from tests.support.harness import TopicHarness
 from tests.support.model import KEPT, TTL, Model, Person
-from tests.support.window import Room, held
+from tests.support.window import held
 
 T = TypeVar("T")
 
@@ -52,8 +53,8 @@ class TopicMachine(RuleBasedStateMachine):
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)
 
-    async def open(self) -> Room:
-        room = Room(history_messages=KEPT)
+    async def open(self) -> TopicHarness:
+        room = TopicHarness(history_messages=KEPT)
         await settle()
         self.when_new = held(room.topic)
         return room

@@ -7,9 +7,10 @@ import pytest
 
 from chat_actors.actors.events import Join
 from chat_actors.protocol.frames import Window
-from tests.connection.test_outbox import Lane, both_lanes, slow
 from tests.support.fakes import FakeMember, Frame, in_clean_loop, settle
-from tests.support.window import Room, joined, short, token
+from tests.support.harness import TopicHarness
+from tests.support.lane import Lane, both_lanes, slow
+from tests.support.window import joined, short, token
 
 # Replay.
 
@@ -17,7 +18,7 @@ from tests.support.window import Room, joined, short, token
 @pytest.mark.parametrize("since", range(5))
 @in_clean_loop
 async def test_a_replay_stands_between_what_was_before_the_join_and_what_is_behind_it(since: int) -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob = room.ask("alice"), room.join("bob")
     await settle()
     room.send(alice, "1")
@@ -37,7 +38,7 @@ async def test_a_replay_stands_between_what_was_before_the_join_and_what_is_behi
 
 @in_clean_loop
 async def test_joins_anywhere_in_a_storm_of_messages_get_each_message_once() -> None:
-    room = Room()
+    room = TopicHarness()
     (alice,) = await room.enter("alice")
     late: list[FakeMember] = []
     for number in range(1, 901):  # several turns, each of several writes
@@ -54,7 +55,7 @@ async def test_joins_anywhere_in_a_storm_of_messages_get_each_message_once() -> 
 
 @in_clean_loop
 async def test_a_message_that_is_no_longer_kept_is_not_replayed() -> None:
-    room = Room(history_messages=2)
+    room = TopicHarness(history_messages=2)
     (alice,) = await room.enter("alice")
     room.send(alice, "1", "2", "3")
     bob = room.ask("bob", since=0)
@@ -72,7 +73,7 @@ async def test_a_message_that_is_no_longer_kept_is_not_replayed() -> None:
 async def test_a_replay_over_the_bound_is_for_the_reader_to_read_and_what_follows_is_bounded(
     kind: type[Lane], reads_on: bool
 ) -> None:
-    room, lane = Room(), kind(most_bytes=1000)
+    room, lane = TopicHarness(), kind(most_bytes=1000)
     (alice,) = await room.enter("alice")
     room.send(alice, *["x" * 500] * 20)  # ten times the bound
     lane.stall()
@@ -122,7 +123,7 @@ async def test_a_replay_over_the_bound_is_for_the_reader_to_read_and_what_follow
 async def test_a_gap_is_told_with_its_exact_ids_and_only_where_something_is_lost(
     seconds: int, limits: dict[str, int], since: int, gap: Optional[Frame]
 ) -> None:
-    room = Room(**limits)
+    room = TopicHarness(**limits)
     alice = room.ask("alice")
     room.send(alice, "1", "2")
     await settle()
@@ -145,7 +146,7 @@ async def test_a_gap_is_told_with_its_exact_ids_and_only_where_something_is_lost
 @pytest.mark.parametrize("since", [0, 1, 2, 17])
 @in_clean_loop
 async def test_in_another_life_of_the_topic_all_there_is_is_replayed_and_the_gap_has_no_end(since: int) -> None:
-    room = Room()
+    room = TopicHarness()
     (alice,) = await room.enter("alice")
     room.send(alice, "1", "2")
     bob = room.ask("bob", since=since, epoch="another")

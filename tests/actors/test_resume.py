@@ -9,12 +9,13 @@ from chat_actors.actors.events import JoinFailed
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.protocol.codes import CloseCode
 from tests.support.fakes import FakeMember, in_clean_loop, settle, tasks
-from tests.support.window import Chat, Room, joined, short, token
+from tests.support.harness import SupervisorHarness, TopicHarness
+from tests.support.window import joined, short, token
 
 
 @in_clean_loop
 async def test_a_takeover_closes_the_old_connection_and_is_seen_by_nobody() -> None:
-    room = Room()
+    room = TopicHarness()
     watcher, old = await room.watcher(), room.ask("alice")
     await settle()
     assert short(watcher) == ["alice joined 2"]
@@ -34,7 +35,7 @@ async def test_a_takeover_closes_the_old_connection_and_is_seen_by_nobody() -> N
 
 @in_clean_loop
 async def test_what_the_old_connection_posts_behind_a_takeover_is_dropped_and_can_be_sent_again_once() -> None:
-    room = Room()
+    room = TopicHarness()
     old, bob = room.ask("alice"), room.join("bob")
     await settle()
     room.send(old, "before", ref="1")
@@ -51,7 +52,7 @@ async def test_what_the_old_connection_posts_behind_a_takeover_is_dropped_and_ca
 
 @in_clean_loop
 async def test_a_token_can_be_used_twice_in_a_row() -> None:
-    room = Room()
+    room = TopicHarness()
     first = room.ask("alice")
     await settle()
     second, third = room.ask("alice", resume=token(first)), room.ask("alice", resume=token(first))
@@ -74,7 +75,7 @@ async def test_a_token_can_be_used_twice_in_a_row() -> None:
 async def test_whoever_comes_back_within_the_window_is_known_and_has_the_name_back_if_it_is_free(
     seconds: float, taken: bool, username: str, known: bool
 ) -> None:
-    room = Room()
+    room = TopicHarness()
     watcher, alice = await room.watcher(), room.ask("alice")
     await settle()
     room.leave(alice)
@@ -94,7 +95,7 @@ async def test_whoever_comes_back_within_the_window_is_known_and_has_the_name_ba
 
 @in_clean_loop
 async def test_a_name_is_not_held_back_and_the_one_who_comes_back_is_numbered_and_recognised() -> None:
-    room = Room()
+    room = TopicHarness()
     alice = room.ask("alice")
     room.send(alice, "1", ref="r")
     room.leave(alice)
@@ -111,7 +112,7 @@ async def test_a_name_is_not_held_back_and_the_one_who_comes_back_is_numbered_an
 
 @in_clean_loop
 async def test_a_full_topic_lets_a_member_take_over_and_nobody_come_back() -> None:
-    room = Room(topic_members=1)
+    room = TopicHarness(topic_members=1)
     old = room.ask("alice")
     await settle()
     new = room.ask("alice", resume=token(old))
@@ -132,7 +133,7 @@ async def test_a_full_topic_lets_a_member_take_over_and_nobody_come_back() -> No
 class Asker(FakeMember):
     """Asks for the list as soon as it is told something for the first time: no session could ask sooner."""
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: SupervisorHarness) -> None:
         super().__init__()
         self._chat = chat
 
@@ -144,7 +145,7 @@ class Asker(FakeMember):
 
 @in_clean_loop
 async def test_a_list_right_behind_the_joined_counts_a_member_that_took_over_once() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     old = await chat.entered("alice")
     await chat.enter("bob")
     new = chat.ask("alice", member=Asker(chat), resume=token(old))
@@ -155,7 +156,7 @@ async def test_a_list_right_behind_the_joined_counts_a_member_that_took_over_onc
 @pytest.mark.parametrize("leave_comes", ["before the join", "right behind the join", "later", "never"])
 @in_clean_loop
 async def test_a_member_that_took_over_counts_once_whenever_the_old_connection_leaves(leave_comes: str) -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     await settle()
     before = tasks()
     old, (bob,) = await chat.entered("alice"), await chat.enter("bob")
@@ -181,7 +182,7 @@ async def test_a_member_that_took_over_counts_once_whenever_the_old_connection_l
 
 @in_clean_loop
 async def test_a_topic_in_which_a_member_took_over_from_itself_alone_goes_on() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     old = await chat.entered("alice")
     chat.send(old, "1")
     await settle()
@@ -194,7 +195,7 @@ async def test_a_topic_in_which_a_member_took_over_from_itself_alone_goes_on() -
 
 @in_clean_loop
 async def test_a_token_is_good_in_its_own_topic_alone() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     alice = await chat.entered("alice", "sports")
     await chat.entered("alice", "movies")
     other = chat.ask("alice", "movies", resume=token(alice))
@@ -206,7 +207,7 @@ async def test_a_token_is_good_in_its_own_topic_alone() -> None:
 
 @in_clean_loop
 async def test_a_topic_that_died_remembers_nobody_and_says_that_it_lives_again() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     alice = await chat.entered("alice")
     chat.send(alice, "1", "2")
     chat.leave(alice)
@@ -219,7 +220,7 @@ async def test_a_topic_that_died_remembers_nobody_and_says_that_it_lives_again()
 
 @in_clean_loop
 async def test_nothing_refers_to_a_connection_that_was_taken_over() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     old = await chat.entered("alice")
     connection, resume = weakref.ref(old), token(old)
     new = chat.ask("alice", resume=resume)

@@ -2,58 +2,19 @@
 
 import asyncio
 import gc
-from typing import Any, Optional
 
 import pytest
 
 from chat_actors.actors.base import MOST_CRASHES
-from chat_actors.actors.events import Join, JoinFailed, Leave, Restore, Returning, Send
-from chat_actors.actors.supervisor import RETRY_MS, RETRY_STEP_MS, ListTopics, Supervisor, SupervisorEvent
+from chat_actors.actors.events import JoinFailed, Restore, Returning
+from chat_actors.actors.supervisor import RETRY_MS, RETRY_STEP_MS, ListTopics, Supervisor
 from chat_actors.actors.topic import Topic
-from chat_actors.counters import Meter
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
-from chat_actors.room.history import Limits
-from tests.support.fakes import POISON, FakeClock, FakeMember, in_clean_loop, log_lines, remains, settle, tasks
+from tests.support.fakes import POISON, FakeMember, in_clean_loop, log_lines, remains, settle, tasks
+from tests.support.harness import SupervisorHarness
 
 FATAL = [POISON] * (MOST_CRASHES + 1)
-
-
-class Chat:
-    """A supervisor, and short words for what sessions post to it and to its topics."""
-
-    def __init__(self, **limits: Any) -> None:
-        self.clock = FakeClock()
-        self.supervisor = Supervisor(Limits(**limits), self.clock, Meter())
-
-    def post(self, event: SupervisorEvent) -> None:
-        self.supervisor.mailbox.put_nowait(event)
-
-    def join(self, username: str, topic: str = "sports", window: Optional[Window] = None) -> FakeMember:
-        member = FakeMember()
-        self.post(Join(topic, username, member, member.reply, window))
-        return member
-
-    def leave(self, *members: FakeMember) -> None:
-        for member in members:
-            self.post(Leave(member, "closed by peer"))
-
-    def send(self, member: FakeMember, *messages: str) -> None:
-        for message in messages:
-            member.reply.result().put_nowait(Send(member, message))
-
-    async def enter(self, *usernames: str, topic: str = "sports") -> list[FakeMember]:
-        members = [self.join(username, topic) for username in usernames]
-        await settle()
-        return members
-
-    async def listed(self) -> list[tuple[str, int]]:
-        """The topics and their users, as they are told to someone who has not joined."""
-        asker = FakeMember()
-        self.post(ListTopics(asker))
-        await settle()
-        (answer,) = asker.frames
-        return [(one["topic"], one["users"]) for one in answer["topics"]]
 
 
 def in_memory(kind: type) -> int:
@@ -66,7 +27,7 @@ def in_memory(kind: type) -> int:
 
 @in_clean_loop
 async def test_topics_are_listed_oldest_first_with_exact_counts() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     assert await chat.listed() == []
     (alice,) = await chat.enter("alice", topic="sports")
     await chat.enter("alice", "bob", topic="movies")
@@ -79,7 +40,7 @@ async def test_topics_are_listed_oldest_first_with_exact_counts() -> None:
 
 @in_clean_loop
 async def test_the_list_is_told_to_the_one_who_asks_alone() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     alice, bob = await chat.enter("alice", "bob")
     alice.take()
     bob.take()
@@ -92,7 +53,7 @@ async def test_the_list_is_told_to_the_one_who_asks_alone() -> None:
 
 @in_clean_loop
 async def test_every_join_and_every_leave_shows_in_the_list_at_once() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     seen = []
     members = []
     for username in ("alice", "bob"):
@@ -106,7 +67,7 @@ async def test_every_join_and_every_leave_shows_in_the_list_at_once() -> None:
 
 @in_clean_loop
 async def test_the_list_is_made_once_for_all_who_ask_between_two_changes() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     alice.take()
     chat.post(ListTopics(alice))
@@ -118,7 +79,7 @@ async def test_the_list_is_made_once_for_all_who_ask_between_two_changes() -> No
 
 @in_clean_loop
 async def test_the_same_name_in_two_topics_is_two_members() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (one,) = await chat.enter("alice", topic="sports")
     (other,) = await chat.enter("alice", topic="movies")
     chat.send(one, "to nobody")
@@ -129,7 +90,7 @@ async def test_the_same_name_in_two_topics_is_two_members() -> None:
 
 @in_clean_loop
 async def test_the_last_leave_removes_the_topic_with_its_task_its_mailbox_and_its_messages() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     await settle()
     before = tasks(), in_memory(asyncio.Task), in_memory(Topic)
     alice, bob = await chat.enter("alice", "bob")
@@ -147,7 +108,7 @@ async def test_the_last_leave_removes_the_topic_with_its_task_its_mailbox_and_it
 
 @in_clean_loop
 async def test_a_second_leave_counts_for_nothing() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     alice, bob, stranger = *await chat.enter("alice", "bob"), FakeMember()
     chat.leave(alice, alice, stranger)
     assert await chat.listed() == [("sports", 1)]
@@ -158,7 +119,7 @@ async def test_a_second_leave_counts_for_nothing() -> None:
 
 @in_clean_loop
 async def test_a_topic_past_the_bound_is_refused_and_those_there_are_stay_open() -> None:
-    chat = Chat(topics=1)
+    chat = SupervisorHarness(topics=1)
     await chat.enter("alice", topic="sports")
     (bob,) = await chat.enter("bob", topic="movies")
     with pytest.raises(JoinFailed) as failed:
@@ -175,7 +136,7 @@ async def test_a_topic_past_the_bound_is_refused_and_those_there_are_stay_open()
 
 @in_clean_loop
 async def test_a_join_right_behind_the_last_leave_lands_in_a_live_topic() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.leave(alice)
     bob = chat.join("alice")
@@ -189,7 +150,7 @@ async def test_a_join_right_behind_the_last_leave_lands_in_a_live_topic() -> Non
 @pytest.mark.parametrize("others", [0, 1])
 @in_clean_loop
 async def test_a_leave_right_behind_its_own_join_leaves_no_ghost(others: int) -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     await chat.enter(*["bob"] * others)
     before = tasks()
     alice = chat.join("alice")
@@ -203,7 +164,7 @@ async def test_a_leave_right_behind_its_own_join_leaves_no_ghost(others: int) ->
 
 @in_clean_loop
 async def test_a_send_before_the_leave_is_delivered_and_one_behind_it_is_not() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     alice, bob = await chat.enter("alice", "bob")
     chat.send(alice, "1")
     chat.leave(alice)
@@ -219,7 +180,7 @@ async def test_a_send_before_the_leave_is_delivered_and_one_behind_it_is_not() -
 
 @in_clean_loop
 async def test_a_send_to_a_topic_that_has_ended_is_harmless() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.leave(alice)
     await settle()
@@ -231,7 +192,7 @@ async def test_a_send_to_a_topic_that_has_ended_is_harmless() -> None:
 
 @in_clean_loop
 async def test_two_joins_for_one_name_in_one_turn_are_two_members_of_one_topic() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     first, second = await chat.enter("alice", "alice")
     assert (first.username, second.username) == ("alice", "alice#2")
     assert first.reply.result() is second.reply.result()
@@ -243,7 +204,7 @@ async def test_two_joins_for_one_name_in_one_turn_are_two_members_of_one_topic()
 
 @in_clean_loop
 async def test_a_topic_that_gives_up_is_removed_and_the_others_notice_nothing() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     await settle()
     before = tasks()
     alice, bob = await chat.enter("alice", "bob")
@@ -265,7 +226,7 @@ async def test_a_topic_that_gives_up_is_removed_and_the_others_notice_nothing() 
 
 @in_clean_loop
 async def test_a_join_stranded_behind_the_crash_is_placed_in_a_new_topic() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.send(alice, *FATAL)
     bob = chat.join("bob")  # in the mailbox of the topic before that comes to its crashes
@@ -282,7 +243,7 @@ async def test_a_join_stranded_behind_the_crash_is_placed_in_a_new_topic() -> No
 
 @in_clean_loop
 async def test_a_stranded_join_that_has_left_is_placed_nowhere() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     await settle()
     before = tasks()
     (alice,) = await chat.enter("alice")
@@ -297,7 +258,7 @@ async def test_a_stranded_join_that_has_left_is_placed_nowhere() -> None:
 
 @in_clean_loop
 async def test_a_join_between_a_crash_and_its_report_is_placed_in_a_new_topic() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.send(alice, "keeps an expiry task, whose end the topic waits for")
     await settle()
@@ -317,7 +278,7 @@ async def test_a_join_between_a_crash_and_its_report_is_placed_in_a_new_topic() 
 
 @in_clean_loop
 async def test_a_join_that_fails_counts_until_its_session_leaves() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter(POISON)
     with pytest.raises(JoinFailed) as failed:
         alice.reply.result()
@@ -332,7 +293,7 @@ async def test_a_join_that_fails_counts_until_its_session_leaves() -> None:
 @in_clean_loop
 async def test_the_end_closes_every_member_once_and_ends_every_task() -> None:
     before = tasks()
-    chat = Chat()
+    chat = SupervisorHarness()
     members = [*await chat.enter("alice", "bob"), *await chat.enter("carol", topic="movies")]
     (gone,) = await chat.enter("dave")
     chat.leave(gone)
@@ -351,7 +312,7 @@ async def test_the_end_closes_every_member_once_and_ends_every_task() -> None:
 @in_clean_loop
 async def test_a_supervisor_without_topics_ends() -> None:
     before = tasks()
-    chat = Chat()
+    chat = SupervisorHarness()
     chat.supervisor.stop()
     await chat.supervisor.task
     assert tasks() == before
@@ -359,7 +320,7 @@ async def test_a_supervisor_without_topics_ends() -> None:
 
 @in_clean_loop
 async def test_a_join_before_the_end_is_answered_and_closed_and_one_behind_it_fails() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     alice = chat.join("alice")
     chat.supervisor.stop()
     bob, carol = chat.join("bob"), chat.join("carol")
@@ -377,7 +338,7 @@ async def test_a_join_before_the_end_is_answered_and_closed_and_one_behind_it_fa
 @in_clean_loop
 async def test_the_end_closes_the_members_of_a_topic_that_is_giving_up() -> None:
     before = tasks()
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.send(alice, *FATAL)
     chat.supervisor.stop()
@@ -388,7 +349,7 @@ async def test_the_end_closes_the_members_of_a_topic_that_is_giving_up() -> None
 
 @in_clean_loop
 async def test_a_member_that_resumes_and_leaves_at_once_leaves_no_ghost_topic() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     old = chat.join("alice", window=Window())
     await settle()
     token = old.frames[0]["resume"]
@@ -402,7 +363,7 @@ async def test_a_member_that_resumes_and_leaves_at_once_leaves_no_ghost_topic() 
 
 @in_clean_loop
 async def test_a_join_stranded_behind_a_crash_is_answered_also_when_the_server_ends() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.send(alice, *FATAL)
     late = chat.join("bob")
@@ -417,7 +378,7 @@ async def test_a_join_stranded_behind_a_crash_is_answered_also_when_the_server_e
 
 @in_clean_loop
 async def test_an_event_that_is_none_of_the_actors_is_reported_as_a_bug() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     with log_lines() as lines:
         chat.post("nonsense")  # type: ignore[arg-type]
@@ -429,7 +390,7 @@ async def test_an_event_that_is_none_of_the_actors_is_reported_as_a_bug() -> Non
 
 @in_clean_loop
 async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     monkeypatch.setattr(Supervisor, "_create", None)
     (alice,) = await chat.enter("alice")
     with pytest.raises(JoinFailed) as failed:
@@ -442,7 +403,7 @@ async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pyte
 async def test_members_of_before_whose_supervisor_is_at_its_end_are_closed(
     how: str, code: CloseCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     bob = FakeMember()
     if how == "fails":
         monkeypatch.setattr(Supervisor, "_create", None)
@@ -455,7 +416,7 @@ async def test_members_of_before_whose_supervisor_is_at_its_end_are_closed(
 
 @in_clean_loop
 async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     askers = [FakeMember() for _ in range(3)]
     for asker in askers:
         chat.post(ListTopics(asker))
@@ -470,7 +431,7 @@ async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
 
 @in_clean_loop
 async def test_at_the_end_no_two_watchers_of_any_topic_are_told_the_same_time() -> None:
-    chat = Chat()
+    chat = SupervisorHarness()
     watchers = [
         chat.join(name, topic, Window(events=True)) for name, topic in (("ann", "a"), ("bob", "a"), ("cid", "b"))
     ]

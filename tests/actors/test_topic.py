@@ -3,20 +3,16 @@
 import asyncio
 import json
 import weakref
-from typing import Any, Optional, Union
+from typing import Any
 
 import pytest
-from msgspec import UNSET, UnsetType
 
-from chat_actors.actors.events import Join, JoinFailed, Leave, Replaced, Restore, Returning, Send, Shutdown
-from chat_actors.actors.topic import Topic
-from chat_actors.counters import Meter
+from chat_actors.actors.events import JoinFailed, Restore, Returning, Shutdown
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window, payloads
-from chat_actors.room.history import Limits, Stored
+from chat_actors.room.history import Stored
 from tests.support.fakes import (
     POISON,
-    FakeClock,
     FakeMember,
     everything,
     in_clean_loop,
@@ -25,38 +21,9 @@ from tests.support.fakes import (
     settle,
     tasks,
 )
+from tests.support.harness import TopicHarness
 
 YEAR = 365 * 86400.0
-
-
-class Room:
-    """The topic ``sports``, and short words for what is posted to it."""
-
-    def __init__(self, **limits: Any) -> None:
-        self.clock = FakeClock()
-        self.told: list[Replaced] = []
-        self.meter = Meter()
-        self.topic = Topic("sports", Limits(**limits), self.clock, self.meter, self.told.append)
-
-    def join(self, username: str, window: Optional[Window] = None) -> FakeMember:
-        member = FakeMember()
-        self.topic.post(Join("sports", username, member, member.reply, window))
-        return member
-
-    def send(self, member: FakeMember, *messages: str, ref: Union[str, UnsetType] = UNSET) -> None:
-        for message in messages:
-            self.topic.post(Send(member, message, ref))
-
-    def leave(self, member: FakeMember) -> None:
-        self.topic.post(Leave(member, "closed by peer"))
-
-    async def enter(self, *usernames: str) -> list[FakeMember]:
-        """Join, and forget what was sent on that occasion."""
-        members = [self.join(username) for username in usernames]
-        await settle()
-        for member in members:
-            member.take()
-        return members
 
 
 # Names.
@@ -74,7 +41,7 @@ class Room:
 )
 @in_clean_loop
 async def test_a_taken_name_gets_the_smallest_free_number(asked_for: list[str], given: list[str]) -> None:
-    room = Room()
+    room = TopicHarness()
     members = [room.join(username) for username in asked_for]
     await settle()
     assert [member.username for member in members] == given
@@ -83,7 +50,7 @@ async def test_a_taken_name_gets_the_smallest_free_number(asked_for: list[str], 
 @pytest.mark.parametrize("place, freed", [(0, "alice"), (1, "alice#2")])
 @in_clean_loop
 async def test_a_freed_name_is_given_again(place: int, freed: str) -> None:
-    room = Room()
+    room = TopicHarness()
     members = [room.join("alice") for _ in range(3)]
     room.leave(members[place])
     following = room.join("alice")
@@ -97,7 +64,7 @@ async def test_a_freed_name_is_given_again(place: int, freed: str) -> None:
 @pytest.mark.parametrize("seconds, shown", [(30.0, "30"), (0.5, "0.5")])
 @in_clean_loop
 async def test_a_join_is_answered_with_the_frame_and_the_address(seconds: float, shown: str) -> None:
-    room = Room(message_ttl=seconds)
+    room = TopicHarness(message_ttl=seconds)
     await room.enter("bob")
     alice = room.join("alice")
     await settle()
@@ -109,7 +76,7 @@ async def test_a_join_is_answered_with_the_frame_and_the_address(seconds: float,
 
 @in_clean_loop
 async def test_nobody_is_told_of_a_join_or_a_leave() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     room.leave(bob)
     with log_lines() as lines:
@@ -120,7 +87,7 @@ async def test_nobody_is_told_of_a_join_or_a_leave() -> None:
 
 @in_clean_loop
 async def test_a_join_whose_session_is_gone_is_undone_by_its_leave() -> None:
-    room = Room()
+    room = TopicHarness()
     (bob,) = await room.enter("bob")
     alice = room.join("alice")
     alice.reply.cancel()
@@ -134,7 +101,7 @@ async def test_a_join_whose_session_is_gone_is_undone_by_its_leave() -> None:
 
 @in_clean_loop
 async def test_a_join_past_the_bound_is_answered_so_and_a_leave_makes_room() -> None:
-    room = Room(topic_members=1)
+    room = TopicHarness(topic_members=1)
     (bob,) = await room.enter("bob")
     alice = room.join("alice")
     room.leave(bob)
@@ -151,7 +118,7 @@ async def test_a_join_past_the_bound_is_answered_so_and_a_leave_makes_room() -> 
 
 @in_clean_loop
 async def test_a_message_reaches_all_but_its_sender_who_gets_an_ack() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob, carol = await room.enter("alice", "bob", "carol")
     room.send(alice, "Hello World", ref="r")
     await settle()
@@ -163,7 +130,7 @@ async def test_a_message_reaches_all_but_its_sender_who_gets_an_ack() -> None:
 
 @in_clean_loop
 async def test_an_ack_has_a_ref_only_where_one_was_given() -> None:
-    room = Room()
+    room = TopicHarness()
     (alice,) = await room.enter("alice")
     room.send(alice, "1")
     room.send(alice, "2", ref="r")
@@ -173,7 +140,7 @@ async def test_an_ack_has_a_ref_only_where_one_was_given() -> None:
 
 @in_clean_loop
 async def test_all_see_one_order_and_each_ack_in_its_place() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob, carol = await room.enter("alice", "bob", "carol")
     room.send(alice, "1", "2")
     room.send(bob, "3")
@@ -192,7 +159,7 @@ async def test_all_see_one_order_and_each_ack_in_its_place() -> None:
 
 @in_clean_loop
 async def test_a_drain_writes_once_to_each_and_the_same_bytes_to_all_who_did_not_send() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob, carol, dave = await room.enter("alice", "bob", "carol", "dave")
     room.send(alice, "1", "2")
     room.send(bob, "3")
@@ -204,7 +171,7 @@ async def test_a_drain_writes_once_to_each_and_the_same_bytes_to_all_who_did_not
 @pytest.mark.parametrize("count, characters, sizes", [(600, 1, [256, 256, 88]), (7, 60_000, [5, 2])])
 @in_clean_loop
 async def test_a_drain_is_bounded_in_messages_and_in_bytes(count: int, characters: int, sizes: list[int]) -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     room.send(alice, *["x" * characters] * count)
     await settle()
@@ -214,7 +181,7 @@ async def test_a_drain_is_bounded_in_messages_and_in_bytes(count: int, character
 
 @in_clean_loop
 async def test_joins_and_leaves_take_effect_where_they_stand_among_the_messages() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     room.send(alice, "1")
     carol = room.join("carol")
@@ -233,7 +200,7 @@ async def test_joins_and_leaves_take_effect_where_they_stand_among_the_messages(
 
 @in_clean_loop
 async def test_whoever_is_not_a_member_can_neither_send_nor_leave() -> None:
-    room = Room()
+    room = TopicHarness()
     (alice,) = await room.enter("alice")
     stranger = FakeMember()
     room.send(stranger, "1")
@@ -250,7 +217,7 @@ async def test_whoever_is_not_a_member_can_neither_send_nor_leave() -> None:
 async def test_a_large_fan_out_lets_others_go_on_after_256_members_at_most_and_sooner_where_frames_are_big(
     members: int, characters: int, most: int
 ) -> None:
-    room = Room()
+    room = TopicHarness()
     everyone = await room.enter(*[f"user {number}" for number in range(members)])
     room.send(everyone[0], "x" * characters)
     written = [0]  # to so many, as another task sees it, turn by turn
@@ -265,7 +232,7 @@ async def test_a_large_fan_out_lets_others_go_on_after_256_members_at_most_and_s
 
 @in_clean_loop
 async def test_a_message_is_gone_from_the_process_after_thirty_seconds_and_not_before() -> None:
-    room = Room()
+    room = TopicHarness()
     members = await room.enter("alice", "bob")
     room.send(members[0], " ".join(["alpha", "omega"]))
     await settle()
@@ -283,7 +250,7 @@ async def test_a_message_is_gone_from_the_process_after_thirty_seconds_and_not_b
 @pytest.mark.parametrize("step", [-YEAR, YEAR])
 @in_clean_loop
 async def test_setting_the_wall_clock_changes_timestamps_and_nothing_else(step: float) -> None:
-    room = Room()
+    room = TopicHarness()
     (alice,) = await room.enter("alice")
     room.send(alice, " ".join(["alpha", "omega"]))
     await settle()
@@ -303,7 +270,7 @@ async def test_setting_the_wall_clock_changes_timestamps_and_nothing_else(step: 
 
 @in_clean_loop
 async def test_one_task_expires_all_and_lives_only_while_there_are_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Room()
+    room = TopicHarness()
     (alice,) = await room.enter("alice")
     created: list[asyncio.Task[Any]] = []
     create_task = asyncio.create_task
@@ -324,7 +291,7 @@ async def test_one_task_expires_all_and_lives_only_while_there_are_messages(monk
 
 @in_clean_loop
 async def test_messages_that_come_close_together_expire_together_and_soon() -> None:
-    room = Room()
+    room = TopicHarness()
     (alice,) = await room.enter("alice")
     for word in ("one", "two", "three"):
         room.send(alice, " ".join(["alpha", word]))
@@ -342,7 +309,7 @@ async def test_messages_that_come_close_together_expire_together_and_soon() -> N
 @pytest.mark.parametrize("limits", [{"history_messages": 2}, {"history_bytes": 200}, {"history_bytes": 299}])
 @in_clean_loop
 async def test_the_history_is_bounded_and_loses_the_oldest_first(limits: dict[str, int]) -> None:
-    room = Room(**limits)
+    room = TopicHarness(**limits)
     (alice,) = await room.enter("alice")
     room.send(alice, *(" ".join(["alpha", word]).ljust(18, ".") for word in ("one", "two", "three")))  # frames of 100
     await settle()
@@ -353,7 +320,7 @@ async def test_the_history_is_bounded_and_loses_the_oldest_first(limits: dict[st
 @pytest.mark.parametrize("limits", [{"history_messages": 0}, {"history_bytes": 0}])
 @in_clean_loop
 async def test_a_topic_that_may_keep_nothing_delivers_and_forgets(limits: dict[str, int]) -> None:
-    room = Room(**limits)
+    room = TopicHarness(**limits)
     alice, bob = await room.enter("alice", "bob")
     before = tasks()
     room.send(alice, " ".join(["alpha", "omega"]))
@@ -368,7 +335,7 @@ async def test_a_topic_that_may_keep_nothing_delivers_and_forgets(limits: dict[s
 
 @in_clean_loop
 async def test_a_message_that_fails_is_skipped_and_leaves_nothing_behind() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     room.send(alice, "1", " ".join(["secret", "words", POISON]), "2")
     with log_lines() as lines:
@@ -384,7 +351,7 @@ async def test_a_message_that_fails_is_skipped_and_leaves_nothing_behind() -> No
 
 @in_clean_loop
 async def test_a_join_that_fails_is_answered_so() -> None:
-    room = Room()
+    room = TopicHarness()
     (bob,) = await room.enter("bob")
     alice = room.join(POISON)
     room.send(bob, "1")
@@ -399,7 +366,7 @@ async def test_a_join_that_fails_is_answered_so() -> None:
 @in_clean_loop
 async def test_five_crashes_close_nobody_and_the_sixth_closes_all_and_ends_the_topic() -> None:
     before = tasks()
-    room = Room()
+    room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     room.send(alice, *[POISON] * 5, "1")
     await settle()
@@ -418,7 +385,7 @@ async def test_five_crashes_close_nobody_and_the_sixth_closes_all_and_ends_the_t
 async def test_members_of_before_who_could_not_be_taken_in_are_closed(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = Room()
+    room = TopicHarness()
     bob, carol = FakeMember(), FakeMember()
     if how == "fails":
         monkeypatch.setattr(room.topic, "_restore", None)
@@ -433,7 +400,7 @@ async def test_members_of_before_who_could_not_be_taken_in_are_closed(
 
 @in_clean_loop
 async def test_crashes_over_more_than_thirty_seconds_close_nobody() -> None:
-    room = Room()
+    room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     for _ in range(12):
         room.send(alice, POISON)
@@ -447,7 +414,7 @@ async def test_crashes_over_more_than_thirty_seconds_close_nobody() -> None:
 @in_clean_loop
 async def test_a_topic_that_is_stopped_ends_behind_its_mail_with_its_messages_and_tasks(mail_before: int) -> None:
     before = tasks()
-    room = Room()
+    room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     room.send(alice, " ".join(["alpha", "omega"]))
     await settle()
@@ -472,7 +439,7 @@ async def test_a_topic_that_is_stopped_ends_behind_its_mail_with_its_messages_an
 
 @in_clean_loop
 async def test_at_the_end_of_the_server_each_watcher_is_told_another_time_and_everybody_has_left() -> None:
-    room = Room()
+    room = TopicHarness()
     plain = room.join("alice")
     watchers = [room.join(name, Window(events=True)) for name in ("bob", "carol")]
     await settle()
@@ -495,7 +462,7 @@ async def test_at_the_end_of_the_server_each_watcher_is_told_another_time_and_ev
 
 @in_clean_loop
 async def test_others_have_their_turn_between_one_join_and_the_next() -> None:
-    room = Room()
+    room = TopicHarness()
     members = [room.join(name, Window(since=0)) for name in ("alice", "bob", "carol")]
     seen: list[int] = []
     while len(seen) < 10:

@@ -8,7 +8,8 @@ from chat_actors.protocol.codes import ErrorCode
 from chat_actors.protocol.decoding import Refused, decode_first
 from chat_actors.protocol.frames import JoinFrame, Window
 from tests.support.fakes import in_clean_loop, settle
-from tests.support.window import Room, joined, short, texts, token
+from tests.support.harness import TopicHarness
+from tests.support.window import joined, short, texts, token
 
 NOW = 1_690_000_000
 
@@ -76,7 +77,7 @@ def test_a_wrong_value_is_refused_with_the_form_that_is_expected(key: str, value
 
 @in_clean_loop
 async def test_a_client_that_asks_for_nothing_sees_the_plain_contract_byte_for_byte() -> None:
-    room = Room(history_messages=2)
+    room = TopicHarness(history_messages=2)
     watcher = await room.watcher()
     plain = room.join("plain")
     room.send(watcher, "1")
@@ -104,7 +105,7 @@ async def test_a_client_that_asks_for_nothing_sees_the_plain_contract_byte_for_b
 
 @in_clean_loop
 async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> None:
-    room = Room(history_messages=1)
+    room = TopicHarness(history_messages=1)
     alice = room.ask("alice", events=True)
     room.send(alice, "1")
     room.send(alice, "2", ref="r")
@@ -138,7 +139,7 @@ async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> N
 @pytest.mark.parametrize("wants", [{}, {"since": 0}, {"epoch": "x"}, {"resume": "x"}])
 @in_clean_loop
 async def test_whoever_asks_for_any_of_it_is_told_epoch_last_id_and_token(wants: dict[str, Any]) -> None:
-    room = Room()
+    room = TopicHarness()
     room.send((await room.enter("bob"))[0], "1")
     alice = room.ask("alice", **wants)
     await settle()
@@ -148,7 +149,7 @@ async def test_whoever_asks_for_any_of_it_is_told_epoch_last_id_and_token(wants:
 
 @in_clean_loop
 async def test_each_life_of_a_topic_has_an_epoch_of_its_own() -> None:
-    rooms = [Room() for _ in range(50)]
+    rooms = [TopicHarness() for _ in range(50)]
     members = [room.ask("alice") for room in rooms]
     await settle()
     assert len({joined(member)["epoch"] for member in members}) == 50

@@ -8,7 +8,7 @@ from chat_actors.cluster.backlog import Backlog, Ration
 from chat_actors.cluster.gather import Legacy
 from chat_actors.cluster.journal import MOST_ANCESTORS, Journal, Remains
 from chat_actors.cluster.wire import Kept, Line, Parcel
-from chat_actors.room.history import Limits
+from chat_actors.settings import Settings
 
 
 class Keeping:
@@ -17,7 +17,7 @@ class Keeping:
     def __init__(self) -> None:
         self.moment = 100.0
         self.watched: list[Backlog] = []
-        self.journal = Journal(Limits(message_ttl=30), lambda: self.moment, self.watched.append)
+        self.journal = Journal(Settings.model_validate({"message_ttl": 30}), lambda: self.moment, self.watched.append)
 
 
 def parcel(line: str, number: int, last_id: int = 0) -> Parcel:

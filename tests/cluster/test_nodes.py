@@ -6,16 +6,16 @@ from unittest.mock import patch
 import pytest
 
 from chat_actors.actors import fanout
-from chat_actors.actors.base import ROOM
+from chat_actors.actors.base import HIGH_WATER
 from chat_actors.actors.events import Expire, Leave
+from chat_actors.actors.outbox import Own
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster import node as node_module
 from chat_actors.cluster.census import COUNT_SECONDS
 from chat_actors.cluster.estate import TAKEN_SECONDS
 from chat_actors.cluster.node import SETTLE_SECONDS, START_SECONDS
 from chat_actors.cluster.views import highest
-from chat_actors.cluster.wire import Count, Depart, Hello, Refused, Say, opened
-from chat_actors.connection.outbox import Own
+from chat_actors.cluster.wire import Count, Depart, Hello, JoinRefused, Say, opened
 from chat_actors.protocol.codes import CloseCode
 from tests.support.cluster.fabric import Person
 from tests.support.cluster.world import World, asks, empty, listed, messages, presence, refusal, world
@@ -67,7 +67,7 @@ async def test_a_node_that_starts_waits_for_the_others_and_then_serves_nobody_wi
     await settle()
     assert not alice.outbox.reply.done() and alice.outbox.closed is None
     for seconds in (SETTLE_SECONDS, START_SECONDS):
-        await nodes.timers.run_out(seconds)
+        await nodes.run_out(seconds)
     assert refusal(alice) == (CloseCode.OVERLOADED, "") and alice.outbox.closed == CloseCode.OVERLOADED
     await settle()
     assert empty(nodes)
@@ -79,9 +79,9 @@ async def test_a_node_that_starts_waits_longer_than_one_that_has_seen_the_others
     await nodes.join(alone)
     alice = Person(alone)
     asks(alice, "alice", "sports")
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     waits = not alice.outbox.reply.done()
-    await nodes.timers.run_out(START_SECONDS)
+    await nodes.run_out(START_SECONDS)
     assert waits and alice.outbox.reply.done()
 
 
@@ -102,7 +102,7 @@ async def test_a_node_that_was_stopped_before_it_was_open_starts_all_the_same(no
     late = nodes.make()
     nodes._clocks[late.me].now += 10
     await nodes.join(late)
-    await nodes.timers.run_out(START_SECONDS)
+    await nodes.run_out(START_SECONDS)
     assert (await Person(late).joins("alice", "sports"))["users"] == 1
 
 
@@ -150,7 +150,7 @@ async def test_the_refusal_of_one_who_is_a_member_already_is_nothing(nodes: Worl
     await alice.joins("alice", nodes.owned_by(there))
     (relay,) = here._relays
     for number in [*relay._guests, 99]:
-        there.send(here.me, Refused(relay._life, number, CloseCode.OVERLOADED, ""))
+        there.send(here.me, JoinRefused(relay._life, number, CloseCode.OVERLOADED, ""))
     await settle()
     alice.says("still here")
     await settle()
@@ -169,7 +169,7 @@ async def test_the_list_is_partial_where_a_node_does_not_answer_in_time(nodes: W
     nodes.fabric.hold(silent.me, here.me)
     asker = await nodes.asked(here)
     assert listed(asker) == []
-    await nodes.timers.run_out(COUNT_SECONDS)
+    await nodes.run_out(COUNT_SECONDS)
     ((topics, partial),) = listed(asker)
     assert partial and sorted(topics) == sorted([nodes.owned_by(here), nodes.owned_by(other)])
     await nodes.fabric.release(silent.me, here.me)  # too late
@@ -424,19 +424,19 @@ async def test_who_sends_waits_while_too_much_is_not_acknowledged(nodes: World) 
     await alice.joins("alice", nodes.owned_by(there))
     assert alice.address is not None
     nodes.fabric.hold(there.me, here.me)
-    alice.says(*map(str, range(ROOM - 1)))
+    alice.says(*map(str, range(HIGH_WATER - 1)))
     await settle()
     assert alice.address.empty() and not alice.address.crowded()
     alice.says("one more")
     await settle()
     assert alice.address.crowded()
-    alice.says(*map(str, range(ROOM)))  # of those who did not ask for room
-    room = alice.address.room()
+    alice.says(*map(str, range(HIGH_WATER)))  # of those who did not ask for room
+    room = alice.address.drained()
     await settle()
     assert not room.done()
     await nodes.fabric.release(there.me, here.me)
     assert room.done() and not alice.address.crowded()
-    assert len(alice.texts) == 2 * ROOM
+    assert len(alice.texts) == 2 * HIGH_WATER
 
 
 @world()
@@ -467,9 +467,9 @@ async def test_what_someone_who_left_had_waiting_holds_up_nobody(nodes: World) -
     await bob.joins("bob", topic)
     assert bob.address is not None
     nodes.fabric.hold(there.me, here.me)
-    alice.says(*map(str, range(ROOM)))
+    alice.says(*map(str, range(HIGH_WATER)))
     await settle()
-    room = bob.address.room()
+    room = bob.address.drained()
     assert bob.address.crowded() and not room.done()
     alice.leaves()
     await settle()
@@ -652,7 +652,7 @@ async def test_a_node_that_was_frozen_while_it_met_another_knows_it_once(nodes: 
     await settle()
     assert here.view == sorted(here.view) == sorted(node.me for node in nodes.all)
     alice.says("one")
-    await nodes.timers.run_out(START_SECONDS)
+    await nodes.run_out(START_SECONDS)
     assert alice.texts == ["ack 1"]
 
 
@@ -672,7 +672,7 @@ async def test_what_a_frozen_node_was_sent_before_is_of_a_time_that_is_over(node
     assert await nodes.listed(here) == []
     nodes.fabric.frozen[frozen.me].appendleft((nodes.fabric.ends[frozen.me].mail, (attach,)))
     await nodes.thaw(frozen)
-    await nodes.timers.run_out(START_SECONDS)
+    await nodes.run_out(START_SECONDS)
     assert await nodes.listed(here) == [] and empty(nodes)
 
 
@@ -794,7 +794,7 @@ async def test_members_whose_node_was_late_come_back_to_a_topic_that_went_on_wit
     await nodes.kill(owner)
     bob.says("of bob")
     dave.says("of dave")
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert alice.texts == ["left bob (3)", "left carol (2)", "left dave (1)"]
     alice.says("of alice")
     await settle()
@@ -904,13 +904,13 @@ async def test_a_join_waits_until_the_nodes_agree_about_the_owner(nodes: World) 
     for number, person in enumerate(people):
         asks(person, f"name-{number}", topic)
     await settle()
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert len(before.estates._waiting[topic]) == 3 and not before.estates.open
     people[2].outbox.reply.cancel()
     await nodes.kill(lost)
     assert len(before.estates._waiting[topic]) == 2
     await nodes.meet(here, new)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert alice.hears()[0]["users"] == 1 and not bob.outbox.reply.done()
     assert len(before.estates._waiting[topic]) == 1
     await nodes.meet(there, new)
@@ -932,7 +932,7 @@ async def test_nothing_waits_for_a_node_that_is_lost(nodes: World) -> None:
     alice.outbox.reply.cancel()
     await nodes.kill(lost)
     await nodes.kill(new)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert empty(nodes)
 
 
@@ -981,7 +981,7 @@ async def test_a_relay_that_has_followed_another_owner_for_a_moment_gets_all_its
     await nodes.join(new)
     await nodes.fabric.release(owner.me, there.me)
     nodes.fabric.hold(new.me, there.me)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     first = nodes.fabric.held[new.me, there.me].popleft()
     assert b"Attached" in first and b"Carry" not in first
     nodes.fabric.deliver(new.me, there.me, first)
@@ -1005,7 +1005,7 @@ async def test_a_relay_that_its_owner_has_let_go_is_heard_by_the_next_one(nodes:
     await bob.joins("bob", topic)
     nodes.apart(there, new)
     await nodes.join(new)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert alice.texts == ["joined bob (2)", "left bob (1)"]
     bob.says("one")
     await settle()
@@ -1093,7 +1093,7 @@ async def test_a_bequest_for_a_topic_that_goes_on_already_is_dropped(nodes: Worl
     nodes.fabric.hold(here.me, new.me)
     await nodes.join(new)
     await nodes.release_until(here, new, b"Bequest")
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert topic in new.estates.open
     with log_lines() as lines:
         await nodes.fabric.release(here.me, new.me)
@@ -1115,7 +1115,7 @@ async def test_a_bequest_that_comes_when_nobody_is_left_is_forgotten(nodes: Worl
     await nodes.join(new)
     await nodes.release_until(here, new, b"Bequest")
     alice.leaves()
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     await nodes.fabric.release(here.me, new.me)
     assert list(new.estates._bequests) == [topic] and empty(nodes)
     await nodes.pass_time(1.0)
@@ -1162,7 +1162,7 @@ async def test_a_node_for_which_too_much_waits_is_lost_and_comes_back_with_all_t
     bob.says("two")
     await settle()
     for _ in range(2):  # parcels that are not taken
-        await nodes.timers.run_out(TAKEN_SECONDS)
+        await nodes.run_out(TAKEN_SECONDS)
     with log_lines() as lines:
         alice.says("long " * 300)
         await settle()
@@ -1170,7 +1170,7 @@ async def test_a_node_for_which_too_much_waits_is_lost_and_comes_back_with_all_t
     assert presence(alice.hears()) == [("left", "bob")]
     nodes.fabric.most_waiting = 1 << 30
     await nodes.fabric.release(here.me, there.me)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert ("joined", "bob") in presence(alice.hears())
     bob.says("three")
     await settle()

@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 from chat_actors.actors.base import MOST_CRASHES
 from chat_actors.cluster.calls import PREFIX
 from chat_actors.cluster.views import highest
-from chat_actors.server import Chat
+from chat_actors.server import Server as ChatServer
 from chat_actors.settings import Settings
 from tests.support.fakes import POISON, log_lines
 from tests.support.server import APP, PATIENCE, ROOT, Client, Frame, Server, free_ports, in_loop
@@ -461,7 +461,7 @@ def test_a_configuration_file_that_is_not_there_ends_the_start_and_is_named(tmp_
 
 @in_loop
 async def test_a_process_whose_supervisor_gives_up_stays_the_node_that_it_is() -> None:
-    chat = Chat(Settings.model_validate({"cluster": endpoints(1)}))
+    chat = ChatServer(Settings.model_validate({"cluster": endpoints(1)}))
     first = chat.start()
     for _ in range(MOST_CRASHES + 1):
         first.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes

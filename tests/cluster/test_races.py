@@ -70,7 +70,7 @@ async def test_what_was_on_its_way_when_the_owner_was_stopped_for_a_moment_is_he
         await nodes.stop(owner, 2.5)
     assert any("this node was stopped for a while" in line for line in lines)
     await nodes.fabric.release(owner.me, there.me)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert bob.texts == ["one"] and alice.texts == []
     await late.joins("carol", topic, since=0)
     assert messages(late) == [(1, "one")]
@@ -198,16 +198,16 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
     nodes.fabric.hold(loser.me, here.me)
     bob.says("one")
     await settle()
-    await nodes.timers.run_out(TAKEN_SECONDS)
+    await nodes.run_out(TAKEN_SECONDS)
     alice.says("two")
     await settle()
-    await nodes.timers.run_out(TAKEN_SECONDS)
+    await nodes.run_out(TAKEN_SECONDS)
     assert bob.texts == ["ack 1", "two"] and alice.texts == []
     for node in side:
         nodes.fabric.heal(winner.me, node.me)
     await settle()
     await nodes.fabric.release(loser.me, here.me)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     assert alice.texts == ["one", "ack 2"] and bob.texts == [] and not waiting_for_acks(nodes)
     bob.says("three")
     await settle()
@@ -273,7 +273,7 @@ async def test_what_someone_says_before_leaving_is_heard_though_others_come_back
     nodes.fabric.hold(late.me, busy.me)
     await nodes.kill(owner)
     keep_busy(busy)
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     bob.says("last words")
     bob.leaves()
     await settle()
@@ -401,7 +401,7 @@ def test_what_a_frozen_node_says_again_is_known_within_the_window_and_new_after_
         nodes.fabric.hold(owner.me, frozen.me)
         bob.says("one")
         await settle()
-        await nodes.timers.run_out(TAKEN_SECONDS)
+        await nodes.run_out(TAKEN_SECONDS)
         assert alice.texts == ["one"]
         await nodes.freeze(frozen)
         await nodes.fabric.release(owner.me, frozen.me)
@@ -429,7 +429,7 @@ def test_an_ack_that_is_over_with_its_message_is_not_waited_for(left: bool) -> N
         nodes.fabric.hold(owner.me, frozen.me)
         bob.says("one")
         await settle()
-        await nodes.timers.run_out(TAKEN_SECONDS)
+        await nodes.run_out(TAKEN_SECONDS)
         await nodes.pass_time(5)
         await nodes.freeze(frozen)
         await nodes.pass_time(25)
@@ -628,7 +628,7 @@ async def test_acks_that_are_over_are_missed_and_those_behind_them_are_told_once
     for text in ("one", "two"):
         alice.says(text)
         await settle()
-        await nodes.timers.run_out(TAKEN_SECONDS)
+        await nodes.run_out(TAKEN_SECONDS)
         if text == "one":
             await nodes.pass_time(30.5)
     nodes.fabric.part(owner.me, here.me)
@@ -651,7 +651,7 @@ async def two_parts(nodes: World) -> tuple[str, Person, Person]:
     topic = nodes.topic((winner, nodes.all))
     nodes.fabric.part(winner.me, loser.me)
     await settle()
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     alice, bob = Person(winner), Person(loser)
     await alice.joins("alice", topic)
     await bob.joins("bob", topic)
@@ -662,8 +662,8 @@ async def goes_on(nodes: World) -> None:
     """All that is on its way arrives."""
     for _ in range(3):
         await settle()
-        await nodes.timers.run_out(TAKEN_SECONDS)
-        await nodes.timers.run_out(SETTLE_SECONDS)
+        await nodes.run_out(TAKEN_SECONDS)
+        await nodes.run_out(SETTLE_SECONDS)
 
 
 @world()
@@ -771,7 +771,7 @@ async def test_ids_go_up_for_those_whose_relay_turns_away_for_a_moment_before_th
         nodes.fabric.part(here.me, other.me)
         nodes.apart(other, new)
     await settle()
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     alice, bob, carol = Person(owner), Person(here), Person(there)
     for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
         await member.joins(name, topic)
@@ -807,7 +807,7 @@ async def test_whoever_was_in_another_topic_of_that_name_is_taken_in_as_if_new(n
     await alice.joins("alice", topic, events=True)
     await bob.joins("bob", topic, events=True)
     await nodes.join(new)
-    await nodes.timers.run_out(START_SECONDS)
+    await nodes.run_out(START_SECONDS)
     await goes_on(nodes)
     await carol.joins("carol", topic, events=True)
     bob.says(*map(str, range(8)))
@@ -830,7 +830,7 @@ async def test_a_part_that_waits_to_be_taken_in_hears_nothing_of_another_that_is
     for one, other in ((winner, first), (winner, second), (first, second)):
         nodes.fabric.part(one.me, other.me)
     await settle()
-    await nodes.timers.run_out(SETTLE_SECONDS)
+    await nodes.run_out(SETTLE_SECONDS)
     alice, bob, carol = [Person(node) for node in (winner, first, second)]
     for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
         await member.joins(name, topic, events=True)
@@ -878,7 +878,7 @@ async def test_a_topic_that_cannot_turn_to_its_next_owner_keeps_no_other_from_it
     await settle()
     with log_lines() as lines:
         await nodes.kill(owner)
-        await nodes.timers.run_out(SETTLE_SECONDS)
+        await nodes.run_out(SETTLE_SECONDS)
     assert sum("not attached to its owner" in line for line in lines) == 1
     for one in others:
         one.says("one")
@@ -899,8 +899,8 @@ async def test_a_topic_that_cannot_be_bequeathed_keeps_no_other_from_it(nodes: W
     setattr(room, "legacy", None)  # noqa: B010  # a bug
     with log_lines() as lines:
         await nodes.join(new)
-        await nodes.timers.run_out(START_SECONDS)
-        await nodes.timers.run_out(SETTLE_SECONDS)
+        await nodes.run_out(START_SECONDS)
+        await nodes.run_out(SETTLE_SECONDS)
     assert sum("topic not bequeathed" in line for line in lines) == 1
     for number in moving[1:]:
         everybody[number].says("one")

@@ -1,15 +1,28 @@
 """Who may come in, and how many: decided on headers and counts."""
 
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
-from chat_actors.connection.admission import Door
+from chat_actors.connection.admission import Admission, Anonymous, Authenticated, HandshakeRefused, Headers
 from chat_actors.settings import Settings
 
 
-def door(**settings: Any) -> Door:
-    return Door(Settings.model_validate(settings))
+def admission(**settings: Any) -> Admission:
+    return Admission(Settings.model_validate(settings))
+
+
+def refusal(admission: Admission, headers: Headers) -> Optional[str]:
+    """Why a handshake is refused; None if it is not."""
+    decision = admission.decide(headers)
+    return decision.reason if isinstance(decision, HandshakeRefused) else None
+
+
+def anonymous(admission: Admission) -> Anonymous:
+    """Who comes without a credential, where one is needed."""
+    decision = admission.decide(headers())
+    assert isinstance(decision, Anonymous)
+    return decision
 
 
 def headers(**named: str) -> list[tuple[bytes, bytes]]:
@@ -33,57 +46,70 @@ def headers(**named: str) -> list[tuple[bytes, bytes]]:
     ],
 )
 def test_a_browser_comes_in_from_the_same_or_a_listed_origin(origin: str, refused: bool) -> None:
-    refusal = door(allowed_origins="https://other.example, https://friend.example").refusal(headers(origin=origin))
-    assert refusal == ("origin not allowed" if refused else None)
+    listed = admission(allowed_origins="https://other.example, https://friend.example")
+    assert refusal(listed, headers(origin=origin)) == ("origin not allowed" if refused else None)
 
 
 def test_no_origin_is_the_same_origin_without_a_host() -> None:
-    assert door().refusal([(b"origin", b"")]) == "origin not allowed"
+    assert refusal(admission(), [(b"origin", b"")]) == "origin not allowed"
 
 
 def test_every_origin_comes_in_where_that_is_asked_for() -> None:
-    assert door(allowed_origins="*").refusal(headers(origin="https://evil.example")) is None
+    assert refusal(admission(allowed_origins="*"), headers(origin="https://evil.example")) is None
 
 
 def test_a_program_without_an_origin_comes_in_unless_one_is_required() -> None:
-    assert door().refusal(headers()) is None
-    assert door(require_origin=True).refusal(headers()) == "no origin"
+    assert refusal(admission(), headers()) is None
+    assert refusal(admission(require_origin=True), headers()) == "no origin"
 
 
 @pytest.mark.parametrize("authorization", ["Bearer secret", "bearer   secret"])
 def test_the_token_in_the_handshake_is_enough(authorization: str) -> None:
-    guarded = door(token="secret")
-    assert guarded.refusal(headers(authorization=authorization)) is None
-    assert guarded.knows(headers(authorization=authorization))
+    caller = admission(token="secret").decide(headers(authorization=authorization))
+    assert isinstance(caller, Authenticated)
+    assert caller.may_join("")
 
 
 @pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic secret", "secret", "Bearer", "Bearer secret2"])
 def test_a_wrong_token_in_the_handshake_is_refused(authorization: str) -> None:
-    assert door(token="secret").refusal(headers(authorization=authorization)) == "wrong token"
+    assert refusal(admission(token="secret"), headers(authorization=authorization)) == "wrong token"
 
 
 def test_a_token_beyond_ascii_is_compared_by_its_bytes() -> None:
-    one = door(token="größe")
-    assert one.refusal(headers(authorization="Bearer größe")) is None
-    assert one.is_token("größe")
-    assert one.refusal([(b"host", b"x"), (b"authorization", "Bearer größe".encode("latin-1"))]) == "wrong token"
+    one = admission(token="größe")
+    assert refusal(one, headers(authorization="Bearer größe")) is None
+    assert anonymous(one).may_join("größe")
+    assert refusal(one, [(b"host", b"x"), (b"authorization", "Bearer größe".encode("latin-1"))]) == "wrong token"
 
 
 def test_without_a_token_in_the_handshake_the_join_frame_has_to_give_it() -> None:
-    guarded = door(token="secrét")
-    assert guarded.refusal(headers()) is None
-    assert not guarded.knows(headers())
-    assert guarded.is_token("secrét")
-    assert not any(guarded.is_token(wrong) for wrong in ("", "secre", "secrét ", "\ud800"))
+    caller = anonymous(admission(token="secrét"))
+    assert caller.may_join("secrét")
+    assert not any(caller.may_join(wrong) for wrong in ("", "secre", "secrét ", "\ud800"))
+    assert "secr" not in repr(caller)
+
+
+def test_a_refused_origin_is_refused_whatever_the_token() -> None:
+    guarded = admission(token="secret")
+    for authorization in ("Bearer secret", "Bearer wrong"):
+        given = headers(origin="https://evil.example", authorization=authorization)
+        assert refusal(guarded, given) == "origin not allowed"
+
+
+@pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic secret", ""])
+def test_a_wrong_token_is_never_taken_for_a_right_one_whoever_asks(authorization: str) -> None:
+    given = headers(authorization=authorization)
+    for decide in (admission(token="secret").decide, admission(token="secret").authenticate):
+        assert isinstance(decide(given), HandshakeRefused)
 
 
 def test_a_server_without_a_token_asks_nobody_for_one() -> None:
-    assert door().knows(headers())
-    assert door().refusal(headers(authorization="Bearer whatever")) is None
+    for given in (headers(), headers(authorization="Bearer whatever")):
+        assert isinstance(admission().decide(given), Authenticated)
 
 
 def test_connections_are_counted_in_and_out() -> None:
-    small = door(connections=2)
+    small = admission(connections=2)
     assert [small.enter("a"), small.enter("b"), small.enter("c")] == [True, True, False]
     small.leave("c")
     small.leave("a")
@@ -91,7 +117,7 @@ def test_connections_are_counted_in_and_out() -> None:
 
 
 def test_one_address_does_not_take_all_the_room() -> None:
-    fair = door(connections_per_address=2)
+    fair = admission(connections_per_address=2)
     assert [fair.enter("a"), fair.enter("a"), fair.enter("a"), fair.enter("b")] == [True, True, False, True]
     for address in "aaab":
         fair.leave(address)

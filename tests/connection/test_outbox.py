@@ -10,79 +10,17 @@ from typing import Optional, cast
 
 import pytest
 
-from chat_actors.connection.asgi import FindProtocol, Message, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
-from chat_actors.connection.lanes import UNSENT_BYTES, open_outbox, turn_away
-from chat_actors.connection.outbox import ConnectionOutbox, StallWatch
-from chat_actors.counters import Meter
+from chat_actors.connection.asgi import AsgiEvent, FindProtocol, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
+from chat_actors.connection.handshake import turn_away
+from chat_actors.connection.lanes import CLOSE_SECONDS, UNSENT_BYTES, open_outbox
+from chat_actors.connection.outbox import StallWatch
+from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.protocol.frames import Error, finished, payloads
-from chat_actors.protocol.frames import Message as Said
+from chat_actors.protocol.frames import Error
 from tests.support.fakes import FakeClock, FakeServer, FakeTransport, in_clean_loop, log_lines, remains, settle, tasks
+from tests.support.lane import FastLane, Lane, both_lanes, frame, slow
 
 DISCONNECT = {"type": "websocket.disconnect"}
-
-
-def frame(text: str) -> bytes:
-    return finished(Said(1, "alice", text, 0))
-
-
-class Lane:
-    """An outbox, what is behind it, and the stall clock that watches it."""
-
-    def __init__(self, most_bytes: int = 1000, window: float = 30.0) -> None:
-        self.server = FakeServer()
-        self.clock = FakeClock()
-        self.meter = Meter()
-        self.watch = StallWatch(self.clock, self.meter, most_bytes, 10.0, window)
-        self.watching = asyncio.create_task(self.watch.run())
-        self.outbox = self.open()
-
-    def open(self) -> ConnectionOutbox:
-        return open_outbox(self.watch, None, self.server.receive, self.server.send)
-
-    def stall(self) -> None:
-        """The peer stops reading."""
-        self.server.peer_reads = False
-
-    async def read_one(self, text: str) -> None:
-        """The peer reads this frame, and no more."""
-        self.server.let_pass.release()
-        await settle()
-
-    @property
-    def texts(self) -> list[str]:
-        """The JSON texts that were given to the server."""
-        return [event["text"] for event in self.server.sent if event["type"] == "websocket.send"]
-
-    async def seconds(self, count: int) -> None:
-        await settle()
-        for _ in range(count):
-            await self.clock.advance(1)
-
-
-class FastLane(Lane):
-    def open(self) -> ConnectionOutbox:
-        self.transport = FakeTransport()
-        protocol = cast(UvicornProtocol, SimpleNamespace(transport=self.transport))
-        return open_outbox(self.watch, protocol, self.server.receive, self.server.send)
-
-    def stall(self) -> None:
-        super().stall()
-        self.transport.peer_reads = False
-
-    async def read_one(self, text: str) -> None:
-        self.transport.unread -= len(frame(text))
-
-    @property
-    def texts(self) -> list[str]:
-        return [payload.decode() for payload in payloads(self.transport.written)]
-
-
-both_lanes = pytest.mark.parametrize("kind", [Lane, FastLane])
-
-
-def slow(lane: Lane) -> bool:
-    return (lane.outbox.reason or "").startswith("slow: ")
 
 
 # Writing.
@@ -394,13 +332,17 @@ async def test_a_close_that_cannot_be_sent_is_no_error(kind: type[Lane]) -> None
 
 @both_lanes
 @in_clean_loop
-async def test_a_close_that_never_returns_is_given_up(kind: type[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chat_actors.connection.lanes.CLOSE_SECONDS", 0.001)
+async def test_a_close_that_never_returns_is_given_up(kind: type[Lane]) -> None:
     before = tasks()
     lane = kind()
     lane.stall()
     lane.outbox.close(CloseCode.RESTARTING)
-    await lane.outbox.finish()
+    finishing = asyncio.ensure_future(lane.outbox.finish())
+    await settle()
+    await lane.clock.advance(CLOSE_SECONDS / 2)
+    assert not finishing.done()
+    await lane.clock.advance(CLOSE_SECONDS / 2)
+    await finishing
     assert lane.server.sent == []
     assert tasks() == before | {lane.watching}
     if isinstance(lane, FastLane):
@@ -410,10 +352,7 @@ async def test_a_close_that_never_returns_is_given_up(kind: type[Lane], monkeypa
 @pytest.mark.parametrize("reads_on", [False, True])
 @pytest.mark.parametrize("closed_by_uvicorn", [False, True])
 @in_clean_loop
-async def test_a_peer_that_leaves_bytes_unread_at_the_end_is_aborted(
-    reads_on: bool, closed_by_uvicorn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("chat_actors.connection.lanes.CLOSE_SECONDS", 0)
+async def test_a_peer_that_leaves_bytes_unread_at_the_end_is_aborted(reads_on: bool, closed_by_uvicorn: bool) -> None:
     lane = FastLane()
     lane.stall()
     lane.outbox.write(frame("1"))
@@ -426,7 +365,7 @@ async def test_a_peer_that_leaves_bytes_unread_at_the_end_is_aborted(
     assert not lane.transport.aborted.is_set()
     if reads_on:
         await lane.read_one("1")
-    await settle()
+    await lane.clock.advance(CLOSE_SECONDS)
     assert lane.transport.aborted.is_set() is not reads_on
     assert lane.outbox.reason is None
 
@@ -464,7 +403,7 @@ async def test_whoever_is_turned_away_is_told_why() -> None:
 @in_clean_loop
 async def test_the_server_s_events_are_passed_on_in_order(kind: type[Lane]) -> None:
     lane = kind()
-    events: list[Message] = [{"type": "websocket.receive", "text": str(number)} for number in range(3)]
+    events: list[AsgiEvent] = [{"type": "websocket.receive", "text": str(number)} for number in range(3)]
     for event in events:
         lane.server.events.put_nowait(event)
     assert [await lane.outbox.receive() for _ in events] == events
@@ -493,7 +432,7 @@ class UvicornsProtocol:
     def __init__(self) -> None:
         self.transport = FakeTransport()
 
-    async def send(self, event: Message) -> None:
+    async def send(self, event: AsgiEvent) -> None:
         raise AssertionError
 
 
@@ -527,7 +466,7 @@ async def test_the_fast_lane_is_taken_where_uvicorn_has_a_connection_of_its_own(
     server = FakeServer()
     protocol = None if kind is None else kind()
 
-    async def send_alone(event: Message) -> None:
+    async def send_alone(event: AsgiEvent) -> None:
         raise AssertionError
 
     send = send_alone if protocol is None else protocol.send
@@ -537,13 +476,13 @@ async def test_the_fast_lane_is_taken_where_uvicorn_has_a_connection_of_its_own(
 
 @in_clean_loop
 async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
-    async def receive() -> Message:
+    async def receive() -> AsgiEvent:
         try:
             await asyncio.Event().wait()
         finally:
             raise ConnectionResetError
 
-    watch = StallWatch(FakeClock(), Meter(), 1, 10, 30)
+    watch = StallWatch(FakeClock(), Counters(), 1, 10, 30)
     outbox = open_outbox(watch, None, receive, FakeServer().send)
     reading = asyncio.ensure_future(outbox.receive())
     await settle()
@@ -554,7 +493,7 @@ async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
 @in_clean_loop
 async def test_a_look_that_fails_does_not_stop_the_clock_of_the_others() -> None:
     clock = FakeClock()
-    watch = StallWatch(clock, Meter(), 1, 10, 30)
+    watch = StallWatch(clock, Counters(), 1, 10, 30)
     looks = 0
 
     class Broken:

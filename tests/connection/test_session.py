@@ -2,24 +2,23 @@
 
 import asyncio
 import json
-import random
 from typing import Any, Callable, Optional
 
 import pytest
 
-from chat_actors.actors.base import ROOM, Mailbox
+from chat_actors.actors.base import HIGH_WATER, Mailbox
 from chat_actors.actors.events import Join, JoinFailed, Leave, Send, TopicEvent
 from chat_actors.actors.supervisor import ListTopics, SupervisorEvent
+from chat_actors.connection.admission import Admission, HandshakeRefused
 from chat_actors.connection.asgi import Receive
 from chat_actors.connection.inbox import Brake, Inbox, Take
 from chat_actors.connection.lanes import open_outbox
 from chat_actors.connection.outbox import StallWatch
 from chat_actors.connection.session import Session
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.settings import Settings
 from tests.support.fakes import FakeClock, FakeServer, in_clean_loop, log_lines, settle
-from tests.tools.simulation.loop import ShuffledLoop
 
 
 class HoldingInbox(Inbox):
@@ -43,16 +42,19 @@ class HoldingInbox(Inbox):
 class Alone:
     """A running session and its surroundings."""
 
-    def __init__(self, is_token: Optional[Callable[[str], bool]] = None, **settings: Any) -> None:
-        self.meter = Meter()
+    def __init__(self, **settings: Any) -> None:
+        self.clock = FakeClock()
+        self.counters = Counters()
         self.server = FakeServer()
-        watch = StallWatch(FakeClock(), self.meter, 1 << 20, 10.0, 30.0)
+        watch = StallWatch(self.clock, self.counters, 1 << 20, 10.0, 30.0)
         self.outbox = open_outbox(watch, None, self.server.receive, self.server.send)
         self.inbox = HoldingInbox(self.outbox.receive)
         self.supervisor: Mailbox[SupervisorEvent] = Mailbox()
         self.topic: Mailbox[TopicEvent] = Mailbox()
         chosen = Settings.model_validate(settings)
-        session = Session(self.inbox, self.outbox, self.supervisor, chosen, self.meter, "peer", is_token)
+        caller = Admission(chosen).decide([])
+        assert not isinstance(caller, HandshakeRefused)
+        session = Session(self.inbox, self.outbox, self.supervisor, chosen, self.counters, self.clock, caller, "peer")
         self.task = asyncio.create_task(session.run())
 
     def says(self, *texts: str) -> None:
@@ -242,17 +244,17 @@ async def test_a_frame_that_the_inbox_finds_too_big_ends_the_conversation() -> N
 async def test_a_member_reads_nothing_more_while_its_topic_is_crowded() -> None:
     alone = Alone(rate_limit=0)
     take = await alone.joins()
-    alone.says(*['{"message": "x"}'] * (ROOM + 5))
+    alone.says(*['{"message": "x"}'] * (HIGH_WATER + 5))
     await settle()
-    while alone.topic.qsize() < ROOM:
+    while alone.topic.qsize() < HIGH_WATER:
         await settle()
     await settle()
-    assert alone.topic.qsize() == ROOM
+    assert alone.topic.qsize() == HIGH_WATER
     assert take('{"message": "x"}')  # what has been read is posted, but the inbox is to hold the rest
     (held,) = alone.inbox.held
     assert not held.done()
-    assert len(mail(alone.topic)) == ROOM + 1
-    alone.topic.relieve()
+    assert len(mail(alone.topic)) == HIGH_WATER + 1
+    alone.topic.release_senders()
     await settle()
     assert held.done()
     assert alone.topic.qsize() == 5
@@ -262,17 +264,23 @@ async def test_a_member_reads_nothing_more_while_its_topic_is_crowded() -> None:
 
 @in_clean_loop
 async def test_a_sender_above_its_rate_is_read_more_slowly_and_loses_nothing() -> None:
-    alone = Alone(rate_limit=1000, rate_burst=1)
+    alone = Alone(rate_limit=1, rate_burst=1)
     take = await alone.joins()
     assert take('{"message": "0"}')
     assert not alone.inbox.held
     assert take('{"message": "1"}')
     (held,) = alone.inbox.held
+    await settle()
+    await alone.clock.advance(0.75)
     assert not held.done()
-    await held
+    await alone.clock.advance(0.25)
+    assert held.done()
     alone.says(*[f'{{"message": "{number}"}}' for number in range(2, 5)])
-    sends = [await alone.topic.get() for _ in range(5)]
-    assert [send.message for send in sends if isinstance(send, Send)] == list("01234")
+    await settle()
+    for count in (3, 4, 5):  # one each second
+        assert alone.topic.qsize() == count
+        await alone.clock.advance(1)
+    assert [send.message for send in mail(alone.topic) if isinstance(send, Send)] == list("01234")
     alone.goes()
     assert await alone.leaves() == "closed by peer"
 
@@ -304,7 +312,7 @@ async def test_nothing_more_is_read_of_a_sender_above_its_rate_until_it_may_go_o
 
 @in_clean_loop
 async def test_where_a_token_is_needed_a_join_without_it_is_refused_and_may_be_tried_again() -> None:
-    alone = Alone(is_token="secret".__eq__)
+    alone = Alone(token="secret")
     alone.says('{"username": "alice", "topic": "sports"}')
     alone.says('{"username": "alice", "topic": "sports", "token": "wrong"}')
     alone.says("/list")
@@ -318,36 +326,31 @@ async def test_where_a_token_is_needed_a_join_without_it_is_refused_and_may_be_t
     assert await alone.leaves() == "closed by peer"
 
 
-def test_the_time_to_join_is_over_for_who_has_not_joined_and_for_nobody_else() -> None:
-    loop = ShuffledLoop(random.Random(0))  # type: ignore[abstract]  # time passes there when nothing else can happen
-
-    async def main() -> None:
-        member, stranger = Alone(join_timeout=10.0), Alone(join_timeout=10.0)
-        asked = await member.asks_to_join()
-        asked.reply.set_result(member.topic)
-        stranger.says("{", "/list")
-        await asyncio.wait({stranger.task})
-        assert loop.time() == 10.0
-        assert stranger.server.closes == [CloseCode.NO_JOIN]
-        member.goes()
-        assert await member.leaves() == "closed by peer"
-
-    loop.run(main())
-    assert not loop.complaints
+@in_clean_loop
+async def test_the_time_to_join_is_over_for_who_has_not_joined_and_for_nobody_else() -> None:
+    member, stranger = Alone(join_timeout=10.0), Alone(join_timeout=10.0)
+    asked = await member.asks_to_join()
+    asked.reply.set_result(member.topic)
+    stranger.says("{", "/list")
+    await member.clock.advance(10.0)
+    await stranger.clock.advance(9.9)
+    assert not stranger.task.done()
+    await stranger.clock.advance(0.1)
+    await asyncio.wait({stranger.task})
+    assert stranger.server.closes == [CloseCode.NO_JOIN]
+    member.goes()
+    assert await member.leaves() == "closed by peer"
 
 
-def test_who_asks_to_join_late_is_answered_within_the_same_time_or_told_to_try_again() -> None:
-    loop = ShuffledLoop(random.Random(0))  # type: ignore[abstract]  # time passes there when nothing else can happen
-
-    async def main() -> None:
-        member = Alone(join_timeout=10.0)
-        await asyncio.sleep(9.0)
-        asked = await member.asks_to_join()
-        await asyncio.wait({member.task})
-        assert loop.time() == 19.0
-        assert isinstance(asked.reply.exception(), JoinFailed)
-        assert member.server.closes == [CloseCode.OVERLOADED]
-        assert await member.leaves() == "overloaded"
-
-    loop.run(main())
-    assert not loop.complaints
+@in_clean_loop
+async def test_who_asks_to_join_late_is_answered_within_the_same_time_or_told_to_try_again() -> None:
+    member = Alone(join_timeout=10.0)
+    await member.clock.advance(9.0)
+    asked = await member.asks_to_join()
+    await member.clock.advance(9.9)
+    assert not member.task.done()
+    await member.clock.advance(0.1)
+    await asyncio.wait({member.task})
+    assert isinstance(asked.reply.exception(), JoinFailed)
+    assert member.server.closes == [CloseCode.OVERLOADED]
+    assert await member.leaves() == "overloaded"

@@ -7,13 +7,12 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from chat_actors.actors.topic import TopicStatistics
-from chat_actors.counters import Histogram, Meter
+from chat_actors.counters import Counters, Histogram, ReaderStatistics, Statistics, TopicStatistics
 from chat_actors.operations.metrics import BUSIEST, registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.server import Chat, Reader, Statistics
+from chat_actors.server import Server
 from chat_actors.settings import Settings
-from tests.server.test_application import JOIN, Connection
+from tests.support.connection import JOIN, Connection, end
 from tests.support.fakes import FakeClock, in_clean_loop, settle
 
 Samples = dict[tuple[str, ...], float]  # by name and values of the labels
@@ -21,15 +20,15 @@ Samples = dict[tuple[str, ...], float]  # by name and values of the labels
 NOTHING = Statistics(0, [], [], 0, 0)
 
 
-def scrape(snapshot: Statistics, meter: Meter) -> Samples:
+def scrape(snapshot: Statistics, counters: Counters) -> Samples:
     """What Prometheus would read; the process's own is left out."""
-    text = generate_latest(registry(lambda: snapshot, meter)).decode()
+    text = generate_latest(registry(lambda: snapshot, counters)).decode()
     samples = [sample for family in parse(text) for sample in family.samples if sample.name.startswith("chat_")]
     return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 
 
-def of(chat: Chat) -> Samples:
-    return scrape(chat.statistics(), chat.meter)
+def of(chat: Server) -> Samples:
+    return scrape(chat.statistics(), chat.counters)
 
 
 # Histograms.
@@ -44,12 +43,12 @@ def test_a_histogram_counts_by_powers_of_two(value: int, place: int) -> None:
 
 
 def test_each_bucket_holds_all_that_lies_below_its_limit() -> None:
-    meter = Meter()
+    counters = Counters()
     for value in (1, 2, 3, 200, 1000):
-        meter.turns.add(value)
+        counters.turns.add(value)
     for seconds in (0.0, 0.0000015, 0.5, 100.0):
-        meter.fan_outs.add(seconds)
-    seen = scrape(NOTHING, meter)
+        counters.fan_outs.add(seconds)
+    seen = scrape(NOTHING, counters)
     turns = {labels[0]: count for (name, *labels), count in seen.items() if name == "chat_turn_events_bucket"}
     limits = "0.0", "1.0", "3.0", "127.0", "255.0", "+Inf"
     assert [turns[limit] for limit in limits] == [0, 1, 3, 3, 4, 5]
@@ -69,7 +68,7 @@ def topic(name: str, users: int, messages: int, mail: int = 0, age: float = 0.0)
 def test_the_hot_rooms_and_the_slow_readers_are_named_and_no_more_than_a_few() -> None:
     quiet = [topic(f"quiet {number}", 2, 1) for number in range(50)]
     hot = topic("hot", 200, 900, 5, 0.25)
-    seen = scrape(Statistics(300, [*quiet, hot], [Reader("hot", "bob", 4096)], 3, 10_000), Meter())
+    seen = scrape(Statistics(300, [*quiet, hot], [ReaderStatistics("hot", "bob", 4096)], 3, 10_000), Counters())
     assert (seen["chat_busiest_messages", "hot"], seen["chat_busiest_users", "hot"]) == (900, 200)
     assert seen["chat_busiest_mail", "hot"] == 5
     assert sum(name == "chat_busiest_messages" for name, *_ in seen) == BUSIEST
@@ -82,16 +81,16 @@ def test_the_hot_rooms_and_the_slow_readers_are_named_and_no_more_than_a_few() -
 
 def test_a_name_cannot_forge_a_metric() -> None:
     name = 'x"} 1\nchat_topics 99'
-    seen = scrape(Statistics(1, [topic(name, 1, 1)], [], 0, 0), Meter())
+    seen = scrape(Statistics(1, [topic(name, 1, 1)], [], 0, 0), Counters())
     assert seen["chat_busiest_users", name] == 1
     assert seen["chat_topics",] == 1
 
 
 def test_refusals_and_closes_are_counted_by_their_code() -> None:
-    meter = Meter()
-    meter.refused[ErrorCode.INVALID_JSON] += 2
-    meter.closed[CloseCode.NO_JOIN] += 1
-    seen = scrape(NOTHING, meter)
+    counters = Counters()
+    counters.refused[ErrorCode.INVALID_JSON] += 2
+    counters.closed[CloseCode.NO_JOIN] += 1
+    seen = scrape(NOTHING, counters)
     assert seen["chat_frames_refused_total", "invalid_json"] == 2
     assert seen["chat_closes_total", "no_join", "4408"] == 1
 
@@ -102,7 +101,7 @@ def test_refusals_and_closes_are_counted_by_their_code() -> None:
 @in_clean_loop
 async def test_what_happens_in_a_chat_is_counted() -> None:
     clock = FakeClock()
-    chat = Chat(Settings.model_validate({"history_messages": 2}), clock)
+    chat = Server(Settings.model_validate({"history_messages": 2}), clock)
     alice, bob, carol = Connection(chat), Connection(chat), Connection(chat)
     await alice.says('{"username": "alice", "topic": "sports", "resume": ""}')
     for other in (bob, carol):
@@ -129,7 +128,7 @@ async def test_what_happens_in_a_chat_is_counted() -> None:
     assert (seen["chat_messages_expired_total",], seen["chat_busiest_messages", "sports"]) == (2, 0)
     assert (seen["chat_connections",], seen["chat_members",]) == (2, 2)
     assert seen["chat_sent_bytes_total",] == sent  # of those who have gone as well
-    await chat.stop()
+    await end(chat, clock)
     seen = of(chat)
     assert seen["chat_closes_total", "restarting", "1012"] == 2
     assert seen["chat_members",] == seen["chat_topics",] == 0
@@ -140,7 +139,7 @@ async def test_what_happens_in_a_chat_is_counted() -> None:
 @in_clean_loop
 async def test_a_reader_that_does_not_read_is_named_and_then_counted() -> None:
     clock = FakeClock()
-    chat = Chat(Settings.model_validate({}), clock)
+    chat = Server(Settings.model_validate({"join_timeout": 60}), clock)
     alice, bob = Connection(chat), Connection(chat)
     await alice.says(JOIN)
     await bob.says('{"username": "bob", "topic": "sports"}')
@@ -155,26 +154,26 @@ async def test_a_reader_that_does_not_read_is_named_and_then_counted() -> None:
     assert of(chat)["chat_slow_readers_total",] == 2
     await asyncio.wait({bob.task, eve.task})
     await alice.goes()
-    await chat.stop()
+    await end(chat, clock)
 
 
 @in_clean_loop
 async def test_a_loop_that_is_late_is_measured() -> None:
     clock = FakeClock()
-    chat = Chat(Settings.model_validate({}), clock)
+    chat = Server(Settings.model_validate({}), clock)
     chat.start()
     await settle()
     await clock.advance(1)
     await clock.advance(1.5)
     seen = of(chat)
     assert (seen["chat_event_loop_lag_seconds_count",], seen["chat_event_loop_lag_seconds_sum",]) == (2, 0.5)
-    await chat.stop()
+    await end(chat, clock)
 
 
 @in_clean_loop
 async def test_mail_that_waits_has_an_age() -> None:
     clock = FakeClock()
-    chat = Chat(Settings.model_validate({"rate_limit": 0}), clock)
+    chat = Server(Settings.model_validate({"rate_limit": 0}), clock)
     alice = Connection(chat)
     await alice.says(JOIN)
     supervisor: Any = chat.start()
@@ -185,4 +184,4 @@ async def test_mail_that_waits_has_an_age() -> None:
     seen = of(chat)
     assert (seen["chat_mailbox_events", "topics"], seen["chat_mailbox_age_seconds",]) == (3, 2)
     await alice.goes()
-    await chat.stop()
+    await end(chat, clock)

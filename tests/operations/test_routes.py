@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from chat_actors.app import create_app
+from chat_actors.application import create_app
 from chat_actors.operations.routes import operations
-from chat_actors.server import Chat
+from chat_actors.server import Server as ChatServer
 from chat_actors.settings import Settings
 from tests.support.server import Server, Visit, in_loop
 
@@ -33,7 +33,7 @@ def test_a_server_is_alive_and_ready() -> None:
 
 def test_a_server_whose_end_has_begun_is_alive_and_not_ready() -> None:
     settings = Settings.model_validate({})
-    chat, app = Chat(settings), FastAPI()
+    chat, app = ChatServer(settings), FastAPI()
     app.include_router(operations(chat, settings))
     chat.stopping = True
     server = TestClient(app)

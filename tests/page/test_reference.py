@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import pytest
 
-from chat_actors.app import create_app
+from chat_actors.application import create_app
 from chat_actors.page.reference import render
 from chat_actors.protocol.asyncapi import document
 from chat_actors.protocol.codes import CloseCode, ErrorCode
@@ -89,7 +89,7 @@ def test_its_links_lead_into_itself_and_to_the_document_alone() -> None:
     links = PAGE.values("href")
     assert [link for link in links if not link.startswith("#")] == ["asyncapi.json"]
     assert not {link[1:] for link in links if link.startswith("#")} - set(ids)
-    for part in ("#Gap", "#TopicUsers", "#ErrorCode"):
+    for part in ("#ReplayGap", "#TopicUsers", "#ErrorCode"):
         assert links.count(part) == 2  # in the contents, and in the frame that has it
 
 

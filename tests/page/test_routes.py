@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 import pytest
 
-from chat_actors.app import create_app
+from chat_actors.application import create_app
 from chat_actors.settings import Settings
 from tests.support.server import ROOT
 

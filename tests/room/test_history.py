@@ -5,10 +5,11 @@ from typing import Optional
 
 import pytest
 
-from chat_actors.protocol.frames import Ack, Gap
-from chat_actors.room.history import History, Limits, Refs, Stored
+from chat_actors.protocol.frames import Ack, ReplayGap
+from chat_actors.room.history import History, Refs, Stored
 
 MANY = 1000
+BYTES = 8 << 20
 
 
 def message(number: int, deadline: float, size: int = 1, refs: Optional[Refs] = None, ref: str = "") -> Stored:
@@ -17,7 +18,7 @@ def message(number: int, deadline: float, size: int = 1, refs: Optional[Refs] = 
 
 def history(count: int, evicted: int = 0, expired: int = 0) -> History:
     """Messages 1 to ``count``, each with its id as its deadline; first so many are evicted, then so many expire."""
-    remembered = History(Limits(history_messages=count - evicted if evicted else MANY))
+    remembered = History(count - evicted if evicted else MANY, BYTES)
     for number in range(1, count + 1):
         remembered.add(message(number, number, 1))
     remembered.evict()
@@ -30,7 +31,7 @@ def ids(remembered: History, since: int = 0) -> list[int]:
 
 
 def test_a_new_history_is_empty() -> None:
-    new = History(Limits())
+    new = History(MANY, BYTES)
     assert (new.last_id, new.deleted_through, new.oldest_deadline, ids(new), new.gap(0)) == (0, 0, None, [], None)
 
 
@@ -49,21 +50,21 @@ def test_what_is_replayed_and_what_is_lost_are_together_all_that_came_after(
     "evicted, expired, since, gap",
     [
         (0, 0, 0, None),
-        (0, 2, 0, Gap(1, 2, "expired")),
-        (0, 2, 1, Gap(2, 2, "expired")),
+        (0, 2, 0, ReplayGap(1, 2, "expired")),
+        (0, 2, 1, ReplayGap(2, 2, "expired")),
         (0, 2, 2, None),
-        (2, 0, 0, Gap(1, 2, "evicted")),
+        (2, 0, 0, ReplayGap(1, 2, "evicted")),
         (2, 0, 2, None),
-        (2, 2, 1, Gap(2, 4, "evicted")),  # both: of the two, the one that the bounds brought about
-        (2, 2, 2, Gap(3, 4, "expired")),
-        (2, 3, 0, Gap(1, 5, "evicted")),
-        (0, 5, 3, Gap(4, 5, "expired")),
+        (2, 2, 1, ReplayGap(2, 4, "evicted")),  # both: of the two, the one that the bounds brought about
+        (2, 2, 2, ReplayGap(3, 4, "expired")),
+        (2, 3, 0, ReplayGap(1, 5, "evicted")),
+        (0, 5, 3, ReplayGap(4, 5, "expired")),
         (0, 5, 5, None),
         (0, 5, 6, None),
     ],
 )
 def test_a_gap_has_the_ids_that_are_lost_and_the_reason(
-    evicted: int, expired: int, since: int, gap: Optional[Gap]
+    evicted: int, expired: int, since: int, gap: Optional[ReplayGap]
 ) -> None:
     assert history(5, evicted, expired).gap(since) == gap
 
@@ -79,19 +80,19 @@ def test_a_message_is_forgotten_when_its_deadline_has_come_and_not_before() -> N
 
 
 @pytest.mark.parametrize(
-    "limits, kept",
+    "messages, size, kept",
     [
-        (Limits(history_messages=3), [3, 4, 5]),
-        (Limits(history_messages=5), [1, 2, 3, 4, 5]),
-        (Limits(history_messages=0), []),
-        (Limits(history_bytes=500), [1, 2, 3, 4, 5]),
-        (Limits(history_bytes=499), [2, 3, 4, 5]),
-        (Limits(history_bytes=99), []),
-        (Limits(history_messages=4, history_bytes=250), [4, 5]),
+        (3, BYTES, [3, 4, 5]),
+        (5, BYTES, [1, 2, 3, 4, 5]),
+        (0, BYTES, []),
+        (MANY, 500, [1, 2, 3, 4, 5]),
+        (MANY, 499, [2, 3, 4, 5]),
+        (MANY, 99, []),
+        (4, 250, [4, 5]),
     ],
 )
-def test_within_the_bounds_the_newest_are_kept(limits: Limits, kept: list[int]) -> None:
-    remembered = History(limits)
+def test_within_the_bounds_the_newest_are_kept(messages: int, size: int, kept: list[int]) -> None:
+    remembered = History(messages, size)
     for number in range(1, 6):
         remembered.add(message(number, number, 100))
     remembered.evict()
@@ -101,13 +102,13 @@ def test_within_the_bounds_the_newest_are_kept(limits: Limits, kept: list[int]) 
 
 @pytest.mark.parametrize("by_expiry", [True, False])
 def test_bytes_that_are_forgotten_make_room_again(by_expiry: bool) -> None:
-    remembered = History(Limits(history_bytes=300))
+    remembered = History(MANY, 300)
     for number in range(1, 50):
         remembered.add(message(number, number, 100))
         remembered.expire(number - 3 if by_expiry else 0)
         remembered.evict()
         assert ids(remembered) == [*range(max(1, number - 2), number + 1)]
-    assert (remembered.gap(0) == Gap(1, 46, "expired")) is by_expiry  # then the bound was never passed
+    assert (remembered.gap(0) == ReplayGap(1, 46, "expired")) is by_expiry  # then the bound was never passed
 
 
 def test_ids_go_on_where_all_has_been_forgotten() -> None:
@@ -122,7 +123,7 @@ def test_a_ref_is_forgotten_with_its_message_alone(evict: bool) -> None:
     ack = Ack(id=1, timestamp=0, recipients=0)
     alice: Refs = {"a": ack, "b": ack}
     bob: Refs = {"a": ack}
-    remembered = History(Limits(history_messages=2))
+    remembered = History(2, BYTES)
     remembered.add(message(1, 1, 1, alice, "a"))
     remembered.add(message(2, 2, 1))
     if evict:
@@ -138,7 +139,7 @@ def test_a_cleared_history_holds_no_message() -> None:
     remembered = history(3)
     remembered.clear()
     assert (ids(remembered), remembered.oldest_deadline) == ([], None)
-    remembered.add(message(4, 4, Limits().history_bytes))  # nor does it count one
+    remembered.add(message(4, 4, BYTES))  # nor does it count one
     remembered.evict()
     assert ids(remembered) == [4]
 

@@ -4,7 +4,7 @@ from typing import Optional
 
 import pytest
 
-from chat_actors.connection.outbox import Outbox
+from chat_actors.actors.outbox import Outbox
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Ack, Window
 from chat_actors.room.members import Member, Members
@@ -31,7 +31,7 @@ class Topic:
     """Its members, and short words for their joins and leaves."""
 
     def __init__(self) -> None:
-        self.members = Members(30.0)
+        self.members: Members[Outbox] = Members(30.0)
         self.now = 1000.0
         self.replaced: list[Outbox] = []
 

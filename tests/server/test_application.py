@@ -1,17 +1,18 @@
 """The application in this process: on other hosts, with and without a lifespan, from its start to its end."""
 
 import asyncio
-import json
 import warnings
 from typing import Any, Callable
 
 import pytest
 
-from chat_actors.app import create_app
-from chat_actors.server import Chat
+from chat_actors.application import create_app
+from chat_actors.server import Server
 from chat_actors.settings import Settings
-from tests.support.fakes import FakeClock, FakeServer, Frame, in_clean_loop, log_lines, settle, tasks
-from tests.support.server import APP, Server, Visit, in_loop
+from tests.support.connection import JOIN, Connection, end
+from tests.support.fakes import FakeClock, Frame, in_clean_loop, log_lines, settle, tasks
+from tests.support.server import APP, Visit, in_loop
+from tests.support.server import Server as Process
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
@@ -62,7 +63,7 @@ def test_without_a_lifespan_the_actors_start_in_the_loop_of_the_first_connection
 
 
 @in_loop
-async def test_uvicorn_without_a_lifespan_serves_and_ends_the_same(start: Callable[..., Server]) -> None:
+async def test_uvicorn_without_a_lifespan_serves_and_ends_the_same(start: Callable[..., Process]) -> None:
     server = start(*APP, "--lifespan", "off")
     async with Visit(server) as visit:
         alice, bob = await visit.join("alice", "sports"), await visit.join("bob", "sports")
@@ -81,41 +82,16 @@ def test_an_application_takes_its_settings_from_the_environment(monkeypatch: pyt
 # The actors of one application, with an ASGI server of our own.
 
 
-class Connection(FakeServer):
-    """A WebSocket of an ASGI server made up for the test."""
-
-    def __init__(self, app: Chat, **scope: Any) -> None:
-        super().__init__()
-        self.events.put_nowait({"type": "websocket.connect"})
-        self.task = asyncio.ensure_future(app({"type": "websocket", **scope}, self.receive, self.send))
-
-    async def says(self, text: str) -> Frame:
-        """Send a text; the last frame that was sent back, to this one or before."""
-        self.events.put_nowait({"type": "websocket.receive", "text": text})
-        await settle()
-        return self.frames[-1]
-
-    async def goes(self) -> None:
-        self.events.put_nowait({"type": "websocket.disconnect"})
-        await self.task
-
-    @property
-    def frames(self) -> list[Frame]:
-        return [json.loads(event["text"]) for event in self.sent if event["type"] == "websocket.send"]
-
-
-JOIN = '{"username": "alice", "topic": "sports"}'
-
-
 @in_clean_loop
 async def test_the_end_closes_every_member_and_waits_for_every_actor() -> None:
     before = tasks()
-    chat = Chat(DEFAULTS, FakeClock())
-    alice = Connection(chat)
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    alice = Connection(server)
     await alice.says(JOIN)
     ack = await alice.says('{"message": "hello"}')
     assert ack["timestamp"] == 1_690_000_000  # the clock is the one that was given
-    await chat.stop()
+    await end(server, clock)
     await alice.task
     assert alice.closes == [1012]
     assert tasks() == before
@@ -123,52 +99,56 @@ async def test_the_end_closes_every_member_and_waits_for_every_actor() -> None:
 
 @in_clean_loop
 async def test_once_the_end_has_begun_nobody_comes_in() -> None:
-    chat = Chat(DEFAULTS, FakeClock())
-    alice = Connection(chat)
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    alice = Connection(server)
     await alice.says(JOIN)
-    await chat.stop()
-    bob = Connection(chat)
+    await end(server, clock)
+    bob = Connection(server)
     await bob.task
     assert (bob.frames, bob.closes) == ([], [1012])
     await alice.task
-    chat.open()  # again, as a host may
-    carol = Connection(chat)
+    server.open()  # again, as a host may
+    carol = Connection(server)
     assert (await carol.says(JOIN))["users"] == 1
     await carol.goes()
-    await chat.stop()
+    await end(server, clock)
 
 
 @in_clean_loop
 async def test_start_and_stop_can_be_called_twice() -> None:
-    chat = Chat(DEFAULTS, FakeClock())
-    await chat.stop()  # before the start
-    supervisor = chat.start()
-    assert chat.start() is supervisor
-    await chat.stop()
-    await chat.stop()
-    assert chat.start() is not supervisor
-    await chat.stop()
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    await end(server, clock)  # before the start
+    supervisor = server.start()
+    assert server.start() is supervisor
+    await end(server, clock)
+    await end(server, clock)
+    assert server.start() is not supervisor
+    await end(server, clock)
 
 
 @pytest.mark.parametrize(("scope", "peer"), [({"client": ("10.0.0.1", 5000)}, "10.0.0.1:5000"), ({}, "unknown:0")])
 @in_clean_loop
 async def test_the_log_names_the_peer_where_the_host_does(scope: dict[str, Any], peer: str) -> None:
-    chat = Chat(DEFAULTS, FakeClock())
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
     with log_lines() as lines:
-        eve = Connection(chat, **scope)
+        eve = Connection(server, **scope)
         await eve.says("{")
         await eve.goes()
-    await chat.stop()
+    await end(server, clock)
     assert [line for line in lines if "frame refused" in line and peer in line]
 
 
 @in_clean_loop
 async def test_a_handshake_that_the_door_refuses_is_never_accepted() -> None:
-    chat = Chat(DEFAULTS, FakeClock())
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
     with log_lines() as lines:
-        eve = Connection(chat, headers=[(b"host", b"chat.example"), (b"origin", b"https://evil.example")])
+        eve = Connection(server, headers=[(b"host", b"chat.example"), (b"origin", b"https://evil.example")])
         await eve.task
-    await chat.stop()
+    await end(server, clock)
     assert eve.sent == [{"type": "websocket.close"}]
     assert len([line for line in lines if "handshake refused" in line]) == 1
 
@@ -185,70 +165,73 @@ async def test_a_peer_that_is_gone_before_it_was_accepted_is_no_error_and_takes_
     async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    chat = Chat(Settings.model_validate({"connections": 1}), FakeClock())
-    chat.stopping = ended
+    clock = FakeClock()
+    server = Server(Settings.model_validate({"connections": 1}), clock)
+    server.stopping = ended
     with log_lines() as lines:
-        await chat({"type": "websocket", "headers": headers}, receive, refuse)
-    assert chat.door.connections == 0
+        await server({"type": "websocket", "headers": headers}, receive, refuse)
+    assert server.admission.connections == 0
     assert [line for line in lines if "not sent" in line and "answered 500" in line]
-    await chat.stop()
+    await end(server, clock)
 
 
 @in_clean_loop
 async def test_one_connection_too_many_is_told_so_and_the_place_of_one_that_goes_is_free_again() -> None:
-    chat = Chat(Settings.model_validate({"connections": 1}), FakeClock())
-    alice = Connection(chat)
+    clock = FakeClock()
+    server = Server(Settings.model_validate({"connections": 1}), clock)
+    alice = Connection(server)
     await alice.says(JOIN)
     for _ in range(2):  # those that are turned away take no place
-        bob = Connection(chat)
+        bob = Connection(server)
         await bob.task
         assert [frame["error"] for frame in bob.frames] == ["server_full"]
         assert bob.closes == [1013]
     await alice.goes()
-    bob = Connection(chat)
+    bob = Connection(server)
     assert (await bob.says(JOIN))["type"] == "joined"
     await bob.goes()
-    await chat.stop()
+    await end(server, clock)
 
 
 @in_clean_loop
 async def test_a_token_in_the_handshake_need_not_be_in_the_join() -> None:
-    chat = Chat(Settings.model_validate({"token": "secret"}), FakeClock())
-    alice = Connection(chat, headers=[(b"authorization", b"Bearer secret")])
+    clock = FakeClock()
+    server = Server(Settings.model_validate({"token": "secret"}), clock)
+    alice = Connection(server, headers=[(b"authorization", b"Bearer secret")])
     assert (await alice.says(JOIN))["type"] == "joined"
-    bob = Connection(chat)
+    bob = Connection(server)
     assert (await bob.says(JOIN))["error"] == "invalid_join"
     await alice.goes()
     await bob.goes()
-    await chat.stop()
+    await end(server, clock)
 
 
 @in_clean_loop
 async def test_a_supervisor_that_has_given_up_is_replaced_and_nothing_of_it_remains() -> None:
     before = tasks()
-    chat = Chat(DEFAULTS, FakeClock())
-    first = chat.start()
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    first = server.start()
     first.task.cancel()
     await asyncio.wait({first.task})
-    assert chat.start() is not first
+    assert server.start() is not first
     await settle()
     assert len(tasks() - before) == 2  # the supervisor and the stall clock
-    await chat.stop()
+    await end(server, clock)
     assert tasks() == before
 
 
 @in_clean_loop
-async def test_whoever_does_not_go_at_the_end_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chat_actors.server.LOOK_SECONDS", 0)
-    monkeypatch.setattr("chat_actors.connection.lanes.CLOSE_SECONDS", 0.01)
+async def test_whoever_does_not_go_at_the_end_is_aborted() -> None:
     before = tasks()
-    chat = Chat(DEFAULTS, FakeClock())
-    alice, stranger, deaf = Connection(chat), Connection(chat), Connection(chat)
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    alice, stranger, deaf = Connection(server), Connection(server), Connection(server)
     await alice.says(JOIN)
     await stranger.says("/list")
     await deaf.says(JOIN)
     deaf.peer_reads = False
-    await chat.stop()
+    await end(server, clock)
     assert (alice.closes, stranger.closes, deaf.closes) == ([1012], [1012], [])
     await asyncio.wait({alice.task, stranger.task, deaf.task})
     assert tasks() == before

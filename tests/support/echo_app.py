@@ -12,7 +12,7 @@ from chat_actors.connection.asgi import FindProtocol, Receive, Scope, Send, uvic
 from chat_actors.connection.inbox import open_inbox
 from chat_actors.connection.lanes import open_outbox
 from chat_actors.connection.outbox import StallWatch
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters
 from chat_actors.settings import load_settings
 
 
@@ -25,7 +25,7 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()  # websocket.connect
     await send({"type": "websocket.accept"})
     settings = load_settings()
-    watch = StallWatch(Clock(), Meter(), settings.outbox_bytes, settings.stall_timeout, settings.message_ttl)
+    watch = StallWatch(Clock(), Counters(), settings.outbox_bytes, settings.stall_timeout, settings.message_ttl)
     protocol = uvicorn_protocol(scope)
     outbox = open_outbox(watch, protocol, receive, send)
     inbox = open_inbox(protocol, outbox.receive, settings.frame_bytes)

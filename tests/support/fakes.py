@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import TopicEvent
+from chat_actors.actors.outbox import Outbox
 from chat_actors.clock import Clock
-from chat_actors.connection.asgi import Message
-from chat_actors.connection.outbox import Outbox
+from chat_actors.connection.asgi import AsgiEvent
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import payloads
 
@@ -56,13 +56,46 @@ def tasks() -> set[Any]:
     return set(asyncio.all_tasks())
 
 
+class FakeTimer:
+    """A call that a FakeClock makes when its time has come."""
+
+    def __init__(self, clock: "FakeClock", seconds: float, call: Callable[[], object]) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        self.due = clock.now + seconds
+        self.call = call
+        self.over = False
+
+    def cancel(self) -> None:
+        self.over = True
+
+
+class FakeTimers:
+    """Timers that nobody has made ring yet; several clocks may share one."""
+
+    def __init__(self) -> None:
+        self._set: list[FakeTimer] = []
+
+    def add(self, timer: FakeTimer) -> None:
+        self._set = [one for one in self._set if not one.over]
+        self._set.append(timer)
+
+    def ring(self, which: Callable[[FakeTimer], bool]) -> None:
+        """Make those ring, in the order of their time; each may cancel those behind it."""
+        for timer in sorted(filter(which, self._set), key=lambda one: one.due):
+            if not timer.over:
+                timer.over = True
+                timer.call()
+
+
 class FakeClock(Clock):
     """Time that passes by ``advance`` alone. ``wall_time`` may be set, as an administrator may."""
 
-    def __init__(self) -> None:
+    def __init__(self, timers: "Optional[FakeTimers]" = None) -> None:
         self.now = 1000.0
         self.wall_time = 1_690_000_000.5
         self._sleepers: dict[asyncio.Future[None], float] = {}
+        self._timers = FakeTimers() if timers is None else timers
         self.monotonic = lambda: self.now
         self.wall = lambda: self.wall_time
         self.sleep = self._sleep
@@ -76,10 +109,16 @@ class FakeClock(Clock):
         """Let so much time pass, and all happen that it brings about."""
         self.now += seconds
         self.wall_time += seconds
+        self._timers.ring(lambda timer: timer.clock is self and timer.due <= self.now)
         for awake, until in self._sleepers.items():
             if until <= self.now and not awake.done():
                 awake.set_result(None)
         await settle()
+
+    def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> "FakeTimer":
+        timer = FakeTimer(self, seconds, functools.partial(call, *args))
+        self._timers.add(timer)
+        return timer
 
     async def _sleep(self, seconds: float) -> None:
         awake = asyncio.get_running_loop().create_future()
@@ -214,16 +253,16 @@ class FakeServer:
     """An ASGI server: ``sent`` are its events to the peer, ``events`` those for the application."""
 
     def __init__(self) -> None:
-        self.sent: list[Message] = []
-        self.events: asyncio.Queue[Message] = asyncio.Queue()
+        self.sent: list[AsgiEvent] = []
+        self.events: asyncio.Queue[AsgiEvent] = asyncio.Queue()
         self.peer_reads = True
         self.let_pass = asyncio.Semaphore(0)  # while the peer does not read: one event for each release
         self.error: Optional[Exception] = None
 
-    async def receive(self) -> Message:
+    async def receive(self) -> AsgiEvent:
         return await self.events.get()
 
-    async def send(self, event: Message) -> None:
+    async def send(self, event: AsgiEvent) -> None:
         if not self.peer_reads:
             await self.let_pass.acquire()
         if self.error is not None:

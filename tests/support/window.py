@@ -1,45 +1,12 @@
-"""What the tests of the window share: rooms whose joins ask for it, and frames in a word or two."""
+"""What a member was sent, in a word or two for each frame."""
 
 from collections import deque
-from typing import Any, Optional
 
 from msgspec import Struct
 
-from chat_actors.actors.events import Join
-from chat_actors.connection.outbox import Outbox
-from chat_actors.protocol.frames import Window, payloads
-from tests.actors import test_supervisor, test_topic
-from tests.support.fakes import FakeClock, FakeMember, Frame, settle
-
-
-class Room(test_topic.Room):
-    """A topic, and short words for joins that ask for the window."""
-
-    def ask(self, username: str, **wants: Any) -> FakeMember:
-        return self.join(username, Window(**wants))
-
-    async def watcher(self) -> FakeMember:
-        """A member with events, who has seen nothing yet."""
-        member = self.ask("watcher", events=True)
-        await settle()
-        member.take()
-        return member
-
-
-class Chat(test_supervisor.Chat):
-    """A supervisor, and short words for joins that ask for the window."""
-
-    def ask(
-        self, username: str, topic: str = "sports", member: Optional[FakeMember] = None, **wants: Any
-    ) -> FakeMember:
-        member = member or FakeMember()
-        self.post(Join(topic, username, member, member.reply, Window(**wants)))
-        return member
-
-    async def entered(self, username: str, topic: str = "sports") -> FakeMember:
-        member = self.ask(username, topic)
-        await settle()
-        return member
+from chat_actors.actors.outbox import Outbox
+from chat_actors.protocol.frames import payloads
+from tests.support.fakes import FakeClock, FakeMember, Frame
 
 
 def joined(member: FakeMember) -> Frame:

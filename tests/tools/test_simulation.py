@@ -20,9 +20,9 @@ import chat_actors.connection.session
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join, TopicEvent
 from chat_actors.actors.fanout import FanOut
+from chat_actors.actors.outbox import Carrier, Outbox
 from chat_actors.actors.supervisor import SupervisorEvent, _Active
 from chat_actors.actors.topic import Topic
-from chat_actors.connection.outbox import Carrier, Outbox
 from chat_actors.connection.session import Session
 from chat_actors.room.members import Member
 from tests.tools.simulation.loop import ShuffledLoop, Stuck
@@ -130,7 +130,7 @@ class LateJoins:
 
     def __init__(self, mailbox: Mailbox[SupervisorEvent]) -> None:
         self.crowded = mailbox.crowded
-        self.room = mailbox.room
+        self.drained = mailbox.drained
         self._mailbox = mailbox
 
     def put_nowait(self, event: SupervisorEvent) -> None:

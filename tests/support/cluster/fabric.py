@@ -10,10 +10,10 @@ from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster.links import Mesh
 from chat_actors.cluster.node import BEAT_SECONDS, Node
 from chat_actors.cluster.views import highest
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters
 from chat_actors.protocol.frames import Window
-from chat_actors.room.history import Limits
-from tests.support.fakes import FakeClock, FakeMember, Frame, settle
+from chat_actors.settings import Settings
+from tests.support.fakes import FakeClock, FakeMember, FakeTimers, Frame, settle
 
 Mail = Callable[[bytes], None]
 Seen = Callable[[str, bool], None]
@@ -163,20 +163,21 @@ def _short(frame: Frame) -> str:
 class Nodes:
     """Some nodes that have found each other, all with one clock."""
 
-    def __init__(self, quorum: bool = False, configured: int = 0, **limits: Any) -> None:
+    def __init__(self, quorum: bool = False, configured: int = 0, **settings: Any) -> None:
         self.fabric = Fabric()
+        self._timers = FakeTimers()
         self._clocks: dict[str, FakeClock] = {}  # a node that is frozen has its own idea of the time
         self.all: list[Node] = []
         self._dead: list[Node] = []
         self._quorum = quorum
         self._configured = configured
-        self._limits = Limits(**limits)
+        self._settings = Settings.model_validate(settings)
 
     def make(self, configured: int = 1, quorum: bool = False) -> Node:
         """A node that is not open yet."""
-        clock = FakeClock()
+        clock = FakeClock(self._timers)
         clock.now = max((other.now for other in self._clocks.values()), default=clock.now)
-        node = Node(End(self.fabric), configured, quorum, self._limits, clock, Meter())
+        node = Node(End(self.fabric), configured, quorum, self._settings, clock, Counters())
         self._clocks[node.me] = clock
         self.all.append(node)
         return node
@@ -199,6 +200,11 @@ class Nodes:
             for name, clock in self._clocks.items():
                 if name not in self.fabric.frozen:
                     await clock.advance(BEAT_SECONDS)
+
+    async def run_out(self, seconds: float) -> None:
+        """Let the time of all timers pass that were set for so long, and no other time."""
+        self._timers.ring(lambda timer: timer.seconds == seconds)
+        await settle()
 
     def end_process(self, node: Node) -> None:
         """A process is gone, and the others will see it."""

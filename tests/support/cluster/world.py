@@ -1,6 +1,5 @@
-"""Nodes whose timers are the test's as well, and what tests ask of them."""
+"""Nodes that come, go and part at a word, and what tests ask of them."""
 
-import asyncio
 import functools
 from collections.abc import Coroutine
 from typing import Any, Callable
@@ -15,39 +14,8 @@ from tests.support.cluster.fabric import Nodes, Person
 from tests.support.fakes import FakeMember, Frame, in_clean_loop, settle, tasks
 
 
-class Timers:
-    """Has what the loop is told to call later called when the test says so."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._really = loop.call_later
-        self._due: list[tuple[float, asyncio.TimerHandle, Callable[[], object]]] = []
-        setattr(loop, "call_later", self._later)  # noqa: B010  # a method, which mypy would have stay as it is
-
-    def _later(self, seconds: float, call: Callable[..., object], *args: Any, context: Any = None) -> Any:
-        handle = self._really(3600.0, call, *args)
-        self._due.append((seconds, handle, functools.partial(call, *args)))
-        return handle
-
-    async def run_out(self, seconds: float) -> None:
-        """Let the time of all those pass that were to wait so long."""
-        due, self._due = self._due, []
-        for waits, handle, call in due:
-            if not handle.cancelled():
-                if waits == seconds:
-                    handle.cancel()
-                    call()
-                else:
-                    self._due.append((waits, handle, call))
-        await settle()
-
-
 class World(Nodes):
-    """Nodes whose timers are the test's."""
-
-    def __init__(self, **wants: Any) -> None:
-        super().__init__(**wants)
-        self.timers = Timers()
+    """Nodes that come, go and part at a word."""
 
     async def join(self, *nodes: Node) -> None:
         """Have nodes that were made become part of the cluster."""

@@ -368,16 +368,16 @@ class Life:
     async def _wait(self) -> None:
         """As long as an owner waits for its parcels to be taken."""
         self._note("wait")
-        await self.nodes.timers.run_out(TAKEN_SECONDS)
+        await self.nodes.run_out(TAKEN_SECONDS)
 
     async def _calm(self) -> None:
         """Open all ways, and let all happen that follows."""
         self._note("calm")
         for way in list(self.nodes.fabric.held):
             await self.nodes.fabric.release(*way)
-        await self.nodes.timers.run_out(TAKEN_SECONDS)
+        await self.nodes.run_out(TAKEN_SECONDS)
         await self.nodes.pass_time(1.0)
-        await self.nodes.timers.run_out(START_SECONDS)
+        await self.nodes.run_out(START_SECONDS)
         self._listen()
         if not self.nodes.fabric.apart:
             for split in self.splits:

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from chat_actors.actors.events import Join, Leave, Send
 from chat_actors.actors.supervisor import ListTopics, Supervisor
 from chat_actors.clock import Clock
-from chat_actors.counters import Meter
+from chat_actors.counters import Counters
 from chat_actors.operations.logs import configure_logging
-from chat_actors.room.history import Limits
+from chat_actors.settings import Settings
 from tests.support.fakes import FakeMember
 from tests.tools.faults.scene import Outcome, Scene, memory
 from tests.tools.faults.wire import connect
@@ -64,7 +64,7 @@ class Actors:
     """The supervisor, and those who come and go."""
 
     def __init__(self, topics: int) -> None:
-        self._supervisor = Supervisor(Limits(), Clock(), Meter())
+        self._supervisor = Supervisor(Settings.model_validate({}), Clock(), Counters())
         self._topics = topics
         self._present: deque[FakeMember] = deque()
         self._random = random.Random(1)

@@ -21,9 +21,9 @@ import chat_actors.app as served
 from chat_actors.__main__ import main
 from chat_actors.actors.events import Send as SendEvent
 from chat_actors.actors.events import TopicEvent
+from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.topic import Topic
 from chat_actors.connection.asgi import Receive, Scope, Send
-from chat_actors.connection.outbox import Outbox
 from chat_actors.connection.session import Session
 
 application = served.app

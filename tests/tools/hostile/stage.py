@@ -3,14 +3,14 @@
 import asyncio
 from typing import Any, Optional
 
-from chat_actors.connection.asgi import Message
+from chat_actors.connection.asgi import AsgiEvent
 from chat_actors.connection.inbox import DirectInbox, open_inbox
 from tests.tools.hostile.twins import Pipe
 
 LONGEST = 1000  # bytes of a message
 
 
-async def a_message() -> Message:
+async def a_message() -> AsgiEvent:
     """The next of those that uvicorn has for the session."""
     return {"type": "websocket.receive", "text": "hello"}
 

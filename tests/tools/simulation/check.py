@@ -115,7 +115,7 @@ def _model(world: World, life: Life) -> Model:
         joined = client.joined()
         if client.outbox is not None and joined is not None and "resume" in joined:
             tokens[client.outbox] = joined["resume"]
-    model = Model(world.limits, life.topic._epoch, tokens)
+    model = Model(world.settings, life.topic._epoch, tokens)
     for event, now in life.journal:
         model.handle(event, now)
     return model

@@ -5,9 +5,9 @@ from typing import Any, Optional, Union
 from msgspec import UNSET, Struct, UnsetType
 
 from chat_actors.actors.events import Expire, Join, Leave, Shutdown
-from chat_actors.connection.outbox import Outbox
+from chat_actors.actors.outbox import Outbox
 from chat_actors.protocol.frames import Window
-from chat_actors.room.history import Limits
+from chat_actors.settings import Settings
 
 
 class Said(Struct, eq=False):
@@ -44,12 +44,12 @@ class Stored(Struct):
 class Model:
     """One life of a topic. ``tokens``: what each outbox was given to resume by."""
 
-    def __init__(self, limits: Limits, epoch: str, tokens: dict[Outbox, str]) -> None:
+    def __init__(self, settings: Settings, epoch: str, tokens: dict[Outbox, str]) -> None:
         self.due: dict[Outbox, list[Item]] = {}  # for everyone who ever was a member
         self.present: dict[Outbox, Member] = {}
         self.replaced: set[Outbox] = set()
         self.accepted = 0  # messages; the newest one's id
-        self._limits = limits
+        self._settings = settings
         self._epoch = epoch
         self._tokens = tokens
         self._departed: dict[str, tuple[float, Member]] = {}
@@ -61,7 +61,7 @@ class Model:
         if type(event) is Said:
             self._send(event, now)
             return
-        while len(self._stored) > self._limits.history_messages:
+        while len(self._stored) > self._settings.history_messages:
             self._evicted = self._stored[0].id
             self._forget()
         if type(event) is Join:
@@ -87,7 +87,7 @@ class Model:
             self.due[event.outbox].append(("ack", *known, event.ref, True))
             return
         self.accepted += 1
-        deadline = now + self._limits.message_ttl
+        deadline = now + self._settings.message_ttl
         self._stored.append(Stored(self.accepted, sender.username, event.message, deadline, sender, event.ref))
         others = len(self.present) - 1
         if sender.refs is not None and event.ref is not UNSET:
@@ -101,7 +101,7 @@ class Model:
     def _join(self, event: Join, now: float) -> None:
         window = event.window or Window()
         old = next((one for one, member in self.present.items() if member.token == window.resume), None)
-        if old is None and 0 < self._limits.topic_members <= len(self.present):
+        if old is None and 0 < self._settings.topic_members <= len(self.present):
             return
         until, member = self._departed.pop(window.resume, (now, None))
         if old is not None:
@@ -150,7 +150,7 @@ class Model:
         member = self.present.pop(event.outbox, None)
         if member is not None:
             if member.token is not None:
-                self._departed[member.token] = now + self._limits.message_ttl, member
+                self._departed[member.token] = now + self._settings.message_ttl, member
             self._presence("left", event.outbox, member)
 
     def _presence(self, what: str, about: Outbox, member: Member) -> None:

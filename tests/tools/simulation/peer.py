@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import msgspec
 
-from chat_actors.connection.asgi import Message
+from chat_actors.connection.asgi import AsgiEvent
 from chat_actors.protocol.frames import payloads
 from tests.tools.simulation.loop import ShuffledLoop
 
@@ -34,7 +34,7 @@ class Peer(asyncio.Transport):
         self._reading = True
         self._ended = False  # the server knows that it is gone
         self._closed = False  # nothing can be sent to it any more
-        self._events: deque[Message] = deque()
+        self._events: deque[AsgiEvent] = deque()
         self._receiver: Optional[asyncio.Future[None]] = None
         # From the server to it.
         self._written: list[bytes] = []
@@ -81,13 +81,13 @@ class Peer(asyncio.Transport):
 
     # ASGI.
 
-    async def receive(self) -> Message:
+    async def receive(self) -> AsgiEvent:
         while not self._events:
             self._receiver = self._loop.create_future()
             await self._receiver
         return self._events.popleft()
 
-    async def send(self, event: Message) -> None:
+    async def send(self, event: AsgiEvent) -> None:
         if self._random() < 0.5:
             await asyncio.sleep(0)
         if self._closed:
@@ -98,7 +98,7 @@ class Peer(asyncio.Transport):
         else:
             self._payloads.append(event["text"].encode())
 
-    def _event(self, event: Message) -> None:
+    def _event(self, event: AsgiEvent) -> None:
         self._events.append(event)
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)

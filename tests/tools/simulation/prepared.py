@@ -1,6 +1,5 @@
 """What stands in for the surroundings of the actors while schedules run: a log, secrets, time and small bounds."""
 
-import asyncio
 import gc
 import traceback
 from collections.abc import Iterator
@@ -11,12 +10,17 @@ from unittest.mock import patch
 
 from chat_actors.actors import base as actor
 from chat_actors.actors import fanout, topic
-from chat_actors.connection import outbox, session
+from chat_actors.connection import handshake, outbox, session
 from chat_actors.protocol import names
 from chat_actors.protocol.names import nickname_key
 from chat_actors.room import members
 
-BOUNDS = ((actor, "ROOM", 3), (topic, "TURN_EVENTS", 4), (fanout, "MOST_FRAMES", 3), (fanout, "STRIDE_MEMBERS", 1))
+BOUNDS = (
+    (actor, "HIGH_WATER", 3),
+    (topic, "TURN_EVENTS", 4),
+    (fanout, "MOST_FRAMES", 3),
+    (fanout, "STRIDE_MEMBERS", 1),
+)
 
 
 class Boom(Exception):
@@ -82,14 +86,13 @@ def prepared() -> Iterator[None]:
     with ExitStack() as stack:
         for module, name, bound in BOUNDS:
             stack.enter_context(patch.object(module, name, bound))
-        for module in (actor, fanout, outbox, session):
+        for module in (actor, fanout, handshake, outbox, session):
             stack.enter_context(patch.object(module, "logger", LOG))
         for module in (members, topic):
             stack.enter_context(patch.object(module, "secrets", SECRETS))
         known = lru_cache(nickname_key)  # otherwise a tenth of the time of a schedule
         for module in (members, names):
             stack.enter_context(patch.object(module, "nickname_key", known))
-        stack.enter_context(patch.object(session, "monotonic", lambda: asyncio.get_running_loop().time()))
         gc.collect()
         gc.freeze()
         gc.disable()

@@ -153,7 +153,7 @@ class Program:
         for _ in range(self._rng.randrange(1, 5)):
             self._texts += 1
             frame = {"message": f"m{self._texts}"}
-            if self.world.limits.history_messages == MANY and self._rng.random() < 0.4:
+            if self.world.settings.history_messages == MANY and self._rng.random() < 0.4:
                 frame["ref"] = self._rng.choice(REFS)
             client.said.append((frame["message"], frame.get("ref", UNSET)))
             client.peer.say(_encode(frame))
@@ -215,7 +215,7 @@ class Program:
         """Compare the views of who is in, once all has happened that can happen."""
         self._note("look")
         world = self.world
-        await asyncio.sleep(PACE_SECONDS if world.paced else 2 * EXPIRY_GRAIN)
+        await asyncio.sleep(PACE_SECONDS if world.settings.rate_limit else 2 * EXPIRY_GRAIN)
         await world.loop.idle()
         if not world.stopped:
             asker = Asker()

@@ -8,16 +8,17 @@ from msgspec import Struct, UnsetType
 
 from chat_actors.actors.base import MOST_CRASHES
 from chat_actors.actors.events import Join, Leave, Replaced, Restore, Send, TopicEvent
+from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.supervisor import ListTopics, Supervisor, SupervisorEvent, _Active
 from chat_actors.actors.topic import Topic
 from chat_actors.clock import Clock
 from chat_actors.connection import session
+from chat_actors.connection.admission import Authenticated
 from chat_actors.connection.inbox import open_inbox
 from chat_actors.connection.lanes import open_outbox
-from chat_actors.connection.outbox import Outbox, StallWatch
+from chat_actors.connection.outbox import StallWatch
 from chat_actors.connection.session import Session
-from chat_actors.counters import Meter
-from chat_actors.room.history import Limits
+from chat_actors.counters import Counters
 from chat_actors.settings import Settings
 from tests.tools.simulation.loop import ShuffledLoop
 from tests.tools.simulation.model import Handled, Said
@@ -25,8 +26,6 @@ from tests.tools.simulation.peer import Peer
 from tests.tools.simulation.prepared import Boom
 
 BOOM = "boom"  # the name of one whose join fails in the topic
-UNPACED = Settings.model_validate({"rate_limit": 0})
-PACED = Settings.model_validate({"rate_limit": 10, "rate_burst": 2})
 
 Rooms = list[tuple[str, int]]  # topics with their users, oldest topic first
 
@@ -63,16 +62,16 @@ class Life:
 class Observed(Supervisor):
     """The supervisor, with a record of the topics it made and of the lists it was asked for."""
 
-    def __init__(self, limits: Limits, clock: Clock, meter: Meter) -> None:
+    def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
         self.lives: list[Life] = []
         self.lists: dict[Outbox, list[Optional[Rooms]]] = {}  # those due to each; None where a crash leaves it open
         self._inside: dict[str, set[Outbox]] = {}  # by topic: joined and not left, in the order of the mailbox
-        super().__init__(limits, clock, meter)
+        super().__init__(settings, clock, counters)
 
     def handle(self, event: SupervisorEvent) -> None:
         super().handle(event)
         if type(event) is Join:
-            if event.topic in self._inside or not 0 < self._limits.topics <= len(self._inside):
+            if event.topic in self._inside or len(self._inside) < self._settings.topics:
                 self._inside.setdefault(event.topic, set()).add(event.outbox)
         elif type(event) is Leave or type(event) is Replaced:
             for topic, outboxes in self._inside.items():
@@ -121,23 +120,24 @@ class Client:
 
 
 class World:
-    """One supervisor in one loop; ``limits`` are those of its topics, and ``paced`` says whether senders are."""
+    """One supervisor in one loop."""
 
     def __init__(
-        self, loop: ShuffledLoop, limits: Limits, paced: bool, supervisor: type[Observed], session: type[Session]
+        self, loop: ShuffledLoop, settings: Settings, supervisor: type[Observed], session: type[Session]
     ) -> None:
         self.loop = loop
-        self.limits = limits
-        self.paced = paced
+        self.settings = settings
         self.clock = Clock()
         self.clock.monotonic = self.clock.wall = loop.time
-        meter = Meter()
-        self.supervisor = supervisor(limits, self.clock, meter)
+        counters = Counters()
+        self.supervisor = supervisor(settings, self.clock, counters)
         self.stopped = False
         self.clients: list[Client] = []
-        self.watch = StallWatch(self.clock, meter, UNPACED.outbox_bytes, UNPACED.stall_timeout, limits.message_ttl)
+        self.watch = StallWatch(
+            self.clock, counters, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
+        )
         self._session = session
-        self._meter = meter
+        self._counters = counters
 
     def connect(self, peer: Peer, direct: bool) -> Client:
         """Open a connection as ``Chat`` does."""
@@ -145,10 +145,19 @@ class World:
         async def handler() -> None:
             protocol: Any = peer if direct else None
             client.outbox = open_outbox(self.watch, protocol, peer.receive, peer.send)
-            inbox = open_inbox(protocol, client.outbox.receive, settings.frame_bytes)
-            await self._session(inbox, client.outbox, self.supervisor.mailbox, settings, self._meter, "peer").run()
+            inbox = open_inbox(protocol, client.outbox.receive, self.settings.frame_bytes)
+            session = self._session(
+                inbox,
+                client.outbox,
+                self.supervisor.mailbox,
+                self.settings,
+                self._counters,
+                self.clock,
+                Authenticated(),
+                "peer",
+            )
+            await session.run()
 
-        settings = PACED if self.paced else UNPACED
         task = self.loop.create_task(handler())
         task.add_done_callback(lambda _: peer.hang_up())  # as uvicorn does
         client = Client(len(self.clients), peer, task)
