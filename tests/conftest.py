@@ -13,6 +13,12 @@ from tests.support.page.line import Line
 from tests.support.server import APP, Pair, Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and "chromium" in item.fixturenames:
+            item.add_marker("browser")
+
+
 @pytest.fixture(scope="session", params=[Server, Pair], ids=["one process", "two nodes"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The server as a user starts it, alone and as a cluster. Tests share it; each leaves it empty (see ``Visit``)."""

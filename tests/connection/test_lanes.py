@@ -16,7 +16,7 @@ from tests.support.server import Client, Server, Visit, in_loop
 StartServer = Callable[..., Server]
 
 LANE_APP = "tests.support.lane_app:app"
-HYPERCORN = "hypercorn", LANE_APP, "--bind", "127.0.0.1:0"
+HYPERCORN = "hypercorn", LANE_APP, "--bind", "127.0.0.1:0", "--graceful-timeout", "0"  # by itself it waits 3 s
 
 # uvicorn's three WebSocket implementations and both event loops: the fast lane has to be there under each.
 PROTOCOLS = {

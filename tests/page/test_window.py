@@ -10,7 +10,7 @@ from tests.support.page.bot import Bot
 from tests.support.page.browser import People, Person
 from tests.support.page.line import Line
 from tests.support.page.stand_in import TOKEN, StandIn
-from tests.support.server import APP, Server
+from tests.support.server import APP, Server, free_ports
 
 StartServer = Callable[..., Server]
 Bots = Callable[..., Bot]
@@ -25,7 +25,8 @@ def page_of(server: Server) -> str:
 
 
 def test_a_server_that_restarts_under_the_page_is_found_again(people: People, start: StartServer) -> None:
-    server = start(*APP)
+    again = (*APP[:2], "--port", str(*free_ports(1)))
+    server = start(*again)
     alice = people.come(page_of(server)).enters("alice", "sports")
     bob = people.come(page_of(server)).enters("bob", "sports")
     alice.says("before")
@@ -36,7 +37,7 @@ def test_a_server_that_restarts_under_the_page_is_found_again(people: People, st
         expect(one.room.locator(".count")).to_have_text("not connected")
     alice.says("between")
     expect(alice.message("between").locator(".state")).to_have_text("waiting for the connection")
-    start(*APP[:2], "--port", str(server.port))
+    start(*again)
     expect(bob.status).to_have_text("")
     expect(alice.status).to_have_text("")
     expect(alice.message("between")).to_have_attribute("data-state", "delivered")

@@ -1,19 +1,20 @@
 """A real server in a process of its own, and the few lines that a test needs to talk to it."""
 
 import asyncio
+import atexit
 import functools
 import itertools
 import json
 import os
+import random
 import re
-import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Callable, TypeVar, Union
@@ -22,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
+PORTS = 50  # that one process may use, the first to claim the others
 ROOT = Path(__file__).parent.parent.parent
 APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
@@ -189,14 +191,28 @@ class Pair(Server):
             node.kill()
 
 
+@functools.cache
+def _ports_of_this_process() -> "tuple[socket.socket, Iterator[int]]":
+    """A block of ports that no other process takes: this one listens on the first of them for as long as it lives."""
+    blocks = list(range(20_000, 30_000, PORTS))  # below those that the system gives to whoever asks for any
+    for first in random.SystemRandom().sample(blocks, len(blocks)):
+        with suppress(OSError):
+            claim = socket.create_server(("127.0.0.1", first))
+            atexit.register(claim.close)
+            return claim, itertools.cycle(range(first + 1, first + PORTS))
+    raise OSError("every block of ports is taken")
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on, none of those that are given to whoever asks for any."""
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = 20_000 + secrets.randbelow(10_000)
+    """Ports of the loopback that nobody listens on, and that no other process of these tests is given."""
+    _, ports = _ports_of_this_process()
+    free: list[int] = []
+    for port in itertools.islice(ports, PORTS - 1):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            ports.add(port)
-    return list(ports)
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise OSError(f"fewer than {count} ports are free")
 
 
 class Client:

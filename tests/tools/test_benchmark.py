@@ -21,7 +21,7 @@ def test_a_case_compares_this_server_with_the_naive_one(
 ) -> None:
     monkeypatch.setitem(CASES, TINY.name, TINY)
 
-    main(["--case", "tiny", "--server", "ours", "--server", "naive", "--rounds", "1", "--seconds", "1"])
+    main(["--case", "tiny", "--server", "ours", "--server", "naive", "--rounds", "1", "--seconds", "0.2"])
 
     _, heading, *lines = capsys.readouterr().out.splitlines()
     head, *rows = (re.split(" {2,}", line) for line in lines)
@@ -72,6 +72,6 @@ def test_a_ping_that_is_not_there_to_its_end_waits_for_the_next_read() -> None:
 def test_two_nodes_are_measured_together() -> None:
     (nodes,) = (server for server in find_servers(None, None)[0] if server.name == NODES)
 
-    result = measure(TINY, 0.5, nodes)
+    result = measure(TINY, 0.2, nodes)
 
     assert result.deliveries > 0 and result.cpu_us > 0

@@ -20,7 +20,7 @@ async def test_nothing_is_lost_and_nothing_left_over(name: str) -> None:
 
 @in_loop
 async def test_a_long_chat_with_many_faults_loses_nothing() -> None:
-    scene, run = await soak(minutes=0.04, topics=10, fault_every=0.1, seed=1)
+    scene, run = await soak(minutes=0.02, topics=5, fault_every=0.06, seed=1)
     assert run.ledger.received and not run.ledger.harm and not scene.wrong, (vars(run.ledger), scene.wrong)
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, NamedTuple, Optional
 
-from tests.support.server import free_ports
+from tests.support.server import ROOT, free_ports
 
 PEERS = Path(__file__).resolve().parent / "peers"
-ROOT = PEERS.parents[2]
 NODES = "nodes"  # several processes of this server, which are measured where they are asked for alone
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -98,7 +97,7 @@ def _node_has_ws(node: str, environ: dict[str, str]) -> bool:
 @contextmanager
 def running(server: Server, core: Optional[int] = None) -> Iterator[Process]:
     """The server, started and answering, until the block ends. Raises ServerFailed where it does not answer."""
-    port = _free_port()
+    (port,) = free_ports(1)
     command = [part.format(port=port) for part in server.command]
     with tempfile.TemporaryFile() as log:
         with on_core(core):
@@ -117,13 +116,6 @@ def running(server: Server, core: Optional[int] = None) -> Iterator[Process]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:

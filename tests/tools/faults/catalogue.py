@@ -28,10 +28,10 @@ FAULTS = {
     "crashes": Fault(
         inside.crashes,
         {"topics": 20, "messages": 5000, "every": 1000},
-        {"topics": 2, "messages": 1000, "every": 200},
+        {"topics": 2, "messages": 500, "every": 100},
     ),
     "descriptors": Fault(
-        inside.descriptors, {"times": 20, "loop": "uvloop", "most_seconds": 2.0}, {"times": 2, "loop": "uvloop"}
+        inside.descriptors, {"times": 20, "loop": "uvloop", "most_seconds": 2.0}, {"times": 1, "loop": "uvloop"}
     ),
     "descriptors-asyncio": Fault(
         inside.descriptors, {"times": 5, "loop": "asyncio", "most_seconds": 2.0}, {"times": 1, "loop": "asyncio"}
@@ -39,7 +39,7 @@ FAULTS = {
     "sigterms": Fault(
         stalled.sigterms,
         {"times": 20, "members": 500, "stalled": 20},
-        {"times": 2, "members": 30, "stalled": 5},
+        {"times": 1, "members": 30, "stalled": 5},
     ),
     "joins-on-sockets": Fault(
         churn.real_joins,
@@ -51,20 +51,24 @@ FAULTS = {
         {"joins": 1_000_000, "topics": 10_000, "most_growth": STEADY},
         {"joins": 10_000, "topics": 200, "most_growth": WARMING_UP},
     ),
-    "flood-of-joins": Fault(floods.joins, {"connections": 9_998, "beyond": 200}, {"connections": 300, "beyond": 20}),
+    "flood-of-joins": Fault(floods.joins, {"connections": 9_998, "beyond": 200}, {"connections": 100, "beyond": 20}),
     "flood-of-lists": Fault(
         floods.lists,
         {"topics": 10_000, "clients": 50, "seconds": 10.0},
-        {"topics": 300, "clients": 10, "seconds": 1.0},
+        {"topics": 100, "clients": 10, "seconds": 0.5},
     ),
-    "flood-of-messages": Fault(floods.messages, {"clients": 200, "seconds": 20.0}, {"clients": 20, "seconds": 1.0}),
+    "flood-of-messages": Fault(floods.messages, {"clients": 200, "seconds": 20.0}, {"clients": 20, "seconds": 0.5}),
     "flood-of-long-messages": Fault(
-        floods.long_messages, {"topics": 100, "seconds": 30.0}, {"topics": 5, "seconds": 1.0}
+        floods.long_messages, {"topics": 100, "seconds": 30.0}, {"topics": 5, "seconds": 0.5}
     ),
     "flood-of-refused-frames": Fault(
-        floods.refused_frames, {"clients": 200, "seconds": 20.0}, {"clients": 20, "seconds": 1.0}
+        floods.refused_frames, {"clients": 200, "seconds": 20.0}, {"clients": 20, "seconds": 0.5}
     ),
-    "flood-of-oversized-frames": Fault(floods.oversized, {"clients": 1000}, {"clients": 100}),
-    "flood-of-pings": Fault(floods.pings, {"clients": 20, "seconds": 13.0}, {"clients": 2, "seconds": 1.0}),
-    "flood-of-fragments": Fault(floods.fragments, {"clients": 20, "seconds": 13.0}, {"clients": 2, "seconds": 1.0}),
+    "flood-of-oversized-frames": Fault(
+        floods.oversized, {"clients": 1000, "hang_up": False}, {"clients": 100, "hang_up": True}
+    ),
+    "flood-of-pings": Fault(floods.pings, {"clients": 20, "seconds": 13.0}, {"clients": 2, "seconds": 0.5}),
+    "flood-of-fragments": Fault(
+        floods.fragments, {"clients": 20, "seconds": 13.0, "ping": 20.0}, {"clients": 2, "seconds": 0.5, "ping": 1.0}
+    ),
 }

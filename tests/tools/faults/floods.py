@@ -67,10 +67,11 @@ async def flood(
     reading: bool = False,
     topics: int = 10,
     begin: bytes = b"",
+    **settings: str,
 ) -> Outcome:
     """The plain form: so many members send the same over and over. Unless ``reading``, they read nothing."""
     names = [f"noise-{i}" for i in range(clients)]
-    async with Scene(most_mib=most_mib) as scene:
+    async with Scene(most_mib=most_mib, **settings) as scene:
         peers = await join_many(scene.port, names, [f"topic-{i}" for i in range(topics)], narrow=not reading, ask=True)
         for peer in peers:
             peer.transport.write(begin)
@@ -100,11 +101,12 @@ async def pings(clients: int, seconds: float) -> Outcome:
     return await flood("flood of pings", clients, seconds, data, BASE_MIB + clients * OUTBOX_MIB)
 
 
-async def fragments(clients: int, seconds: float) -> Outcome:
-    """A message in empty fragments, without end."""
+async def fragments(clients: int, seconds: float, ping: float) -> Outcome:
+    """A message in empty fragments, without end. That a sender is gone is noticed by the next ``ping``, in seconds."""
     data = masked(b"", CONTINUATION)
     most = BASE_MIB + clients * UNREAD_MIB
-    return await flood("flood of fragments", clients, seconds, data, most, begin=masked(b"{", BEGINNING))
+    begin, settings = masked(b"{", BEGINNING), {"FAULTS_PING": str(ping)}
+    return await flood("flood of fragments", clients, seconds, data, most, begin=begin, **settings)
 
 
 async def messages(clients: int, seconds: float) -> Outcome:
@@ -121,8 +123,11 @@ async def long_messages(topics: int, seconds: float) -> Outcome:
     return await flood("flood of long messages", topics, seconds, data, most, reading=True, topics=topics)
 
 
-async def oversized(clients: int) -> Outcome:
-    """Frames that are too big, and frames of nearly the longest kind that never end."""
+async def oversized(clients: int, hang_up: bool) -> Outcome:
+    """Frames that are too big, and frames of nearly the longest kind that never end.
+
+    ``hang_up``: so do those who are told that theirs was too big. If they do not, uvicorn waits 10 seconds for it.
+    """
     names = [f"noise-{i}" for i in range(clients)]
     most = BASE_MIB + clients * UNREAD_MIB
     async with Scene(most_mib=most) as scene:
@@ -131,6 +136,9 @@ async def oversized(clients: int) -> Outcome:
             unfinished = masked(b"x" * 65_000)[:-1]
             too_big = b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4) + b"x" * 65_000
             peer.transport.write(too_big if i % 2 else unfinished)
+        for peer in peers[1::2] if hang_up else ():
+            await peer.told.wait()
+            peer.half_close()
         codes = await asyncio.gather(*(peer.closed for peer in peers[1::2]))
         if set(codes) != {1009}:
             scene.wrong.append(f"closed with {set(codes)}, not 1009")

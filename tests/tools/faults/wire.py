@@ -42,6 +42,7 @@ class Peer(asyncio.Protocol):
 
     def __init__(self, take: Optional[Take] = None) -> None:
         loop = asyncio.get_running_loop()
+        self.told = asyncio.Event()  # that the server closes
         self.closed: asyncio.Future[Optional[int]] = loop.create_future()  # the close code, where there was one
         self.opened: asyncio.Future[None] = loop.create_future()
         self.transport: asyncio.Transport
@@ -132,6 +133,7 @@ class Peer(asyncio.Protocol):
         elif first == CLOSE:
             self._code = int.from_bytes(payload[:2], "big")
             self.write(masked(payload[:2], CLOSE))
+            self.told.set()
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         if not self.opened.done():
