@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from chat_actors.app import create_app
+from chat_actors.application import create_app
 from chat_actors.clock import Clock
 
 
