@@ -178,3 +178,14 @@ def test_the_package_has_no_other_names() -> None:
     look = "import chat_actors; chat_actors.create_application"
     process = subprocess.run([sys.executable, "-c", look], cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
     assert "has no attribute 'create_application'" in process.stderr
+
+
+def test_the_name_of_a_test_is_a_sentence_of_at_most_80_characters() -> None:
+    names = [
+        node.name
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+    ]
+    assert [name for name in names if len(name) > 80 or name.count("_") < 3] == []
+    assert names

@@ -71,7 +71,7 @@ async def test_a_turn_that_fails_costs_its_event_alone() -> None:
 
 
 @in_clean_loop
-async def test_five_crashes_are_forgiven_and_the_sixth_within_thirty_seconds_ends_the_actor() -> None:
+async def test_the_sixth_crash_within_thirty_seconds_ends_the_actor() -> None:
     clock = FakeClock()
     actor = Notes(clock)
     post(actor, *[FAIL] * MOST_CRASHES, "1")

@@ -8,7 +8,7 @@ from tests.support.window import short, token
 
 
 @in_clean_loop
-async def test_a_duplicate_is_acknowledged_in_its_place_with_the_first_ack_and_changes_nothing() -> None:
+async def test_a_duplicate_gets_the_first_ack_in_its_place_and_changes_nothing() -> None:
     room = TopicHarness()
     alice, bob = room.ask("alice"), room.join("bob")
     room.send(alice, "1", ref="r")

@@ -19,7 +19,7 @@ async def test_members_are_told_oldest_first_also_after_a_takeover() -> None:
 
 
 @in_clean_loop
-async def test_a_storm_of_joins_and_leaves_in_one_drain_is_told_in_its_order_and_never_to_the_one_it_is_about() -> None:
+async def test_joins_and_leaves_of_one_drain_are_told_in_order_to_everybody_else() -> None:
     room = TopicHarness()
     watcher, plain = await room.watcher(), room.join("plain")
     await settle()

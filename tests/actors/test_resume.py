@@ -34,7 +34,7 @@ async def test_a_takeover_closes_the_old_connection_and_is_seen_by_nobody() -> N
 
 
 @in_clean_loop
-async def test_what_the_old_connection_posts_behind_a_takeover_is_dropped_and_can_be_sent_again_once() -> None:
+async def test_messages_of_a_replaced_connection_are_dropped_and_can_be_sent_again_once() -> None:
     room = TopicHarness()
     old, bob = room.ask("alice"), room.join("bob")
     await settle()
@@ -72,7 +72,7 @@ async def test_a_token_can_be_used_twice_in_a_row() -> None:
     [(0, False, "alice", True), (29.75, False, "alice", True), (29.75, True, "bob", True), (30, False, "bob", False)],
 )
 @in_clean_loop
-async def test_whoever_comes_back_within_the_window_is_known_and_has_the_name_back_if_it_is_free(
+async def test_a_member_that_returns_within_the_window_has_its_name_back_if_it_is_free(
     seconds: float, taken: bool, username: str, known: bool
 ) -> None:
     room = TopicHarness()
@@ -94,7 +94,7 @@ async def test_whoever_comes_back_within_the_window_is_known_and_has_the_name_ba
 
 
 @in_clean_loop
-async def test_a_name_is_not_held_back_and_the_one_who_comes_back_is_numbered_and_recognised() -> None:
+async def test_a_name_is_not_reserved_and_a_returning_member_is_numbered_and_recognised() -> None:
     room = TopicHarness()
     alice = room.ask("alice")
     room.send(alice, "1", ref="r")

@@ -214,7 +214,7 @@ async def test_whoever_is_not_a_member_can_neither_send_nor_leave() -> None:
 
 @pytest.mark.parametrize("members, characters, most", [(600, 1, 256), (10, 60_000, 4)])
 @in_clean_loop
-async def test_a_large_fan_out_lets_others_go_on_after_256_members_at_most_and_sooner_where_frames_are_big(
+async def test_a_large_fan_out_yields_after_256_members_and_sooner_if_frames_are_big(
     members: int, characters: int, most: int
 ) -> None:
     room = TopicHarness()
@@ -438,7 +438,7 @@ async def test_a_topic_that_is_stopped_ends_behind_its_mail_with_its_messages_an
 
 
 @in_clean_loop
-async def test_at_the_end_of_the_server_each_watcher_is_told_another_time_and_everybody_has_left() -> None:
+async def test_a_shutdown_tells_each_watcher_another_time_and_everybody_has_left() -> None:
     room = TopicHarness()
     plain = room.join("alice")
     watchers = [room.join(name, Window(events=True)) for name in ("bob", "carol")]

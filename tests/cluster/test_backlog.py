@@ -53,7 +53,7 @@ def test_no_more_bytes_are_kept_than_may_be(sizes: list[int], left: list[int]) -
     assert numbers(backlog) == left
 
 
-def test_of_what_goes_to_another_node_the_newest_counts_and_there_is_one_ration_for_all_backlogs() -> None:
+def test_the_newest_parcels_go_to_another_node_within_one_ration_for_all_backlogs() -> None:
     backlogs = [Backlog(30.0, 1000), Backlog(30.0, 1000)]
     for number, backlog in enumerate(backlogs):
         for size in (1, 2, 3):

@@ -74,7 +74,7 @@ def test_members_of_a_line_are_counted_on_all_nodes() -> None:
     assert gathered(attaches, []).line == Line("b", 2)
 
 
-def test_between_lines_of_as_many_members_the_longer_one_goes_on_and_then_the_name_decides() -> None:
+def test_of_lines_with_as_many_members_the_longer_goes_on_then_the_name_decides() -> None:
     assert gathered([attach(Line("z", 3)), attach(Line("a", 4))], []).line.name == "a"
     for names in ("az", "za"):
         assert gathered([attach(Line(name, 3)) for name in names], []).line.name == "z"
@@ -97,7 +97,7 @@ def test_what_went_beyond_a_fork_is_no_part_of_the_other_branch() -> None:
     assert legacy.line.last_id == 8  # no id that anybody has seen is given again
 
 
-def test_a_line_goes_as_far_as_anybody_has_seen_it_and_its_topic_is_as_old_as_anybody_says() -> None:
+def test_a_line_is_as_long_and_its_topic_as_old_as_any_node_says() -> None:
     legacy = gathered([attach(Line("a", 4, 7, {}, 20.0)), attach(Line("a", 6, 9, {}, 10.0))], [])
     assert legacy.line == Line("a", 6, 9, {}, 20.0)
 
@@ -135,7 +135,7 @@ def test_the_last_owner_of_the_line_bequeaths_the_topic() -> None:
     assert legacy.bequest is own and numbers(legacy) == [1, 2, 3]
 
 
-def test_an_owner_that_has_not_seen_the_end_of_the_line_is_no_heir_but_what_it_has_is_taken() -> None:
+def test_an_owner_behind_the_end_of_the_line_is_no_heir_but_its_parcels_are_taken() -> None:
     legacy = gathered([attach(Line("a", 4, 4), 1, kept(4))], [bequest(Line("a", 3, 3), kept(2, 3))])
     assert legacy.bequest is None and numbers(legacy) == [2, 3, 4]
 
@@ -156,9 +156,7 @@ def test_a_topic_goes_on_from_its_last_owner_alone_where_nobody_has_followed_it(
 
 
 @pytest.mark.parametrize("number, lacked", [(0, []), (1, []), (2, [3, 4, 5, 6]), (4, [5, 6]), (6, []), (9, [])])
-def test_what_somebody_lacks_of_its_line_is_what_anybody_has_of_it_with_none_missing_between(
-    number: int, lacked: list[int]
-) -> None:
+def test_missing_parcels_are_those_that_any_node_has_without_a_break_between(number: int, lacked: list[int]) -> None:
     attaches = [attach(Line("a", 5), window=kept(3, 5)), attach(Line("b", 9), window=kept(2, 7, line="b"))]
     bequests = [bequest(Line("a", 6), kept(4, 5, 6))]
     assert [one.number for one in missing(Line("a", number), attaches, bequests)] == lacked
@@ -243,7 +241,7 @@ def test_refs_are_known_by_their_acks_and_forgotten_with_their_messages() -> Non
     assert stored[0].refs is stored[1].refs is known["token"] and stored[2].refs is known["other"]
 
 
-def test_no_ref_is_known_by_a_notice_by_an_ack_without_ref_or_by_the_ack_of_a_duplicate() -> None:
+def test_a_notice_an_ack_without_ref_and_a_duplicates_ack_make_no_ref_known() -> None:
     pieces = [b"", finished(acknowledged(1)), finished(acknowledged(1, "r", again=True))]
     parcels = [Kept(9.0, Parcel("a", 1, 1, [said(1)], [], [("here", 1, 0, list(enumerate(pieces)), "token")]))]
     stored = messages_of(parcels, 0.0)

@@ -58,7 +58,7 @@ def test_the_highest_id_that_anybody_has_seen_counts() -> None:
     assert seen == [3, 3, 5, 5, 6] and journal.line.number == 3
 
 
-def test_a_line_goes_on_from_another_one_with_its_numbers_its_age_and_what_is_left_of_it() -> None:
+def test_a_line_continues_another_with_its_numbers_its_age_and_its_parcels() -> None:
     keeping = Keeping()
     journal = keeping.journal
     legacy = Legacy(Line("a", 7, 12, {"older": 3}, 60.0), [Kept(5.0, parcel("a", 6)), Kept(9.0, parcel("a", 7))])
@@ -80,7 +80,7 @@ def test_no_more_ancestors_are_kept_than_may_be_and_the_newest_of_them() -> None
 
 
 @pytest.mark.parametrize("anew, number, left", [(False, 2, [1, 2]), (True, 9, [])])
-def test_who_can_go_on_in_a_line_keeps_what_it_has_and_who_cannot_begins_where_that_is(
+def test_a_relay_that_can_continue_a_line_keeps_its_parcels_and_others_begin_anew(
     anew: bool, number: int, left: list[int]
 ) -> None:
     keeping = Keeping()

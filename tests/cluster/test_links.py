@@ -349,7 +349,7 @@ async def test_a_node_that_has_lost_this_one_is_lost_and_met_again() -> None:
 
 
 @in_clean_loop
-async def test_a_node_that_has_met_this_one_anew_is_up_again_by_its_first_word_to_the_same_number() -> None:
+async def test_a_node_that_met_this_one_anew_is_up_again_with_its_first_item() -> None:
     here = Here()
     peer = here.meet()
     peer.says(Count(1), mine=9)
@@ -357,7 +357,7 @@ async def test_a_node_that_has_met_this_one_anew_is_up_again_by_its_first_word_t
 
 
 @in_clean_loop
-async def test_nothing_of_an_envelope_is_taken_behind_the_item_by_which_its_sender_was_lost() -> None:
+async def test_nothing_of_an_envelope_is_taken_behind_the_item_that_lost_its_sender() -> None:
     here = Here()
     peer = here.meet()
     here.taken = lambda node, item: item == Count(1) and here.mesh.seen("peer", False)

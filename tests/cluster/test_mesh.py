@@ -561,7 +561,7 @@ async def test_what_is_through_does_not_wait_any_more(monkeypatch: pytest.Monkey
 
 
 @in_clean_loop
-async def test_what_waits_for_a_forgotten_node_is_dropped_and_new_mail_does_not_wait_behind_it() -> None:
+async def test_mail_for_a_forgotten_node_is_dropped_and_new_mail_does_not_wait_for_it() -> None:
     async with held_mesh() as (one, session):
         for data in (b"one", b"two", b"three"):
             assert one.send("bob", data)

@@ -255,7 +255,7 @@ async def test_one_who_gives_up_leaves_nothing_behind(nodes: World) -> None:
 
 
 @world()
-async def test_a_join_that_was_not_answered_when_the_owner_died_is_answered_by_the_next_one(nodes: World) -> None:
+async def test_a_join_unanswered_when_the_owner_died_is_answered_by_the_next_owner(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
     alice, bob = Person(here), Person(there)
@@ -440,7 +440,7 @@ async def test_who_sends_waits_while_too_much_is_not_acknowledged(nodes: World) 
 
 
 @world()
-async def test_messages_stay_in_order_where_one_is_so_long_that_others_get_their_turn_before_it_is_written(
+async def test_messages_stay_in_order_if_one_is_so_long_that_others_get_a_turn_before_it(
     nodes: World,
 ) -> None:
     here, there = await nodes.start(2)
@@ -813,7 +813,7 @@ async def test_members_whose_node_was_late_come_back_to_a_topic_that_went_on_wit
 
 
 @world()
-async def test_who_joins_in_the_moment_in_which_the_topic_moves_is_a_member_of_the_next_owner(nodes: World) -> None:
+async def test_a_join_in_the_moment_the_topic_moves_is_a_member_of_the_next_owner(nodes: World) -> None:
     here, there = await nodes.start(2)
     new = nodes.make()
     topic = nodes.topic((here, [here, there]), (new, [here, there, new]))
@@ -863,7 +863,7 @@ async def test_a_topic_that_moves_on_before_it_has_gone_on_loses_no_member(nodes
 
 
 @world()
-async def test_of_windows_no_more_goes_to_a_node_at_once_than_may_and_members_notice_nothing(nodes: World) -> None:
+async def test_windows_that_go_to_a_node_at_once_are_bounded_and_members_notice_nothing(nodes: World) -> None:
     here, there = await nodes.start(2)
     new = nodes.make()
     names = [here.me, there.me, new.me]
@@ -1030,7 +1030,7 @@ async def test_an_owner_takes_nothing_from_a_relay_of_a_time_that_is_over(nodes:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_one_who_is_renamed_as_nodes_meet_is_told_to_those_who_lack_its_join_behind_that_or_as_one(lost: bool) -> None:
+def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_it(lost: bool) -> None:
     @world()
     async def run(nodes: World) -> None:
         here, there, third = await nodes.start(3)
@@ -1125,7 +1125,7 @@ async def test_a_bequest_that_comes_when_nobody_is_left_is_forgotten(nodes: Worl
 
 
 @world()
-async def test_what_has_changed_as_nodes_meet_is_told_in_its_turn_where_a_relay_has_much_to_write(nodes: World) -> None:
+async def test_changes_as_nodes_meet_are_told_in_turn_if_a_relay_has_much_to_write(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     alice, bob = Person(here), Person(there)
@@ -1149,7 +1149,7 @@ async def test_what_has_changed_as_nodes_meet_is_told_in_its_turn_where_a_relay_
 
 
 @world()
-async def test_a_node_for_which_too_much_waits_is_lost_and_comes_back_with_all_that_was_said(nodes: World) -> None:
+async def test_a_node_with_too_much_mail_is_lost_and_comes_back_with_all_messages(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     alice, bob = Person(here), Person(there)

@@ -78,7 +78,7 @@ async def test_what_was_on_its_way_when_the_owner_was_stopped_for_a_moment_is_he
 
 
 @world()
-async def test_what_was_on_its_way_when_the_owner_died_is_heard_from_a_node_that_comes_just_then(nodes: World) -> None:
+async def test_mail_on_its_way_is_heard_from_a_node_that_comes_as_the_owner_dies(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, there]), (new, [here, there, new]))
@@ -99,7 +99,7 @@ async def test_what_was_on_its_way_when_the_owner_died_is_heard_from_a_node_that
 
 
 @world()
-async def test_what_was_on_its_way_when_the_owner_died_before_it_had_handed_the_topic_over_is_heard_once(
+async def test_mail_on_its_way_is_heard_once_if_the_owner_dies_before_its_handover(
     nodes: World,
 ) -> None:
     owner, here, there = await nodes.start(3)
@@ -119,7 +119,7 @@ async def test_what_was_on_its_way_when_the_owner_died_before_it_had_handed_the_
 
 
 @world()
-async def test_what_was_on_its_way_is_heard_once_where_the_next_owner_dies_before_it_has_come_to_the_topic(
+async def test_mail_on_its_way_is_heard_once_if_the_next_owner_dies_before_it_opens(
     nodes: World,
 ) -> None:
     owner, here, busy = await nodes.start(3)
@@ -145,7 +145,7 @@ async def test_what_was_on_its_way_is_heard_once_where_the_next_owner_dies_befor
 
 
 @pytest.mark.parametrize("next_one", [1, 2])
-def test_what_nobody_has_heard_but_someone_who_left_then_is_heard_after_the_owner_has_died(next_one: int) -> None:
+def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_died(next_one: int) -> None:
     @world()
     async def run(nodes: World) -> None:
         owner, here, there = await nodes.start(3)
@@ -237,7 +237,7 @@ async def test_what_a_node_is_sent_by_a_time_that_is_over_changes_nothing(nodes:
 
 
 @world()
-async def test_what_is_said_while_a_topic_goes_on_at_a_busy_owner_is_heard_though_that_is_lost_again(
+async def test_messages_to_a_busy_new_owner_are_heard_though_that_owner_is_lost_again(
     nodes: World,
 ) -> None:
     owner, busy = await nodes.start(2)
@@ -370,7 +370,7 @@ async def test_who_comes_back_in_the_moment_in_which_the_topic_moves_is_itself(n
 
 
 @world()
-async def test_of_two_connections_of_one_member_the_younger_one_stays_though_the_owner_died_meanwhile(
+async def test_of_two_connections_of_a_member_the_younger_stays_though_the_owner_died(
     nodes: World,
 ) -> None:
     owner, here, there = await nodes.start(3)
@@ -479,7 +479,7 @@ async def test_who_begins_a_topic_anew_hears_nothing_of_what_its_last_one_still_
 
 
 @world()
-async def test_last_words_are_heard_though_another_joins_before_their_relay_has_come_to_them(nodes: World) -> None:
+async def test_last_words_are_heard_though_another_member_joins_before_them(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     alice, bob, carol = Person(there), Person(here), Person(there)
@@ -500,7 +500,7 @@ async def test_last_words_are_heard_though_another_joins_before_their_relay_has_
 
 
 @world()
-async def test_a_relay_that_ends_while_it_has_another_owner_for_a_moment_leaves_no_member_behind(nodes: World) -> None:
+async def test_a_relay_that_ends_while_its_owner_changes_leaves_no_member_behind(nodes: World) -> None:
     owner, there = await nodes.start(2)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, there]), (new, [there, new]), (new, nodes.all))
@@ -553,7 +553,7 @@ async def test_who_leaves_as_its_topic_crashes_has_left_once(nodes: World) -> No
 
 
 @world()
-async def test_a_relay_begins_again_with_a_window_that_holds_what_its_topic_says_from_there_on(nodes: World) -> None:
+async def test_a_relay_that_begins_again_keeps_a_window_of_what_the_topic_says_from_then(nodes: World) -> None:
     owner, here, other = await nodes.start(3)
     topic = nodes.topic((owner, nodes.all), (other, [here, other]))
     alice, bob, late = Person(here), Person(here), Person(here)
@@ -729,7 +729,7 @@ async def test_whoever_joins_behind_members_that_could_not_be_taken_in_hears_wha
 
 
 @world()
-async def test_what_the_topic_acknowledges_before_it_takes_the_sender_in_again_is_told_once(nodes: World) -> None:
+async def test_an_ack_from_before_the_sender_is_taken_in_again_is_told_once(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.topic((owner, nodes.all))
     alice, bob, carol = Person(owner), Person(here), Person(there)
@@ -763,7 +763,7 @@ async def test_what_the_topic_acknowledges_before_it_takes_the_sender_in_again_i
 
 
 @world()
-async def test_ids_go_up_for_those_whose_relay_turns_away_for_a_moment_before_they_are_taken_in(nodes: World) -> None:
+async def test_ids_go_up_for_members_whose_relay_turns_away_before_they_are_taken_in(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, there]), (owner, [owner, here, there]), (new, nodes.all))

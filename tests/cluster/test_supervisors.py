@@ -116,7 +116,7 @@ async def test_what_comes_to_the_supervisor_from_somebody_who_has_left_is_for_no
 
 
 @world()
-async def test_what_a_supervisor_that_gives_up_has_not_passed_on_is_not_on_its_way_any_more(nodes: World) -> None:
+async def test_mail_that_a_failed_supervisor_did_not_pass_on_is_not_on_its_way(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.topic((here, nodes.all))
     alice = Person(there)

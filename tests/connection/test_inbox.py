@@ -95,9 +95,7 @@ TOO_BIG = {
 
 @pytest.mark.parametrize("at", [1, 3, 5, 7, 13, 14])
 @pytest.mark.parametrize("data", TOO_BIG.values(), ids=TOO_BIG)
-def test_a_message_that_is_too_big_is_refused_when_its_length_is_read_and_nothing_of_it_is_kept(
-    data: bytes, at: int
-) -> None:
+def test_a_message_too_big_is_refused_by_its_length_and_nothing_of_it_is_kept(data: bytes, at: int) -> None:
     stage = listening()
     stage.inbox.guard(lambda: None, stage.too_big)
     stage.read(text("before") + data[:at], data[at:14])
@@ -220,7 +218,7 @@ async def test_while_held_nothing_is_read_and_then_all_goes_on_in_order() -> Non
 
 @pytest.mark.parametrize("kind", ["ping", "pong", "the beginning of a message"])
 @in_clean_loop
-async def test_a_frame_that_nobody_receives_is_counted_and_what_follows_waits_for_the_brake(kind: str) -> None:
+async def test_a_frame_that_nobody_receives_is_counted_and_later_ones_wait_for_the_brake(kind: str) -> None:
     stage = listening()
     until = asyncio.get_running_loop().create_future()
     brakes = iter([None, until])
@@ -267,7 +265,7 @@ async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it(
 
 
 @in_clean_loop
-async def test_no_more_than_a_few_messages_wait_in_uvicorn_and_the_rest_comes_when_they_are_received() -> None:
+async def test_few_messages_wait_in_uvicorn_and_the_rest_comes_when_they_are_received() -> None:
     stage = listening()
     stage.read((BINARY_FRAME + frame(FIN | PING)) * (MOST_AHEAD + 1), text("behind"))
     stage.pipe.resume_reading()  # as uvicorn may
@@ -335,7 +333,7 @@ async def test_another_servers_messages_come_one_by_one() -> None:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pieces=chunks(), turns=st.lists(st.integers(0, 4)))
-def test_however_a_stream_is_read_its_messages_and_its_end_are_those_of_uvicorn_alone(
+def test_however_a_stream_is_cut_its_messages_and_end_are_those_of_uvicorn_alone(
     implementation: str, pieces: list[bytes], turns: list[int]
 ) -> None:
     alone = asyncio.run(hear(implementation, [bytes([byte]) for byte in b"".join(pieces)], direct=False))

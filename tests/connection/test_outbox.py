@@ -231,7 +231,7 @@ async def test_progress_starts_the_ten_seconds_again(kind: type[Lane]) -> None:
 
 @both_lanes
 @in_clean_loop
-async def test_a_frame_that_waits_longer_than_a_message_lives_aborts_a_peer_that_makes_progress(
+async def test_a_frame_that_outlives_its_message_aborts_a_peer_though_it_makes_progress(
     kind: type[Lane],
 ) -> None:
     lane = kind(most_bytes=100_000)

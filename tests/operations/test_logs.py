@@ -115,7 +115,7 @@ def test_uvicorns_lines_about_each_connection_are_dropped_and_with_them_the_quer
     ("host", "guarded", "warned"),
     [("0.0.0.0", False, True), ("::", False, True), ("127.0.0.1", False, False), ("0.0.0.0", True, False)],
 )
-def test_the_line_of_the_start_names_the_page_and_the_limits_and_an_open_door_is_warned_of(
+def test_the_start_line_names_page_and_limits_and_an_open_server_is_warned_of(
     lines: Lines, host: str, guarded: bool, warned: bool
 ) -> None:
     configure_logging("INFO", False, {"CHAT_TOPICS": 5}, guarded)

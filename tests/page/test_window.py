@@ -317,7 +317,7 @@ def test_a_message_that_may_have_arrived_can_be_discarded(people: People) -> Non
     assert server.join(2).messages == []
 
 
-def test_the_same_member_sends_again_with_the_same_reference_but_not_when_that_is_forgotten(people: People) -> None:
+def test_a_member_resends_with_the_same_reference_until_that_is_forgotten(people: People) -> None:
     alice, server = in_room(people)
     server.lets_in = False
     alice.says("sent")

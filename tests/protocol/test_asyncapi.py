@@ -107,7 +107,7 @@ def test_it_has_every_struct_frame_and_code_of_the_protocol() -> None:
     }
 
 
-def test_every_message_is_part_of_an_operation_and_has_examples_that_are_nothing_else() -> None:
+def test_every_message_is_in_an_operation_and_its_examples_are_nothing_else() -> None:
     in_operations = json.dumps(DOCUMENT["operations"])
     for name, message in DOCUMENT["components"]["messages"].items():
         assert f'"#/channels/chat/messages/{name}"' in in_operations

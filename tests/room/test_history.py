@@ -144,7 +144,7 @@ def test_a_cleared_history_holds_no_message() -> None:
     assert ids(remembered) == [4]
 
 
-def test_a_history_goes_on_from_what_was_remembered_elsewhere_and_takes_nothing_twice() -> None:
+def test_a_history_continues_another_and_takes_no_message_twice() -> None:
     remembered = history(2)
     remembered.restore([message(2, 9.0), message(3, 9.0)], last_id=7)
     assert (ids(remembered), remembered.last_id) == ([1, 2, 3], 7)

@@ -176,7 +176,7 @@ async def test_a_peer_that_is_gone_before_it_was_accepted_is_no_error_and_takes_
 
 
 @in_clean_loop
-async def test_one_connection_too_many_is_told_so_and_the_place_of_one_that_goes_is_free_again() -> None:
+async def test_one_connection_too_many_is_told_so_until_another_one_goes() -> None:
     clock = FakeClock()
     server = Server(Settings.model_validate({"connections": 1}), clock)
     alice = Connection(server)

@@ -50,7 +50,7 @@ def recorder(connections: list[ClientConnection]) -> Callable[..., ClientConnect
 
 
 @in_tidy_loop
-async def test_entering_asks_for_a_token_and_nothing_more_and_tells_the_name_that_the_server_gave() -> None:
+async def test_entering_asks_for_a_token_only_and_tells_the_name_the_server_gave() -> None:
     async with scripted() as script:
         entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
         peer = await script.peer()
@@ -84,7 +84,7 @@ async def test_options_are_those_of_websockets() -> None:
 
 
 @in_tidy_loop
-async def test_a_dead_connection_is_found_while_there_is_time_to_come_back_within_the_window() -> None:
+async def test_a_dead_connection_is_found_in_time_to_come_back_within_the_window() -> None:
     connections: list[ClientConnection] = []
     async with scripted() as script, chatting(script, create_connection=recorder(connections)):
         (connection,) = connections
@@ -289,7 +289,7 @@ async def test_a_send_that_is_cancelled_before_its_turn_is_not_sent() -> None:
 
 
 @in_tidy_loop
-async def test_a_send_that_is_cancelled_in_its_turn_is_sent_all_the_same_and_the_next_waits_for_its_answer() -> None:
+async def test_a_send_cancelled_in_its_turn_is_sent_and_the_next_waits_for_its_answer() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         first = asyncio.ensure_future(chat.send("1"))
         sent = await peer.recv()
@@ -331,7 +331,7 @@ async def test_a_break_before_anything_came_asks_for_what_came_since_the_join() 
 
 
 @in_tidy_loop
-async def test_it_asks_for_its_first_name_with_its_newest_token_and_epoch_and_tells_the_name_it_has() -> None:
+async def test_it_rejoins_by_its_first_name_with_its_newest_token_and_epoch() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         for number in (2, 3):
             peer.cut()
@@ -385,7 +385,7 @@ async def test_a_message_that_was_acknowledged_is_neither_asked_for_nor_sent_aga
 
 
 @in_tidy_loop
-async def test_a_message_whose_ack_was_lost_is_sent_again_with_its_ref_and_is_no_event_of_ours() -> None:
+async def test_a_message_whose_ack_was_lost_is_sent_again_and_is_no_event_for_its_sender() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         sending = asyncio.ensure_future(chat.send("hi"))
         sent = await peer.recv()
@@ -475,7 +475,7 @@ async def test_what_the_server_no_longer_has_is_a_gap_with_its_ids(reason: Any) 
 
 
 @in_tidy_loop
-async def test_where_the_topic_has_begun_anew_the_end_of_the_gap_is_unknown_and_the_ids_begin_at_one() -> None:
+async def test_in_a_new_epoch_the_gap_has_no_end_and_the_ids_begin_at_one() -> None:
     async with scripted() as script, chatting(script, joined={"last_id": 5}) as (chat, peer):
         peer.cut()
         restarted = {"from": 6, "to": None, "reason": "restarted"}
@@ -513,7 +513,7 @@ async def test_a_connection_that_ends_while_nobody_reads_comes_back_when_somebod
 
 
 @in_tidy_loop
-async def test_while_an_answer_is_waited_for_the_socket_is_read_and_what_finds_no_room_is_a_gap() -> None:
+async def test_while_a_request_waits_the_socket_is_read_and_surplus_messages_are_a_gap() -> None:
     async with scripted() as script, chatting(script, Tuning(most_unread=2), max_queue=1) as (chat, peer):
         peer.send(*map(message, range(1, 6)))
         await settle()  # the third waits for room, the others behind it
@@ -547,7 +547,7 @@ async def test_a_gap_of_what_was_not_read_is_told_apart_from_the_one_before_it()
 
 
 @in_tidy_loop
-async def test_whoever_reads_loses_nothing_however_much_comes_at_once_while_an_answer_is_waited_for() -> None:
+async def test_a_reader_loses_nothing_however_much_comes_while_a_request_waits() -> None:
     async with scripted() as script, chatting(script, Tuning(most_unread=5)) as (chat, peer):
         reading = asyncio.ensure_future(take(chat, 100))
         sending = asyncio.ensure_future(chat.send("hi"))
@@ -629,7 +629,7 @@ async def test_it_comes_back_after_a_close_that_leaves_hope(code: Optional[int])
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009, 1010, 4409])
 @in_tidy_loop
-async def test_a_close_that_leaves_none_is_raised_behind_the_last_event_and_by_all_that_is_asked(code: int) -> None:
+async def test_a_final_close_is_raised_behind_the_last_event_and_by_every_request(code: int) -> None:
     assert code in FINAL
     async with scripted() as script, chatting(script) as (chat, peer):
         sends = [asyncio.ensure_future(chat.send(text)) for text in "12"]
@@ -712,7 +712,7 @@ async def test_what_ended_the_chat_does_not_grow_each_time_it_is_raised() -> Non
 
 
 @in_tidy_loop
-async def test_leaving_closes_the_connection_and_ends_what_waits_and_the_iteration_behind_what_is_unread() -> None:
+async def test_leaving_ends_the_requests_and_the_iteration_behind_the_unread_events() -> None:
     async with scripted() as script:
         async with chatting(script) as (chat, peer):
             sends = [asyncio.ensure_future(chat.send(text)) for text in "12"]

@@ -28,7 +28,7 @@ def wire(frame: Frame) -> str:
 
 
 @in_loop
-async def test_whoever_was_cut_off_comes_back_and_has_missed_nothing_and_sent_nothing_twice(server: Server) -> None:
+async def test_a_member_that_was_cut_off_has_missed_nothing_and_sent_nothing_twice(server: Server) -> None:
     async with Visit(server) as visit:
         alice, bob = await ask(visit, "alice", resume=""), await visit.join("bob", "sports")
         first = await alice.ask({"message": "1", "ref": "r1"})

@@ -12,7 +12,7 @@ FAULTS_HERE = 4  # one of each
 
 
 @in_loop
-async def test_who_is_on_a_node_that_lives_gets_all_that_was_acknowledged_once_and_in_order() -> None:
+async def test_members_of_living_nodes_get_every_acknowledged_message_once_and_in_order() -> None:
     report = await Chaos(SEED, nodes=3, clients=CLIENTS, topics=15, progress=print).run(FAULTS_HERE)
     assert report.wrong == []
     assert sum(report.faults.values()) == FAULTS_HERE
