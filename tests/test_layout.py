@@ -1,6 +1,7 @@
 """The layout of the package: which way its imports run, and that importing it changes nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -189,3 +190,15 @@ def test_the_name_of_a_test_is_a_sentence_of_at_most_80_characters() -> None:
     ]
     assert [name for name in names if len(name) > 80 or name.count("_") < 3] == []
     assert names
+
+
+def test_no_test_module_is_imported_as_a_library() -> None:
+    paths = [*(ROOT / "tests").rglob("*.py")]
+    assert [str(path) for path in paths if re.search(r"^from tests\.\S*\btest_", path.read_text("utf-8"), re.M)] == []
+
+
+def test_the_folders_of_tests_are_those_of_the_package() -> None:
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders - packages == {"server", "support", "tools"}  # real servers, helpers, programs
+    assert packages - folders == set()
