@@ -1,6 +1,7 @@
 """Nodes that come and go in the worst moment: what each member hears is what it would have heard without."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -12,20 +13,23 @@ from chat_actors.cluster.node import REMAINS_SECONDS, SETTLE_SECONDS, START_SECO
 from chat_actors.cluster.views import highest
 from chat_actors.cluster.wire import Item, Taken
 from chat_actors.protocol.codes import CloseCode
-from tests.support.cluster.fabric import Nodes, Person
-from tests.support.cluster.world import World, asks, empty, listed, messages, presence, refusal, world
+from tests.support.cluster.fabric import Person
+from tests.support.cluster.world import (
+    World,
+    answered,
+    asks,
+    empty,
+    leave,
+    listed,
+    member,
+    members,
+    messages,
+    presence,
+    refusal,
+    waiting_for_acks,
+    world,
+)
 from tests.support.fakes import POISON, FakeMember, log_lines, settle
-
-
-def waiting_for_acks(nodes: Nodes) -> list[str]:
-    """What members have said and is not acknowledged."""
-    guests = [guest for node in nodes.all for relay in node._relays for guest in relay._guests.values()]
-    return [text for guest in guests for text, _ in guest.unacked]
-
-
-def answered(person: Person) -> None:
-    """The join of someone has been answered meanwhile."""
-    person.address = person.outbox.reply.result()
 
 
 def slow(node: Node) -> None:
@@ -55,21 +59,29 @@ async def has_time(node: Node) -> None:
 # What was on its way when the owner changed.
 
 
+async def one_on_its_way(
+    nodes: World, topic: str, owner: Node, here: Node, there: Node, **window: Any
+) -> tuple[Person, Person]:
+    """Alice ``here`` has said "one" and has its ack; bob ``there`` has not heard it: the way from the owner is held."""
+    alice = await member(here, "alice", topic)
+    bob = await member(there, "bob", topic, **window)
+    nodes.hold(owner, there)
+    alice.says("one")
+    await settle()
+    assert alice.texts == ["ack 1"] and bob.texts == []
+    return alice, bob
+
+
 @world()
 async def test_what_was_on_its_way_when_the_owner_was_stopped_for_a_moment_is_heard_once(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
-    alice, bob, late = Person(here), Person(there), Person(here)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, there.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"] and bob.texts == []
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there)
+    late = Person(here)
     with log_lines() as lines:
         await nodes.stop(owner, 2.5)
     assert any("this node was stopped for a while" in line for line in lines)
-    await nodes.fabric.release(owner.me, there.me)
+    await nodes.release(owner, there)
     await nodes.run_out(SETTLE_SECONDS)
     assert bob.texts == ["one"] and alice.texts == []
     await late.joins("carol", topic, since=0)
@@ -82,19 +94,13 @@ async def test_mail_on_its_way_is_heard_from_a_node_that_comes_as_the_owner_dies
     owner, here, there = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, there]), (new, [here, there, new]))
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, there.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"]
-    nodes.fabric.hold(here.me, there.me)  # so that they do not agree who the next owner is
-    nodes.fabric.hold(there.me, here.me)
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there)
+    nodes.hold(here, there)  # so that they do not agree who the next owner is
+    nodes.hold(there, here)
     await nodes.kill(owner)
     await nodes.join(new)
-    await nodes.fabric.release(here.me, there.me)
-    await nodes.fabric.release(there.me, here.me)
+    await nodes.release(here, there)
+    await nodes.release(there, here)
     assert topic in new.estates.open and bob.texts == ["one"] and alice.texts == []
 
 
@@ -105,14 +111,8 @@ async def test_mail_on_its_way_is_heard_once_if_the_owner_dies_before_its_handov
     owner, here, there = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, there]), (new, nodes.all), (new, [here, there, new]))
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    for node in (there, new):
-        nodes.fabric.hold(owner.me, node.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"]
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there)
+    nodes.hold(owner, new)
     await nodes.join(new)
     await nodes.kill(owner)
     assert topic in new.estates.open and bob.texts == ["one"] and alice.texts == []
@@ -125,19 +125,14 @@ async def test_mail_on_its_way_is_heard_once_if_the_next_owner_dies_before_it_op
     owner, here, busy = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, busy]), (busy, [here, busy]), (new, [here, busy, new]))
-    alice, bob, late = Person(here), Person(busy), Person(here)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, busy.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"]
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, busy)
+    late = Person(here)
     keep_busy(busy)
     await nodes.kill(owner)
     assert busy.estates.open[topic].room is None
-    nodes.fabric.hold(busy.me, here.me)
+    nodes.hold(busy, here)
     await nodes.join(new)
-    await nodes.fabric.release(busy.me, here.me)
+    await nodes.release(busy, here)
     await has_time(busy)
     assert topic in new.estates.open and bob.texts == ["one"] and alice.texts == []
     await late.joins("carol", topic, since=0)
@@ -150,15 +145,8 @@ def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_die
     async def run(nodes: World) -> None:
         owner, here, there = await nodes.start(3)
         topic = nodes.topic((owner, nodes.all), (nodes.all[next_one], [here, there]))
-        alice, bob = Person(here), Person(there)
-        await alice.joins("alice", topic)
-        await bob.joins("bob", topic, events=True)
-        nodes.fabric.hold(owner.me, there.me)
-        alice.says("one")
-        await settle()
-        assert alice.texts == ["ack 1"] and bob.texts == []
-        alice.leaves()
-        await settle()
+        alice, bob = await one_on_its_way(nodes, topic, owner, here, there, events=True)
+        await leave(alice)
         assert not here._relays
         await nodes.kill(owner)
         assert bob.texts == ["one", "left alice (1)"]
@@ -172,12 +160,10 @@ def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_die
 @world()
 async def test_what_relays_had_heard_is_forgotten_soon_after_their_end(nodes: World) -> None:
     here, there = await nodes.start(2)
-    alice = Person(here)
-    await alice.joins("alice", nodes.owned_by(there))
+    alice = await member(here, "alice", nodes.owned_by(there))
     alice.says("one")
     await settle()
-    alice.leaves()
-    await settle()
+    await leave(alice)
     assert len(list(here._remains.of_others_than([here.me]))) == 1
     await nodes.pass_time(REMAINS_SECONDS)
     assert not list(here._remains.of_others_than([here.me]))
@@ -188,14 +174,9 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
     winner, loser, here, there = await nodes.start(4)
     side = [loser, here, there]
     topic = nodes.topic((winner, nodes.all), (loser, side))
-    for node in side:
-        nodes.fabric.part(winner.me, node.me)
-    await settle()
-    alice, bob, carol = Person(here), Person(there), Person(winner)
-    await carol.joins("carol", topic)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(loser.me, here.me)
+    await nodes.part(winner, *side)
+    carol, alice, bob = await members(topic, carol=winner, alice=here, bob=there)
+    nodes.hold(loser, here)
     bob.says("one")
     await settle()
     await nodes.run_out(TAKEN_SECONDS)
@@ -203,10 +184,8 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
     await settle()
     await nodes.run_out(TAKEN_SECONDS)
     assert bob.texts == ["ack 1", "two"] and alice.texts == []
-    for node in side:
-        nodes.fabric.heal(winner.me, node.me)
-    await settle()
-    await nodes.fabric.release(loser.me, here.me)
+    await nodes.heal(winner, *side)
+    await nodes.release(loser, here)
     await nodes.run_out(SETTLE_SECONDS)
     assert alice.texts == ["one", "ack 2"] and bob.texts == [] and not waiting_for_acks(nodes)
     bob.says("three")
@@ -218,10 +197,8 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
 async def test_what_a_node_is_sent_by_a_time_that_is_over_changes_nothing(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(here.me, there.me)
+    alice, bob = await members(topic, alice=here, bob=there)
+    nodes.hold(here, there)
     alice.says("one")
     await settle()
     old = list(nodes.fabric.held.pop((here.me, there.me)))
@@ -242,17 +219,12 @@ async def test_messages_to_a_busy_new_owner_are_heard_though_that_owner_is_lost_
 ) -> None:
     owner, busy = await nodes.start(2)
     topic = nodes.owned_by(owner)
-    alice, bob = Person(owner), Person(busy)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    _, bob = await members(topic, alice=owner, bob=busy)
     keep_busy(busy)
-    nodes.fabric.part(owner.me, busy.me)
-    await settle()
+    await nodes.part(owner, busy)
     assert topic in busy.estates.open
-    nodes.fabric.heal(owner.me, busy.me)
-    await settle()
-    nodes.fabric.part(owner.me, busy.me)
-    await settle()
+    await nodes.heal(owner, busy)
+    await nodes.part(owner, busy)
     assert not busy.back.mailbox.empty()
     bob.says("one")
     await has_time(busy)
@@ -266,18 +238,15 @@ async def test_messages_to_a_busy_new_owner_are_heard_though_that_owner_is_lost_
 async def test_what_someone_says_before_leaving_is_heard_though_others_come_back_behind_it(nodes: World) -> None:
     owner, busy, there, late = await nodes.start(4)
     topic = nodes.topic((owner, nodes.all), (busy, [busy, there, late]))
-    alice, bob, carol = Person(busy), Person(there), Person(late)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic)
-    await carol.joins("carol", topic)
-    nodes.fabric.hold(late.me, busy.me)
+    alice = await member(busy, "alice", topic, events=True)
+    bob, _ = await members(topic, bob=there, carol=late)
+    nodes.hold(late, busy)
     await nodes.kill(owner)
     keep_busy(busy)
     await nodes.run_out(SETTLE_SECONDS)
     bob.says("last words")
-    bob.leaves()
-    await settle()
-    await nodes.fabric.release(late.me, busy.me)
+    await leave(bob)
+    await nodes.release(late, busy)
     assert busy.estates.open[topic].room is None
     alice.hears()
     await has_time(busy)
@@ -285,88 +254,81 @@ async def test_what_someone_says_before_leaving_is_heard_though_others_come_back
     assert "last words" in heard[: heard.index("left bob (1)")]
 
 
-# Who comes back while topics move.
+# Members that come back while topics move.
+
+
+async def said_with_a_ref(topic: str, here: Node, there: Node) -> tuple[Person, Person, str]:
+    """Alice ``here``, who says "one" with a ref, bob ``there``, and the token with which alice can resume."""
+    alice = Person(here)
+    token = (await alice.joins("alice", topic, resume=""))["resume"]
+    bob = await member(there, "bob", topic)
+    alice.says("one", ref="r")
+    return alice, bob, token
+
+
+async def said_again(person: Person) -> list[str]:
+    """What a person hears after it has said the same with the same ref."""
+    person.says("one", ref="r")
+    await settle()
+    return person.texts
 
 
 @world()
 async def test_who_was_a_member_at_an_owner_that_ends_comes_back_as_itself_elsewhere(nodes: World) -> None:
     owner, there = await nodes.start(2)
     topic = nodes.owned_by(owner)
-    alice, bob, back = Person(owner), Person(there), Person(there)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
+    alice, bob, token = await said_with_a_ref(topic, owner, there)
+    back = Person(there)
     await settle()
     assert bob.texts == ["one"]
     alice.outbox.on_close = alice.leaves
-    await owner.close()
-    nodes.all.remove(owner)
+    await nodes.close(owner)
     await settle()
     assert (await back.joins("anyone", topic, resume=token))["username"] == "alice"
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == []
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == []
 
 
 @world()
 async def test_the_refs_of_who_has_resumed_on_another_node_move_with_the_topic(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((there, [here, there]), (new, nodes.all))
-    alice, bob, back = Person(here), Person(there), Person(there)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
+    there, here, new, topic = await nodes.moving_topic()
+    alice, bob, token = await said_with_a_ref(topic, here, there)
+    back = Person(there)
     await settle()
     assert bob.texts == ["one"]
     await back.joins("anyone", topic, resume=token)
     alice.leaves()
     await nodes.join(new)
     assert topic in new.estates.open
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == []
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == []
 
 
 @world()
 async def test_the_refs_of_who_has_come_back_on_its_node_outlive_the_owner(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
-    alice, bob, back = Person(here), Person(there), Person(here)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
-    alice.leaves()
-    await settle()
+    alice, bob, token = await said_with_a_ref(topic, here, there)
+    back = Person(here)
+    await leave(alice)
     assert bob.texts == ["one"]
     await back.joins("anyone", topic, resume=token)
     await nodes.kill(owner)
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == []
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == []
 
 
 @world()
 async def test_who_comes_back_in_the_moment_in_which_the_topic_moves_is_itself(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((there, [here, there]), (new, nodes.all))
-    alice, bob, back = Person(here), Person(there), Person(here)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
-    alice.leaves()
-    await settle()
-    nodes.fabric.hold(there.me, here.me)
+    there, here, new, topic = await nodes.moving_topic()
+    alice, bob, token = await said_with_a_ref(topic, here, there)
+    back = Person(here)
+    await leave(alice)
+    nodes.hold(there, here)
     asks(back, "anyone", topic, resume=token)
     await nodes.join(new)
-    await nodes.fabric.release(there.me, here.me)
+    await nodes.release(there, here)
     joined, *more = back.hears()
     assert (joined["username"], joined["users"], more) == ("alice", 2, [])
     answered(back)
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == ["one"]
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == ["one"]
 
 
 @world()
@@ -377,13 +339,12 @@ async def test_of_two_connections_of_a_member_the_younger_stays_though_the_owner
     topic = nodes.owned_by(owner)
     old, new = Person(here), Person(there)
     token = (await old.joins("alice", topic, resume=""))["resume"]
-    nodes.fabric.hold(owner.me, here.me)  # the old one's node does not hear of it
+    nodes.hold(owner, here)  # the old one's node does not hear of it
     await nodes.pass_time(1)
     await new.joins("anyone", topic, resume=token)
     await nodes.kill(owner)
     assert (old.outbox.closed, new.outbox.closed) == (CloseCode.RESUMED_ELSEWHERE, None)
-    old.leaves()
-    await settle()
+    await leave(old)
     assert await nodes.listed(here) == [{"topic": topic, "users": 1}]
 
 
@@ -395,16 +356,14 @@ def test_what_a_frozen_node_says_again_is_known_within_the_window_and_new_after_
     async def run(nodes: World) -> None:
         owner, here, frozen = await nodes.start(3)
         topic = nodes.owned_by(owner)
-        alice, bob = Person(here), Person(frozen)
-        await alice.joins("alice", topic)
-        await bob.joins("bob", topic)
-        nodes.fabric.hold(owner.me, frozen.me)
+        alice, bob = await members(topic, alice=here, bob=frozen)
+        nodes.hold(owner, frozen)
         bob.says("one")
         await settle()
         await nodes.run_out(TAKEN_SECONDS)
         assert alice.texts == ["one"]
         await nodes.freeze(frozen)
-        await nodes.fabric.release(owner.me, frozen.me)
+        await nodes.release(owner, frozen)
         await nodes.pass_time(seconds)
         await nodes.thaw(frozen)
         assert not waiting_for_acks(nodes)
@@ -423,10 +382,8 @@ def test_an_ack_that_is_over_with_its_message_is_not_waited_for(left: bool) -> N
     async def run(nodes: World) -> None:
         owner, here, frozen = await nodes.start(3)
         topic = nodes.owned_by(owner)
-        alice, bob, carol = Person(here), Person(frozen), Person(frozen)
-        for name, person in (("alice", alice), ("bob", bob), ("carol", carol)):
-            await person.joins(name, topic)
-        nodes.fabric.hold(owner.me, frozen.me)
+        alice, bob, carol = await members(topic, alice=here, bob=frozen, carol=frozen)
+        nodes.hold(owner, frozen)
         bob.says("one")
         await settle()
         await nodes.run_out(TAKEN_SECONDS)
@@ -438,9 +395,8 @@ def test_an_ack_that_is_over_with_its_message_is_not_waited_for(left: bool) -> N
         await nodes.release_until(owner, frozen, b"Attached")
         assert waiting_for_acks(nodes) == ["one"]
         if left:
-            bob.leaves()
-            await settle()
-        await nodes.fabric.release(owner.me, frozen.me)
+            await leave(bob)
+        await nodes.release(owner, frozen)
         assert not waiting_for_acks(nodes)
         carol.says("two")
         await settle()
@@ -458,20 +414,20 @@ def test_an_ack_that_is_over_with_its_message_is_not_waited_for(left: bool) -> N
 async def test_who_begins_a_topic_anew_hears_nothing_of_what_its_last_one_still_has_to_say(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
-    alice, bob, carol = Person(here), Person(here), Person(there)
-    await alice.joins("alice", topic)
+    alice = await member(here, "alice", topic)
+    bob, carol = Person(here), Person(there)
     asks(carol, "carol", topic)
     await settle()
-    nodes.fabric.hold(there.me, owner.me)  # for the owner, the node of someone who was refused is attached still
+    nodes.hold(there, owner)  # for the owner, the node of someone who was refused is attached still
     assert refusal(carol)[0] == CloseCode.OVERLOADED
-    nodes.fabric.hold(here.me, owner.me)
+    nodes.hold(here, owner)
     alice.says(*map(str, range(900)))  # more than a topic takes in one turn
     alice.leaves()
     asks(bob, "bob", topic, since=0)
-    await nodes.fabric.release(here.me, owner.me)
+    await nodes.release(here, owner)
     joined, *more = bob.hears()
     assert (joined["users"], joined["last_id"], more) == (1, 0, [])
-    await nodes.fabric.release(there.me, owner.me)
+    await nodes.release(there, owner)
     answered(bob)
     bob.says("one")
     await settle()
@@ -482,9 +438,8 @@ async def test_who_begins_a_topic_anew_hears_nothing_of_what_its_last_one_still_
 async def test_last_words_are_heard_though_another_member_joins_before_them(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
-    alice, bob, carol = Person(there), Person(here), Person(there)
-    await bob.joins("bob", topic)
-    await alice.joins("alice", topic)
+    bob, alice = await members(topic, bob=here, alice=there)
+    carol = Person(there)
     (relay,) = there._relays
     bob.says(*["long " * 10_000] * 20)
     while relay.mailbox.idle():
@@ -501,16 +456,12 @@ async def test_last_words_are_heard_though_another_member_joins_before_them(node
 
 @world()
 async def test_a_relay_that_ends_while_its_owner_changes_leaves_no_member_behind(nodes: World) -> None:
-    owner, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((owner, [owner, there]), (new, [there, new]), (new, nodes.all))
-    alice, bob = Person(there), Person(owner)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic, events=True)
+    owner, there, new, topic = await nodes.moving_topic()
+    alice = await member(there, "alice", topic)
+    bob = await member(owner, "bob", topic, events=True)
     nodes.apart(owner, new)
     await nodes.join(new)
-    alice.leaves()
-    await settle()
+    await leave(alice)
     await nodes.kill(new)
     assert bob.texts == ["left alice (1)"]
     assert await nodes.listed(there) == [{"topic": topic, "users": 1}]
@@ -537,17 +488,15 @@ async def test_a_topic_that_crashes_leaves_none_of_its_members_behind(nodes: Wor
 async def test_who_leaves_as_its_topic_crashes_has_left_once(nodes: World) -> None:
     owner, there = await nodes.start(2)
     topic = nodes.owned_by(owner)
-    alice = Person(there)
-    await alice.joins("alice", topic)
+    alice = await member(there, "alice", topic)
     room = owner.estates.open[topic].room
     assert room is not None
-    nodes.fabric.hold(owner.me, there.me)
+    nodes.hold(owner, there)
     for _ in range(6):
         room.post(Leave)  # type: ignore[arg-type]  # no event
     await settle()
-    alice.leaves()
-    await settle()
-    await nodes.fabric.release(owner.me, there.me)
+    await leave(alice)
+    await nodes.release(owner, there)
     assert not owner.back._where and empty(nodes)
     assert (await Person(there).joins("alice", topic))["users"] == 1
 
@@ -556,14 +505,13 @@ async def test_who_leaves_as_its_topic_crashes_has_left_once(nodes: World) -> No
 async def test_a_relay_that_begins_again_keeps_a_window_of_what_the_topic_says_from_then(nodes: World) -> None:
     owner, here, other = await nodes.start(3)
     topic = nodes.topic((owner, nodes.all), (other, [here, other]))
-    alice, bob, late = Person(here), Person(here), Person(here)
-    await alice.joins("alice", topic)
+    alice = await member(here, "alice", topic)
+    bob, late = Person(here), Person(here)
     alice.says("1", "2", "3")
     await settle()
-    nodes.fabric.hold(here.me, owner.me)
+    nodes.hold(here, owner)
     asks(bob, "bob", topic)
-    alice.leaves()
-    await settle()
+    await leave(alice)
     await nodes.kill(owner)
     answered(bob)
     assert bob.hears()[0]["users"] == 1
@@ -621,21 +569,17 @@ async def test_how_far_members_of_lost_nodes_had_come_is_forgotten_with_the_wind
 async def test_acks_that_are_over_are_missed_and_those_behind_them_are_told_once(nodes: World) -> None:
     owner, here, other = await nodes.start(3)
     topic = nodes.topic((owner, nodes.all), (other, [here, other]))  # which does not open it: it sees the owner
-    alice, bob = Person(here), Person(owner)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, here.me)
+    alice, bob = await members(topic, alice=here, bob=owner)
+    nodes.hold(owner, here)
     for text in ("one", "two"):
         alice.says(text)
         await settle()
         await nodes.run_out(TAKEN_SECONDS)
         if text == "one":
             await nodes.pass_time(30.5)
-    nodes.fabric.part(owner.me, here.me)
-    await settle()
+    await nodes.part(owner, here)
     nodes.fabric.held.clear()  # the acks are lost on their way
-    nodes.fabric.heal(owner.me, here.me)
-    await settle()
+    await nodes.heal(owner, here)
     alice.says("three")
     await settle()
     assert alice.texts == ["ack 2", "ack 3"] and waiting_for_acks(nodes) == []
@@ -649,12 +593,9 @@ async def two_parts(nodes: World) -> tuple[str, Person, Person]:
     """A topic on both sides of a split, somebody on each of them; the first one's node owns it where they meet."""
     winner, loser = await nodes.start(2)
     topic = nodes.topic((winner, nodes.all))
-    nodes.fabric.part(winner.me, loser.me)
-    await settle()
+    await nodes.part(winner, loser)
     await nodes.run_out(SETTLE_SECONDS)
-    alice, bob = Person(winner), Person(loser)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    alice, bob = await members(topic, alice=winner, bob=loser)
     return topic, alice, bob
 
 
@@ -732,9 +673,7 @@ async def test_whoever_joins_behind_members_that_could_not_be_taken_in_hears_wha
 async def test_an_ack_from_before_the_sender_is_taken_in_again_is_told_once(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.topic((owner, nodes.all))
-    alice, bob, carol = Person(owner), Person(here), Person(there)
-    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
-        await member.joins(name, topic)
+    alice, bob, carol = await members(topic, alice=owner, bob=here, carol=there)
     slow(there)
     alice.says("x")
     await settle()  # the topic waits
@@ -772,9 +711,7 @@ async def test_ids_go_up_for_members_whose_relay_turns_away_before_they_are_take
         nodes.apart(other, new)
     await settle()
     await nodes.run_out(SETTLE_SECONDS)
-    alice, bob, carol = Person(owner), Person(here), Person(there)
-    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
-        await member.joins(name, topic)
+    alice, bob, _ = await members(topic, alice=owner, bob=here, carol=there)
     bob.says(*map(str, range(20)))
     await goes_on(nodes)
     assert bob.texts[-1] == "ack 20"
@@ -783,9 +720,7 @@ async def test_ids_go_up_for_members_whose_relay_turns_away_before_they_are_take
     await settle()  # the topic waits
     alice.says("y", "z")  # and these wait for it, in front of bob
     await settle()
-    for other in (owner, there):
-        nodes.fabric.heal(here.me, other.me)
-    await settle()
+    await nodes.heal(here, owner, there)
     (relay,) = here._relays
     await nodes.join(new)
     assert relay.owner == new.me
@@ -803,9 +738,8 @@ async def test_whoever_was_in_another_topic_of_that_name_is_taken_in_as_if_new(n
     new = nodes.make()
     topic = nodes.topic((owner, nodes.all[:2]), (new, nodes.all), (new, [new, here]))
     nodes.apart(owner, new)  # so that the one knows nothing of the other's topic
-    alice, bob, carol = Person(owner), Person(here), Person(new)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic, events=True)
+    alice, bob = await members(topic, events=True, alice=owner, bob=here)
+    carol = Person(new)
     await nodes.join(new)
     await nodes.run_out(START_SECONDS)
     await goes_on(nodes)
@@ -831,9 +765,7 @@ async def test_a_part_that_waits_to_be_taken_in_hears_nothing_of_another_that_is
         nodes.fabric.part(one.me, other.me)
     await settle()
     await nodes.run_out(SETTLE_SECONDS)
-    alice, bob, carol = [Person(node) for node in (winner, first, second)]
-    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
-        await member.joins(name, topic, events=True)
+    alice, bob, carol = await members(topic, events=True, alice=winner, bob=first, carol=second)
     room = winner.estates.open[topic].room
     assert room is not None
     post, held = room.post, []
