@@ -58,12 +58,32 @@ class Peer:
         await self.until(lambda: (other.name, there) in self.seen)
 
 
+def free_endpoints(count: int) -> list[str]:
+    return [f"tcp/127.0.0.1:{port}" for port in free_ports(count)]
+
+
+@asynccontextmanager
+async def closed_at_the_end(*all_of_them: Peer) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        for peer in all_of_them:
+            await peer.mesh.close()
+
+
+@asynccontextmanager
+async def unopened(*names: str) -> AsyncIterator[list[Peer]]:
+    """Peers with an endpoint for each of them that the test opens; closed at the end."""
+    endpoints = free_endpoints(len(names))
+    all_of_them = [Peer(name, endpoints) for name in names]
+    async with closed_at_the_end(*all_of_them):
+        yield all_of_them
+
+
 @asynccontextmanager
 async def peers(*names: str) -> AsyncIterator[list[Peer]]:
     """Peers that see each other; closed at the end."""
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(len(names))]
-    all_of_them = [Peer(name, endpoints) for name in names]
-    try:
+    async with unopened(*names) as all_of_them:
         for peer in all_of_them:
             peer.open()
         for peer in all_of_them:
@@ -71,9 +91,6 @@ async def peers(*names: str) -> AsyncIterator[list[Peer]]:
                 if other is not peer:
                     await peer.sees(other)
         yield all_of_them
-    finally:
-        for peer in all_of_them:
-            await peer.mesh.close()
 
 
 @contextmanager
@@ -180,9 +197,7 @@ async def test_mail_is_for_one_alone() -> None:
 
 @in_clean_loop
 async def test_whoever_comes_later_sees_those_who_are_there_and_is_seen() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(3)]
-    alice, bob, carol = [Peer(name, endpoints) for name in ("alice", "bob", "carol")]
-    try:
+    async with unopened("alice", "bob", "carol") as (alice, bob, carol):
         alice.open()
         for late in (bob, carol):
             late.open()
@@ -191,25 +206,17 @@ async def test_whoever_comes_later_sees_those_who_are_there_and_is_seen() -> Non
         await carol.sees(bob)
         await bob.sees(carol)
         assert alice.seen == [("bob", True), ("carol", True)]
-    finally:
-        for peer in (alice, bob, carol):
-            await peer.mesh.close()
 
 
 @in_clean_loop
 async def test_a_node_that_could_not_be_reached_at_first_is_tried_again() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
-    alice, bob = [Peer(name, endpoints) for name in ("alice", "bob")]
-    try:
+    async with unopened("alice", "bob") as (alice, bob):
         with logged("cannot call a node") as tried:
             alice.open()
             await asyncio.wait_for(tried.wait(), PATIENCE)
         bob.open()
         await alice.sees(bob)
         await bob.sees(alice)
-    finally:
-        for peer in (alice, bob):
-            await peer.mesh.close()
 
 
 async def talk(one: Peer, other: Peer) -> None:
@@ -227,26 +234,22 @@ async def test_those_who_lose_each_other_find_each_other_again(how: str, monkeyp
     one, other, way = free_ports(3)
     alice = Peer("alice", [f"tcp/127.0.0.1:{one}", f"tcp/127.0.0.1:{way}"])
     bob = Peer("bob", [f"tcp/127.0.0.1:{other}", f"tcp/127.0.0.1:{one}"])
-    async with Wire(way, other) as wire:
-        try:
-            alice.open()
-            bob.open()
-            for _ in range(3):
-                await talk(alice, bob)
-                await talk(bob, alice)
-                alice.seen.clear()
-                bob.seen.clear()
-                if how == "cut":
-                    wire.cut()
-                else:
-                    wire.hold()
-                for peer, there in ((alice, bob), (bob, alice)):
-                    await peer.sees(there, there=False)
-                    peer.mesh.forget(there.name)
-                wire.release()
-        finally:
-            for peer in (alice, bob):
-                await peer.mesh.close()
+    async with Wire(way, other) as wire, closed_at_the_end(alice, bob):
+        alice.open()
+        bob.open()
+        for _ in range(3):
+            await talk(alice, bob)
+            await talk(bob, alice)
+            alice.seen.clear()
+            bob.seen.clear()
+            if how == "cut":
+                wire.cut()
+            else:
+                wire.hold()
+            for peer, there in ((alice, bob), (bob, alice)):
+                await peer.sees(there, there=False)
+                peer.mesh.forget(there.name)
+            wire.release()
 
 
 @in_clean_loop
@@ -254,21 +257,17 @@ async def test_two_endpoints_that_lead_to_one_node_are_one_node() -> None:
     one, other, way = free_ports(3)
     alice = Peer("alice", [f"tcp/127.0.0.1:{port}" for port in (one, other, way)])
     bob = Peer("bob", [f"tcp/127.0.0.1:{port}" for port in (other, one)])
-    async with Wire(way, other):
-        try:
-            alice.open()
-            bob.open()
-            await alice.sees(bob)
-            for number in range(100):
-                assert alice.mesh.send("bob", b"%d" % number)
-            await bob.until(lambda: len(bob.mail) == 100)
-            assert bob.mail == [b"%d" % number for number in range(100)]
-            await bob.mesh.close()
-            await alice.sees(bob, there=False)
-            assert alice.seen == [("bob", True), ("bob", False)]
-        finally:
-            for peer in (alice, bob):
-                await peer.mesh.close()
+    async with Wire(way, other), closed_at_the_end(alice, bob):
+        alice.open()
+        bob.open()
+        await alice.sees(bob)
+        for number in range(100):
+            assert alice.mesh.send("bob", b"%d" % number)
+        await bob.until(lambda: len(bob.mail) == 100)
+        assert bob.mail == [b"%d" % number for number in range(100)]
+        await bob.mesh.close()
+        await alice.sees(bob, there=False)
+        assert alice.seen == [("bob", True), ("bob", False)]
 
 
 @in_clean_loop
@@ -287,22 +286,19 @@ async def test_each_takes_the_first_endpoint_that_it_can_listen_on() -> None:
         taken.bind(ADDRESS)
         first, *others = [f"tcp/127.0.0.1:{port}" for port in (taken.getsockname()[1], *free_ports(2))]
         alice, bob, carol = [Peer(name, [first, *others]) for name in ("alice", "bob", "carol")]
-        try:
+        async with closed_at_the_end(alice, bob, carol):
             assert [alice.open(), bob.open()] == others
             with pytest.raises(OSError, match=f"^cannot listen on any of {', '.join([first, *others])}$"):
                 carol.open()
             await alice.mesh.close()
             assert carol.open() == others[0]
-        finally:
-            for peer in (alice, bob, carol):
-                await peer.mesh.close()
 
 
 @in_clean_loop
 async def test_an_endpoint_that_somebody_takes_in_between_is_passed_over() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
+    endpoints = free_endpoints(2)
     alice, bob, carol = [Peer(name, endpoints) for name in ("alice", "bob", "carol")]
-    try:
+    async with closed_at_the_end(alice, bob, carol):
         alice.open()
         with pytest.MonkeyPatch.context() as patch, log_lines() as lines:
             patch.setattr(zenoh_config, "is_free", lambda endpoint: True)
@@ -311,9 +307,6 @@ async def test_an_endpoint_that_somebody_takes_in_between_is_passed_over() -> No
                 carol.open()
         assert f"'endpoint': '{endpoints[0]}'" in next(line for line in lines if "DEBUG cannot listen" in line)
         await alice.sees(bob)
-    finally:
-        for peer in (alice, bob, carol):
-            await peer.mesh.close()
 
 
 @in_clean_loop
@@ -322,13 +315,11 @@ async def test_whoever_is_closed_is_seen_as_gone_and_comes_back_as_another() -> 
         await bob.mesh.close()
         await alice.sees(bob, there=False)
         dave = Peer("dave", bob.mesh._endpoints)
-        try:
+        async with closed_at_the_end(dave):
             dave.open()
             await alice.sees(dave)
             assert dave.mesh.send("alice", b"hello")
             await alice.until(lambda: alice.mail == [b"hello"])
-        finally:
-            await dave.mesh.close()
         assert alice.seen.count(("bob", False)) == 1
 
 
@@ -352,14 +343,12 @@ async def test_once_closed_it_can_be_closed_again_and_what_is_said_is_for_nobody
         assert alice.mesh.send("bob", b"lost")  # nobody is to be given up for it
         alice.mesh.forget("bob")
         dave = Peer("dave", alice.mesh._endpoints)
-        try:
+        async with closed_at_the_end(dave):
             dave.open()
             await dave.sees(bob)
             assert dave.mesh.send("bob", b"hello")
             await bob.until(lambda: bool(bob.mail))
             assert bob.mail == [b"hello"]
-        finally:
-            await dave.mesh.close()
 
 
 @in_clean_loop
@@ -380,7 +369,7 @@ async def test_one_that_was_never_opened_can_be_closed() -> None:
 
 
 def test_what_comes_when_the_loop_has_ended_is_dropped() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
+    endpoints = free_endpoints(2)
     left_open: list[Peer] = []
 
     async def leave_open() -> None:
@@ -389,11 +378,9 @@ def test_what_comes_when_the_loop_has_ended_is_dropped() -> None:
 
     async def call_there(dropped: asyncio.Event) -> None:
         bob = Peer("bob", endpoints)
-        try:
+        async with closed_at_the_end(bob):
             bob.open()
             await asyncio.wait_for(dropped.wait(), PATIENCE)
-        finally:
-            await bob.mesh.close()
 
     async def watch_the_log() -> None:
         with logged("mail of a node dropped: the loop is closed") as dropped:
@@ -813,17 +800,14 @@ async def test_the_file_is_used_but_for_what_makes_a_node(tmp_path: Path) -> Non
     file.write_text(
         "{mode: 'client', metadata: {place: 'here'}, listen: {endpoints: ['tcp/192.0.2.1:1']}} // a comment"
     )
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
+    endpoints = free_endpoints(2)
     alice, bob = [Peer(name, endpoints, str(file)) for name in ("alice", "bob")]
     configured = zenoh_config.configured(alice.mesh._config, endpoints, [])
     assert json.loads(configured.get_json("metadata")) == {"place": "here"}
     assert json.loads(configured.get_json("transport/shared_memory/enabled")) is False
-    try:
+    async with closed_at_the_end(alice, bob):
         assert [alice.open(), bob.open()] == endpoints
         await alice.sees(bob)
-    finally:
-        for peer in (alice, bob):
-            await peer.mesh.close()
 
 
 @in_clean_loop
