@@ -2,20 +2,13 @@
 
 import asyncio
 
-from chat_actors.actors.base import MOST_CRASHES
 from chat_actors.actors.events import Restore, Returning, Send
 from chat_actors.cluster.backlog import Backlog
 from chat_actors.cluster.views import highest
 from chat_actors.protocol.codes import CloseCode
 from tests.support.cluster.fabric import Person
-from tests.support.cluster.world import (
-    World,
-    leave,
-    member,
-    members,
-    world,
-)
-from tests.support.fakes import POISON, log_lines, settle
+from tests.support.cluster.world import World, crash, leave, member, members, world
+from tests.support.fakes import log_lines, settle
 
 
 @world()
@@ -25,8 +18,7 @@ async def test_when_the_supervisor_of_the_topics_gives_up_another_one_takes_its_
     alice = await member(there, "alice", topic)
     bob = Person(there)
     before = here.back
-    for _ in range(MOST_CRASHES + 1):
-        before.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
+    crash(before.post)
     await settle()
     assert before.task.done()
     assert alice.outbox.closed is CloseCode.RESTARTING
@@ -44,8 +36,7 @@ async def test_when_the_supervisor_of_the_members_gives_up_the_node_can_serve_ag
     topic = nodes.topic((there, nodes.all))
     alice, bob = await members(topic, alice=here, bob=there)
     carol = Person(here)
-    for _ in range(MOST_CRASHES + 1):
-        here.front.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
+    crash(here.front.post)
     await asyncio.wait({here.front.task})
     await settle()
     assert alice.outbox.closed is CloseCode.RESTARTING
@@ -124,8 +115,7 @@ async def test_mail_that_a_failed_supervisor_did_not_pass_on_is_not_on_its_way(n
     alice = await member(there, "alice", topic)
     estate = here.estates.open[topic]
     ((seat,),) = (attachment.seats.values() for attachment in estate.seating.attachments.values())
-    for _ in range(MOST_CRASHES + 1):
-        here.back.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
+    crash(here.back.post)
     estate._pass_on(Send(seat, "one"))
     estate._pass_on(Restore(topic, [Returning(seat, "alice")], lambda *_: None))
     await settle()

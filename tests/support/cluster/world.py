@@ -4,6 +4,7 @@ import functools
 from collections.abc import Coroutine
 from typing import Any, Callable
 
+from chat_actors.actors.base import MOST_CRASHES
 from chat_actors.actors.events import Join, JoinFailed
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster.node import Node
@@ -11,7 +12,7 @@ from chat_actors.cluster.views import highest
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
 from tests.support.cluster.fabric import Nodes, Person
-from tests.support.fakes import FakeMember, Frame, in_clean_loop, settle, tasks
+from tests.support.fakes import POISON, FakeMember, Frame, in_clean_loop, settle, tasks
 
 
 class World(Nodes):
@@ -159,6 +160,12 @@ def refusal(person: Person) -> tuple[CloseCode, str]:
 def listed(asker: FakeMember) -> list[tuple[list[str], bool]]:
     """The answers to ``/list``: topics, and whether some may be missing."""
     return [([one["topic"] for one in frame["topics"]], frame.get("partial", False)) for frame in asker.take()]
+
+
+def crash(post: Callable[[Any], None], event: object = POISON) -> None:
+    """Post an event that the actor cannot take until the actor gives up."""
+    for _ in range(MOST_CRASHES + 1):
+        post(event)
 
 
 def unacked(*nodes: Node) -> list[list[str]]:
