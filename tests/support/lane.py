@@ -2,7 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 
@@ -12,6 +12,8 @@ from chat_actors.connection.outbox import ConnectionOutbox, StallWatch
 from chat_actors.counters import Counters
 from chat_actors.protocol.frames import Message, finished, payloads
 from tests.support.fakes import FakeClock, FakeServer, FakeTransport, settle
+
+AnyLane = TypeVar("AnyLane", bound="Lane")
 
 
 def frame(text: str) -> bytes:
@@ -29,8 +31,21 @@ class Lane:
         self.watching = asyncio.create_task(self.watch.run())
         self.outbox = self.open()
 
+    @classmethod
+    def stalled(cls: type[AnyLane], *unread: str, most_bytes: int = 1000, window: float = 30.0) -> AnyLane:
+        """A lane whose peer stopped reading before these messages were written."""
+        lane = cls(most_bytes, window)
+        lane.stall()
+        lane.write(*unread)
+        return lane
+
     def open(self) -> ConnectionOutbox:
         return open_outbox(self.watch, None, self.server.receive, self.server.send)
+
+    def write(self, *texts: str) -> None:
+        """Write a message for each text, one by one."""
+        for text in texts:
+            self.outbox.write(frame(text))
 
     def stall(self) -> None:
         """The peer stops reading."""
