@@ -1,4 +1,4 @@
-"""The client: what it promises, against a server that does what the test says, and in the end against a real one."""
+"""The promises of the client, against a scripted server, and at the end against a real one."""
 
 import asyncio
 import socket
@@ -32,6 +32,12 @@ def event(number: int, text: str = "hello", username: str = "bob") -> Message:
     return Message(number, username, text, TIMESTAMP)
 
 
+async def knocking(script: Script) -> tuple[asyncio.Future[Chat], Peer]:
+    """Alice enters ``sports``, and the server's side of the connection, which has not let her in yet."""
+    entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
+    return entering, await script.peer()
+
+
 async def take(chat: Chat, count: int) -> list[Union[Message, Gap]]:
     return [await chat.__anext__() for _ in range(count)]
 
@@ -52,8 +58,7 @@ def recorder(connections: list[ClientConnection]) -> Callable[..., ClientConnect
 @in_tidy_loop
 async def test_entering_asks_for_a_token_only_and_tells_the_name_the_server_gave() -> None:
     async with scripted() as script:
-        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
-        peer = await script.peer()
+        entering, peer = await knocking(script)
         assert await peer.recv() == {"username": "alice", "topic": "sports", "resume": ""}
         assert not entering.done()
         joined = {"username": "alice#2", "topic": "sports", "users": 2, "ttl": 30}
@@ -143,8 +148,7 @@ async def test_entering_is_one_attempt_that_raises_what_the_server_said(
     answer: Callable[[Peer], Any], raised: Exception
 ) -> None:
     async with scripted() as script:
-        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
-        peer = await script.peer()
+        entering, peer = await knocking(script)
         await answer(peer)
         with pytest.raises(type(raised)) as failed:
             await entering
@@ -179,8 +183,7 @@ async def test_entering_raises_where_the_server_does_not_answer_the_handshake_in
 @in_tidy_loop
 async def test_entering_can_be_cancelled_and_leaves_nothing_behind() -> None:
     async with scripted() as script:
-        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
-        peer = await script.peer()
+        entering, peer = await knocking(script)
         await peer.recv()
         entering.cancel()
         await asyncio.wait({entering})
@@ -296,8 +299,7 @@ async def test_a_send_cancelled_in_its_turn_is_sent_and_the_next_waits_for_its_a
         first.cancel()
         await asyncio.wait({first})
         second, third = (asyncio.ensure_future(chat.send(text)) for text in "23")
-        peer.cut()
-        peer = await script.admitted()
+        peer = await script.readmitted(peer)
         assert await peer.recv() == sent  # so it is resent as well
         third.cancel()  # which waits as the second does
         peer.ack(sent, 1)
@@ -306,6 +308,13 @@ async def test_a_send_cancelled_in_its_turn_is_sent_and_the_next_waits_for_its_a
 
 
 # Coming back.
+
+
+async def lose_an_ack(script: Script, chat: Chat, peer: Peer, **joined: Any) -> tuple[asyncio.Future[Ack], Peer]:
+    """Alice sends "hi", the connection breaks before the ack, and she is let in again: her next frame is "hi" again."""
+    sending = asyncio.ensure_future(chat.send("hi"))
+    await peer.recv()
+    return sending, await script.readmitted(peer, **joined)
 
 
 @pytest.mark.parametrize("end", [Peer.cut, Peer.reset, Peer.cut_in_a_frame])
@@ -326,20 +335,17 @@ async def test_it_comes_back_to_where_it_was_however_the_connection_broke(end: C
 @in_tidy_loop
 async def test_a_break_before_anything_came_asks_for_what_came_since_the_join() -> None:
     async with scripted() as script, chatting(script, joined={"last_id": 4}) as (_, peer):
-        peer.cut()
-        assert (await (await script.peer()).admit())["since"] == 4
+        assert (await script.readmitted(peer)).join["since"] == 4
 
 
 @in_tidy_loop
 async def test_it_rejoins_by_its_first_name_with_its_newest_token_and_epoch() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         for number in (2, 3):
-            peer.cut()
-            peer = await script.peer()
             renamed = {"username": f"alice#{number}", "epoch": f"epoch {number}", "resume": f"token {number}"}
-            join = await peer.admit(**renamed)
+            peer = await script.readmitted(peer, **renamed)
             known = f"epoch {number - 1}", f"token {number - 1}"
-            assert (join["username"], join["epoch"], join["resume"]) == ("alice", *known)
+            assert (peer.join["username"], peer.join["epoch"], peer.join["resume"]) == ("alice", *known)
         peer.send(message(1))
         await take(chat, 1)
         assert chat.username == "alice#3"
@@ -364,8 +370,7 @@ async def test_what_is_sent_on_a_connection_that_is_closing_goes_to_the_next_one
         await settle()
         sending = asyncio.ensure_future(chat.send("1"))
         await settle()
-        peer.cut()
-        peer = await script.admitted()
+        peer = await script.readmitted(peer)
         assert (await peer.deliver(1))["message"] == "1"
         assert (await sending).id == 1
 
@@ -376,9 +381,8 @@ async def test_a_message_that_was_acknowledged_is_neither_asked_for_nor_sent_aga
         sending = asyncio.ensure_future(chat.send("1"))
         await peer.deliver(1)
         await sending
-        peer.cut()
-        peer = await script.peer()
-        assert (await peer.admit())["since"] == 1
+        peer = await script.readmitted(peer)
+        assert peer.join["since"] == 1
         sending = asyncio.ensure_future(chat.send("2"))
         assert (await peer.deliver(2))["message"] == "2"
         await sending
@@ -389,15 +393,13 @@ async def test_a_message_whose_ack_was_lost_is_sent_again_and_is_no_event_for_it
     async with scripted() as script, chatting(script) as (chat, peer):
         sending = asyncio.ensure_future(chat.send("hi"))
         sent = await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=2)
+        peer = await script.readmitted(peer, last_id=2)
         peer.send(message(1, "hi", "alice", replayed=True), message(2, replayed=True))
         assert await peer.deliver(1, duplicate=True) == sent
         ack = await sending
         assert (ack.id, ack.duplicate) == (1, True)
-        peer.cut()
-        peer = await script.peer()
-        assert (await peer.admit())["since"] == 2
+        peer = await script.readmitted(peer)
+        assert peer.join["since"] == 2
         peer.send(message(3))
         assert await take(chat, 2) == [event(2), event(3)]
 
@@ -405,10 +407,7 @@ async def test_a_message_whose_ack_was_lost_is_sent_again_and_is_no_event_for_it
 @in_tidy_loop
 async def test_what_could_be_our_own_message_waits_for_the_answer_that_tells_whose_it_is() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        sending = asyncio.ensure_future(chat.send("hi"))
-        await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=4)
+        sending, peer = await lose_an_ack(script, chat, peer, last_id=4)
         peer.send(message(1), message(2, "hi"), message(3, "hi", "alice"), message(4))
         assert await take(chat, 1) == [event(1)]
         following = asyncio.ensure_future(chat.__anext__())
@@ -423,10 +422,7 @@ async def test_what_could_be_our_own_message_waits_for_the_answer_that_tells_who
 @in_tidy_loop
 async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_somebody_elses() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        sending = asyncio.ensure_future(chat.send("hi"))
-        await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=1)
+        sending, peer = await lose_an_ack(script, chat, peer, last_id=1)
         peer.send(message(1, "hi"))
         await peer.deliver(2)
         await sending
@@ -437,17 +433,12 @@ async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_someb
 @in_tidy_loop
 async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own_message() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        sending = asyncio.ensure_future(chat.send("hi"))
-        await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=1)
+        sending, peer = await lose_an_ack(script, chat, peer, last_id=1)
         peer.send(message(1, "hi"))
         await peer.recv()
-        peer.cut()
-        peer = await script.admitted(epoch="epoch 2", gap={"from": 2, "to": None, "reason": "restarted"})
+        peer = await script.readmitted(peer, epoch="epoch 2", gap={"from": 2, "to": None, "reason": "restarted"})
         await peer.recv()
-        peer.cut()
-        peer = await script.admitted(epoch="epoch 2", last_id=1)
+        peer = await script.readmitted(peer, epoch="epoch 2", last_id=1)
         peer.send(message(1, "hi", "alice"))
         await peer.deliver(1, duplicate=True)
         await sending
@@ -464,12 +455,10 @@ async def test_what_the_server_no_longer_has_is_a_gap_with_its_ids(reason: Any) 
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.send(message(1))
         assert await take(chat, 1) == [event(1)]
-        peer.cut()
-        peer = await script.admitted(last_id=6, gap={"from": 2, "to": 5, "reason": reason})
+        peer = await script.readmitted(peer, last_id=6, gap={"from": 2, "to": 5, "reason": reason})
         assert await take(chat, 1) == [Gap(2, 5, reason)]
-        peer.cut()
-        peer = await script.peer()
-        assert (await peer.admit())["since"] == 5
+        peer = await script.readmitted(peer)
+        assert peer.join["since"] == 5
         peer.send(message(6))
         assert await take(chat, 1) == [event(6)]
 
@@ -477,13 +466,11 @@ async def test_what_the_server_no_longer_has_is_a_gap_with_its_ids(reason: Any) 
 @in_tidy_loop
 async def test_in_a_new_epoch_the_gap_has_no_end_and_the_ids_begin_at_one() -> None:
     async with scripted() as script, chatting(script, joined={"last_id": 5}) as (chat, peer):
-        peer.cut()
         restarted = {"from": 6, "to": None, "reason": "restarted"}
-        peer = await script.admitted(epoch="epoch 2", last_id=1, gap=restarted)
+        peer = await script.readmitted(peer, epoch="epoch 2", last_id=1, gap=restarted)
         peer.send(message(1, replayed=True), message(2))
         assert await take(chat, 3) == [Gap(6, None, "restarted"), event(1), event(2)]
-        peer.cut()
-        join = await (await script.peer()).admit()
+        join = (await script.readmitted(peer)).join
         assert (join["since"], join["epoch"]) == (2, "epoch 2")
 
 
@@ -528,8 +515,7 @@ async def test_while_a_request_waits_the_socket_is_read_and_surplus_messages_are
         peer.send(message(8))  # there is no room for it yet
         assert await take(chat, 2) == [event(2), Gap(3, 7, "unread")]
         assert await take(chat, 1) == [event(8)]
-        peer.cut()
-        assert (await (await script.peer()).admit())["since"] == 8
+        assert (await script.readmitted(peer)).join["since"] == 8
 
 
 @in_tidy_loop
@@ -539,8 +525,7 @@ async def test_a_gap_of_what_was_not_read_is_told_apart_from_the_one_before_it()
         await settle()
         asking = asyncio.ensure_future(chat.topics())
         await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=5, gap={"from": 2, "to": 3, "reason": "expired"})
+        peer = await script.readmitted(peer, last_id=5, gap={"from": 2, "to": 3, "reason": "expired"})
         peer.send(message(4), message(5), NO_TOPICS)
         await asking
         assert await take(chat, 3) == [event(1), Gap(2, 3, "expired"), Gap(4, 5, "unread")]
@@ -605,8 +590,7 @@ async def test_an_attempt_that_fails_does_not_reset_it_however_long_it_takes() -
 
     async with scripted() as script, chatting(script, Tuning(random=lambda: 1.0, clock=clock)) as (_, peer):
         script.refuse = refuse
-        peer.cut()
-        await script.admitted()
+        await script.readmitted(peer)
         assert clock.naps == [0.5, 1.0, 2.0, 4.0]
 
 
