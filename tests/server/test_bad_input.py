@@ -1,4 +1,4 @@
-"""Frames that break the contract, on live sockets: they cost their sender an error frame, and nobody else anything."""
+"""Frames that break the contract, on live sockets: the sender gets an error frame, the others notice nothing."""
 
 import json
 import re
@@ -7,11 +7,11 @@ from typing import Callable, Optional, Union
 
 import pytest
 
-from tests.support.server import APP, Frame, Server, Visit, in_loop
+from tests.support.server import APP, Client, Frame, Server, Visit, in_loop
 
 StartServer = Callable[..., Server]
 
-SECRET = "the secret"  # in each text that must not get into the log
+SECRET = "the secret"  # part of every text that must not get into the log
 DEEP = "[" * 10_000 + "]" * 10_000
 DIGITS = "9" * 5_000
 
@@ -76,6 +76,19 @@ def cases(table: Table) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("frame, code", table.values(), ids=table)
 
 
+async def costs_an_error(eve: Client, frame: Union[str, bytes], code: str) -> None:
+    """A frame is answered with the error of this code."""
+    error = await eve.ask(frame)
+    assert (error["type"], error["error"]) == ("error", code)
+    assert error["detail"]
+
+
+async def is_refused(eve: Client, times: int) -> None:
+    """So many bad frames in a row are refused."""
+    for _ in range(times):
+        assert (await eve.ask("{"))["error"] == "invalid_json"
+
+
 @compressed_or_not
 @cases(BAD_FROM_A_MEMBER)
 @in_loop
@@ -87,9 +100,7 @@ async def test_a_members_bad_frame_costs_one_error_one_log_line_and_nobody_else_
         eve = await visit.join("eve", "sports", compression=compression)
         alice = await visit.join("alice", "sports")
         bob, carol = await visit.join("bob", "movies"), await visit.join("carol", "movies")
-        error = await eve.ask(frame)
-        assert (error["type"], error["error"]) == ("error", code)
-        assert error["detail"]
+        await costs_an_error(eve, frame, code)
         # The connection is open; nothing was stored, numbered or sent to anyone, in this topic or the other.
         assert (await eve.ask({"message": SECRET}))["id"] == 1
         assert (await alice.recv())["id"] == 1
@@ -107,9 +118,7 @@ async def test_a_wrong_first_frame_may_be_tried_again(server: Server, frame: Uni
     async with Visit(server) as visit:
         alice = await visit.join("alice", "sports")
         eve = await visit.connect()
-        error = await eve.ask(frame)
-        assert (error["type"], error["error"]) == ("error", code)
-        assert error["detail"]
+        await costs_an_error(eve, frame, code)
         assert (await eve.ask("/list"))["topics"] == [{"topic": "sports", "users": 1}]
         assert (await eve.join("eve", "sports"))["users"] == 2
         assert (await eve.ask({"message": SECRET}))["id"] == 1
@@ -141,8 +150,7 @@ async def test_twenty_refused_frames_in_a_row_close_the_connection(server: Serve
         eve = await visit.connect()
         if joined:
             await eve.join("eve", "sports")
-        for _ in range(20):
-            assert (await eve.ask("{"))["error"] == "invalid_json"
+        await is_refused(eve, times=20)
         assert await eve.close_code() == 1008
         if joined:
             await visit.see_leaves(1, reason="too_many_refused")
@@ -170,8 +178,7 @@ async def test_a_good_frame_starts_the_count_of_refused_frames_again(server: Ser
     async with Visit(server) as visit:
         eve = await visit.join("eve", "sports")
         for _ in range(2):
-            for _ in range(19):
-                assert (await eve.ask("{"))["error"] == "invalid_json"
+            await is_refused(eve, times=19)
             assert (await eve.ask(good))["type"] in ("ack", "topics")
 
 
@@ -180,12 +187,10 @@ async def test_a_good_frame_before_the_join_starts_the_count_again(server: Serve
     async with Visit(server) as visit:
         eve = await visit.connect()
         for _ in range(2):
-            for _ in range(19):
-                assert (await eve.ask("{"))["error"] == "invalid_json"
+            await is_refused(eve, times=19)
             assert (await eve.ask("/list"))["type"] == "topics"
         await eve.join("eve", "sports")
-        for _ in range(19):
-            assert (await eve.ask("{"))["error"] == "invalid_json"
+        await is_refused(eve, times=19)
         assert (await eve.ask("/list"))["type"] == "topics"
 
 
