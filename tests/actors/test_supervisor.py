@@ -1,4 +1,4 @@
-"""The supervisor and its topics together, by the events that sessions post. Races are forced by the order of events."""
+"""The supervisor with its topics, driven by the events that sessions post. The order of events forces each race."""
 
 import asyncio
 import gc
@@ -52,7 +52,7 @@ async def test_topics_are_listed_oldest_first_with_exact_counts() -> None:
 
 
 @in_clean_loop
-async def test_the_list_is_told_to_the_one_who_asks_alone() -> None:
+async def test_the_list_is_told_only_to_the_connection_that_asks() -> None:
     chat = SupervisorHarness()
     alice, bob = await chat.enter("alice", "bob")
     alice.take()
@@ -79,7 +79,7 @@ async def test_every_join_and_every_leave_shows_in_the_list_at_once() -> None:
 
 
 @in_clean_loop
-async def test_the_list_is_made_once_for_all_who_ask_between_two_changes() -> None:
+async def test_the_list_is_made_once_for_all_requests_between_two_changes() -> None:
     chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     alice.take()
@@ -240,7 +240,7 @@ async def test_a_join_stranded_behind_the_crash_is_placed_in_a_new_topic() -> No
     chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.send(alice, *FATAL)
-    bob = chat.join("bob")  # in the mailbox of the topic before that comes to its crashes
+    bob = chat.join("bob")  # in the topic's mailbox before the topic handles its crashes
     await settle()
     assert await chat.listed() == [("sports", 1)]
     assert bob.reply.result() is not alice.reply.result()
@@ -274,7 +274,7 @@ async def test_a_join_between_a_crash_and_its_report_is_placed_in_a_new_topic() 
     chat.send(alice, "keeps an expiry task, whose end the topic waits for")
     await settle()
     placed: list[FakeMember] = []
-    alice.on_close = lambda: placed.append(chat.join("bob"))  # the topic is about to end, and has not ended
+    alice.on_close = lambda: placed.append(chat.join("bob"))  # the topic is about to end
     chat.send(alice, *FATAL)
     await settle()
     assert await chat.listed() == [("sports", 1)]
@@ -332,7 +332,7 @@ async def test_a_join_before_the_end_is_answered_and_closed_and_one_behind_it_fa
     alice = chat.join("alice")
     chat.supervisor.stop()
     bob, carol = chat.join("bob"), chat.join("carol")
-    carol.reply.cancel()  # a session that is gone is told nothing
+    carol.reply.cancel()  # the answer for a session that is gone is dropped
     asker = FakeMember()
     chat.post(ListTopics(asker))
     await chat.supervisor.task

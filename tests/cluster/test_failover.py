@@ -1,4 +1,4 @@
-"""Topics over several nodes, without sockets: one order everywhere, and what happens when nodes come and go."""
+"""Topics over several nodes, without sockets: the order is the same everywhere, also when nodes come and go."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ async def test_members_on_two_nodes_are_in_one_topic_with_one_order(nodes: World
 
 
 @world()
-async def test_the_last_one_out_removes_the_topic_on_all_nodes(nodes: World) -> None:
+async def test_the_last_leave_removes_the_topic_on_all_nodes(nodes: World) -> None:
     here, there = await nodes.start(2)
     before = tasks()
     for owner in (here, there):
@@ -103,7 +103,7 @@ def test_what_was_not_acknowledged_when_the_owner_died_is_said_once(reached: str
 async def test_a_new_node_takes_over_its_topics_and_nobody_notices(nodes: World) -> None:
     here, there = await nodes.start(2)
     people = [Person(here), Person(there)]
-    topics = [f"topic-{number:02}" for number in range(30)]  # of which some will move
+    topics = [f"topic-{number:02}" for number in range(30)]  # some of them will move
     everyone = [[Person(node) for node in (here, there)] for _ in topics]
     epochs = []
     for topic, people in zip(topics, everyone):
@@ -145,7 +145,7 @@ async def test_a_node_that_was_frozen_brings_its_members_back(nodes: World) -> N
         await settle()
         assert alice.texts == ["left bob (1)", "ack 2"]
         thawed = asyncio.ensure_future(nodes.thaw(frozen))
-        bob.says("unheard", "yet")  # before anybody knows
+        bob.says("unheard", "yet")  # before any node notices
         await thawed
         bob.says("back")
         await settle()
@@ -177,12 +177,12 @@ async def test_after_a_split_both_sides_meet_and_doubled_names_are_told_apart(no
     other.says("together")
     await settle()
     assert alice.texts == bob.texts == ["together"]
-    assert other.texts == ["ack 3"]  # above all that anybody has seen
+    assert other.texts == ["ack 3"]  # higher than any id seen on either side
     assert await nodes.listed(there) == [{"topic": topic, "users": 3}]
 
 
 @world()
-async def test_who_resumes_on_another_node_is_the_same_member(nodes: World) -> None:
+async def test_a_member_that_resumes_on_another_node_is_the_same_member(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -204,7 +204,7 @@ async def test_who_resumes_on_another_node_is_the_same_member(nodes: World) -> N
 
 
 @world()
-async def test_what_is_over_is_forgotten_on_every_node(nodes: World) -> None:
+async def test_expired_messages_are_forgotten_on_every_node(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     alice = await member(here, "alice", topic)

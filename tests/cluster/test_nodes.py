@@ -1,4 +1,4 @@
-"""Nodes that are lost, frozen, at odds or too few: what members see of it, and that nothing is left behind."""
+"""Nodes that are lost, frozen, at odds or too few: what members see of it. Nothing is left behind."""
 
 from collections import deque
 from unittest.mock import patch
@@ -156,7 +156,7 @@ async def test_an_owner_with_as_many_topics_as_may_be_refuses_joins_of_others(no
 
 
 @world()
-async def test_the_refusal_of_one_who_is_a_member_already_is_nothing(nodes: World) -> None:
+async def test_a_refusal_for_a_member_is_ignored(nodes: World) -> None:
     here, there = await nodes.start(2)
     alice = await member(here, "alice", nodes.owned_by(there))
     (relay,) = here._relays
@@ -189,7 +189,7 @@ async def test_the_list_is_partial_where_a_node_does_not_answer_in_time(nodes: W
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_when_a_node_is_lost_those_who_are_left_are_asked_again(answered: bool) -> None:
+def test_when_a_node_is_lost_the_remaining_nodes_are_asked_again(answered: bool) -> None:
     @world()
     async def run(nodes: World) -> None:
         here, lost, slow = await nodes.start(3)
@@ -216,7 +216,7 @@ async def test_nobody_waits_for_the_answer_of_a_node_that_is_lost(nodes: World) 
 
 
 @world()
-async def test_those_who_ask_at_once_share_one_question_and_one_answer(nodes: World) -> None:
+async def test_requests_for_the_list_in_one_turn_share_one_question_and_one_answer(nodes: World) -> None:
     here, there = await nodes.start(2)
     askers = [FakeMember() for _ in range(3)]
     answers = [here.registry.census(ListTopics(asker)) for asker in askers] + [here.registry.census()]
@@ -245,7 +245,7 @@ async def test_a_node_answers_which_topics_it_owns_once_it_is_settled(nodes: Wor
 
 
 @world()
-async def test_one_who_gives_up_takes_the_answer_from_nobody_else(nodes: World) -> None:
+async def test_a_request_that_is_cancelled_takes_the_answer_from_no_other(nodes: World) -> None:
     (here,) = await nodes.start(1)
     asker = FakeMember()
     here.registry.census(ListTopics(asker))
@@ -255,14 +255,14 @@ async def test_one_who_gives_up_takes_the_answer_from_nobody_else(nodes: World) 
 
 
 @world()
-async def test_one_who_gives_up_leaves_nothing_behind(nodes: World) -> None:
+async def test_a_request_that_is_cancelled_leaves_nothing_behind(nodes: World) -> None:
     (here,) = await nodes.start(1)
     here.registry.census().cancel()
     await settle()
     assert not here.registry._asked
 
 
-# Joins that are on their way.
+# Joins without an answer so far.
 
 
 @world()
@@ -281,7 +281,7 @@ async def test_a_join_unanswered_when_the_owner_died_is_answered_by_the_next_own
 
 
 @world()
-async def test_one_who_is_gone_before_the_join_is_answered_leaves_nothing_behind(nodes: World) -> None:
+async def test_a_member_that_leaves_before_its_join_is_answered_leaves_nothing_behind(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -320,7 +320,7 @@ async def test_joins_that_are_not_answered_when_the_node_ends_are_refused(nodes:
 
 
 @world()
-async def test_what_someone_says_before_leaving_is_heard_and_what_comes_behind_is_not(nodes: World) -> None:
+async def test_a_message_before_a_leave_is_heard_and_one_after_it_is_not(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -337,7 +337,7 @@ async def test_what_someone_says_before_leaving_is_heard_and_what_comes_behind_i
 
 
 @world()
-async def test_who_joins_as_the_last_one_leaves_finds_a_new_topic(nodes: World) -> None:
+async def test_a_join_right_after_the_last_leave_finds_a_new_topic(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -379,7 +379,7 @@ async def test_a_topic_that_is_left_and_joined_in_one_turn_is_another_one(nodes:
 
 
 @world()
-async def test_who_leaves_as_another_connection_takes_its_place_leaves_the_place_to_that(nodes: World) -> None:
+async def test_a_leave_after_another_connection_resumed_does_not_remove_the_member(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -394,7 +394,7 @@ async def test_who_leaves_as_another_connection_takes_its_place_leaves_the_place
 
 
 @world()
-async def test_of_many_names_an_owner_is_asked_for_none_is_kept(nodes: World) -> None:
+async def test_the_owners_of_many_topics_are_not_kept_for_ever(nodes: World) -> None:
     (here,) = await nodes.start(1)
     for number in range(100_001):
         assert here.owner(str(number)) == here.me
@@ -402,7 +402,7 @@ async def test_of_many_names_an_owner_is_asked_for_none_is_kept(nodes: World) ->
 
 
 @world()
-async def test_the_supervisor_of_members_knows_who_is_where(nodes: World) -> None:
+async def test_the_supervisor_of_members_knows_where_each_member_is(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
     await member(here, "alice", topic)
@@ -418,7 +418,7 @@ async def test_the_supervisor_of_members_knows_who_is_where(nodes: World) -> Non
 
 
 @world()
-async def test_who_sends_waits_while_too_much_is_not_acknowledged(nodes: World) -> None:
+async def test_a_sender_waits_while_too_much_is_not_acknowledged(nodes: World) -> None:
     here, there = await nodes.start(2)
     alice = await member(here, "alice", nodes.owned_by(there))
     assert alice.address is not None
@@ -429,7 +429,7 @@ async def test_who_sends_waits_while_too_much_is_not_acknowledged(nodes: World) 
     alice.says("one more")
     await settle()
     assert alice.address.crowded()
-    alice.says(*map(str, range(HIGH_WATER)))  # of those who did not ask for room
+    alice.says(*map(str, range(HIGH_WATER)))  # from senders that do not wait for room
     room = alice.address.drained()
     await settle()
     assert not room.done()
@@ -458,7 +458,7 @@ async def test_messages_stay_in_order_if_one_is_so_long_that_others_get_a_turn_b
 
 
 @world()
-async def test_what_someone_who_left_had_waiting_holds_up_nobody(nodes: World) -> None:
+async def test_waiting_messages_of_a_member_that_left_hold_up_nobody(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
     alice, bob = await members(topic, alice=here, bob=here)
@@ -494,7 +494,7 @@ async def test_a_topic_that_crashes_closes_its_members_on_all_nodes_and_begins_a
     new.says("anew")
     await settle()
     assert new.texts == ["ack 1"] and await nodes.listed(owner) == [{"topic": topic, "users": 1}]
-    # And it moves on as if nothing had been.
+    # The new topic moves to another node like any other.
     await nodes.kill(owner)
     new.says("and again")
     await settle()
@@ -555,7 +555,7 @@ async def test_a_relay_that_crashes_answers_the_joins_that_are_on_their_way(node
 
 
 @world()
-async def test_what_is_for_someone_who_is_on_no_node_is_carried_to_none(nodes: World) -> None:
+async def test_an_ack_for_a_member_on_no_node_is_carried_to_none(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     await member(there, "alice", topic)
@@ -566,7 +566,7 @@ async def test_what_is_for_someone_who_is_on_no_node_is_carried_to_none(nodes: W
 
 
 @world()
-async def test_a_hello_to_itself_and_a_count_that_nobody_asked_for_are_nothing(nodes: World) -> None:
+async def test_a_hello_to_itself_and_an_unasked_count_are_ignored(nodes: World) -> None:
     (here,) = await nodes.start(1)
     with log_lines() as lines:
         here.send(here.me, Hello())
@@ -575,7 +575,7 @@ async def test_a_hello_to_itself_and_a_count_that_nobody_asked_for_are_nothing(n
     assert lines == [] and await nodes.listed(here) == []
 
 
-# A node that goes.
+# A node that ends.
 
 
 @world()
@@ -596,7 +596,7 @@ async def test_a_node_may_be_closed_twice_and_answers_the_list_before_it_goes(no
 
 
 @world()
-async def test_who_has_resumed_elsewhere_while_its_node_was_frozen_is_closed_there(nodes: World) -> None:
+async def test_a_member_that_resumed_elsewhere_is_closed_when_its_frozen_node_thaws(nodes: World) -> None:
     here, there, frozen = await nodes.start(3)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -641,7 +641,7 @@ async def test_a_node_that_was_frozen_while_it_met_another_knows_it_once(nodes: 
 
 
 @world()
-async def test_what_a_frozen_node_was_sent_before_is_of_a_time_that_is_over(nodes: World) -> None:
+async def test_mail_sent_to_a_node_before_it_was_frozen_is_ignored(nodes: World) -> None:
     here, frozen, gone = await nodes.start(3)
     topic = nodes.topic((gone, nodes.all), (frozen, [here, frozen]))
     alice = await member(here, "alice", topic)
@@ -659,7 +659,7 @@ async def test_what_a_frozen_node_was_sent_before_is_of_a_time_that_is_over(node
 
 
 @world()
-async def test_of_one_who_comes_back_under_another_name_the_others_hear_no_more_than_that(nodes: World) -> None:
+async def test_others_hear_only_the_new_name_of_a_member_that_comes_back_renamed(nodes: World) -> None:
     here, there, frozen = await nodes.start(3)
     topic = nodes.owned_by(here)
     alice, bob = await members(topic, events=True, alice=there, bob=frozen)
@@ -676,7 +676,7 @@ async def test_of_one_who_comes_back_under_another_name_the_others_hear_no_more_
 
 
 @world()
-async def test_who_left_before_a_topic_moved_may_come_back_as_itself_with_its_refs(nodes: World) -> None:
+async def test_a_member_that_left_before_a_topic_moved_can_resume_with_its_refs(nodes: World) -> None:
     here, there, new, topic = await nodes.moving_topic()
     alice, bob, back = Person(there), Person(here), Person(there)
     before = await alice.joins("alice", topic, resume="")
@@ -904,7 +904,7 @@ async def test_a_relay_that_turned_to_another_owner_for_a_moment_goes_on_where_i
     assert alice.texts == ["joined bob (2)", "joined carol (3)", "one"]
     nodes.apart(owner, new)
     await nodes.join(new)
-    await nodes.release(owner, there)  # of an attachment that is over
+    await nodes.release(owner, there)  # for an attachment that has ended
     assert bob.texts == []
     carol.leaves()
     bob.says("two")
@@ -953,7 +953,7 @@ async def test_a_relay_that_its_owner_has_let_go_is_heard_by_the_next_one(nodes:
     assert alice.texts == ["joined bob (2)", "left bob (1)"]
     bob.says("one")
     await settle()
-    assert bob.texts == []  # it has turned to the last owner again, who has no topic for it
+    assert bob.texts == []  # its relay has turned back to the last owner, which no longer has the topic
     await nodes.meet(there, new)
     assert bob.texts == ["ack 1"] and alice.texts == ["joined bob (2)", "one"]
 
@@ -984,7 +984,7 @@ def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_it(lost
         await other.joins("alice", topic, events=True)
         for one in (alice, bob, carol):
             one.hears()
-        if lost:  # with its window
+        if lost:  # together with the window
             await nodes.pass_time(30.5)
         await nodes.heal(here, there, third)
         await nodes.release(there, third)
@@ -997,7 +997,7 @@ def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_it(lost
 
 
 @world()
-async def test_what_nobody_but_the_owner_of_one_side_had_as_nodes_meet_comes_from_that(nodes: World) -> None:
+async def test_when_sides_meet_messages_that_only_one_owner_had_come_from_it(nodes: World) -> None:
     here, there, far = await nodes.start(3)
     topic = nodes.topic((here, [here, far]), (there, nodes.all))
     await nodes.part(there, here, far)
@@ -1071,7 +1071,7 @@ async def test_changes_as_nodes_meet_are_told_in_turn_if_a_relay_has_much_to_wri
     assert bob.texts == ["left alice (1)", "ack 1", "joined alice (2)", "together"]
 
 
-# A node for which too much waits.
+# A node with too much mail waiting for it.
 
 
 @world()
@@ -1086,7 +1086,7 @@ async def test_a_node_with_too_much_mail_is_lost_and_comes_back_with_all_message
     alice.says("one")
     bob.says("two")
     await settle()
-    for _ in range(2):  # parcels that are not taken
+    for _ in range(2):  # while no parcel is taken
         await nodes.run_out(TAKEN_SECONDS)
     with log_lines() as lines:
         alice.says("long " * 300)

@@ -1,4 +1,4 @@
-"""Nodes that come and go in the worst moment: what each member hears is what it would have heard without."""
+"""Nodes that come and go at the worst moment: every member still hears each message once and in order."""
 
 import asyncio
 from typing import Any
@@ -34,7 +34,7 @@ from tests.support.fakes import POISON, FakeMember, log_lines, settle
 
 
 def slow(node: Node) -> None:
-    """Let a node's relays pass on what comes so slowly that owners wait as long as they do at most."""
+    """A node never says that it has taken a parcel, so that owners wait for it as long as they ever do."""
     send = node.send
 
     def without_taken(to: str, item: Item) -> None:
@@ -45,13 +45,13 @@ def slow(node: Node) -> None:
 
 
 def keep_busy(node: Node) -> None:
-    """Give the supervisor of a node's topics so much to do that all else comes later."""
+    """Give the supervisor of a node's topics so much mail that anything sent after it comes late."""
     for _ in range(2000):
         node.back.post(Leave(FakeMember(), ""))
 
 
 async def has_time(node: Node) -> None:
-    """Wait until it has done all that."""
+    """Wait until the supervisor has handled all of its mail."""
     while not node.back.mailbox.empty():
         await asyncio.sleep(0)
     await settle()
@@ -96,7 +96,7 @@ async def test_mail_on_its_way_is_heard_from_a_node_that_comes_as_the_owner_dies
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, there]), (new, [here, there, new]))
     alice, bob = await one_on_its_way(nodes, topic, owner, here, there)
-    nodes.hold(here, there)  # so that they do not agree who the next owner is
+    nodes.hold(here, there)  # so that they do not agree on the next owner
     nodes.hold(there, here)
     await nodes.kill(owner)
     await nodes.join(new)
@@ -159,7 +159,7 @@ def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_die
 
 
 @world()
-async def test_what_relays_had_heard_is_forgotten_soon_after_their_end(nodes: World) -> None:
+async def test_the_journal_of_a_relay_is_forgotten_soon_after_its_end(nodes: World) -> None:
     here, there = await nodes.start(2)
     alice = await member(here, "alice", nodes.owned_by(there))
     alice.says("one")
@@ -195,7 +195,7 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
 
 
 @world()
-async def test_what_a_node_is_sent_by_a_time_that_is_over_changes_nothing(nodes: World) -> None:
+async def test_mail_from_a_link_that_has_ended_changes_nothing(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
     alice, bob = await members(topic, alice=here, bob=there)
@@ -236,7 +236,7 @@ async def test_messages_to_a_busy_new_owner_are_heard_though_that_owner_is_lost_
 
 
 @world()
-async def test_what_someone_says_before_leaving_is_heard_though_others_come_back_behind_it(nodes: World) -> None:
+async def test_a_message_before_a_leave_is_heard_though_others_come_back_after_it(nodes: World) -> None:
     owner, busy, there, late = await nodes.start(4)
     topic = nodes.topic((owner, nodes.all), (busy, [busy, there, late]))
     alice = await member(busy, "alice", topic, events=True)
@@ -259,7 +259,7 @@ async def test_what_someone_says_before_leaving_is_heard_though_others_come_back
 
 
 async def said_with_a_ref(topic: str, here: Node, there: Node) -> tuple[Person, Person, str]:
-    """Alice ``here``, who says "one" with a ref, bob ``there``, and the token with which alice can resume."""
+    """Alice ``here``, bob ``there``, and alice's token. Alice has just said "one" with a ref."""
     alice = Person(here)
     token = (await alice.joins("alice", topic, resume=""))["resume"]
     bob = await member(there, "bob", topic)
@@ -268,14 +268,14 @@ async def said_with_a_ref(topic: str, here: Node, there: Node) -> tuple[Person, 
 
 
 async def said_again(person: Person) -> list[str]:
-    """What a person hears after it has said the same with the same ref."""
+    """Says "one" with that ref again; returns the answer."""
     person.says("one", ref="r")
     await settle()
     return person.texts
 
 
 @world()
-async def test_who_was_a_member_at_an_owner_that_ends_comes_back_as_itself_elsewhere(nodes: World) -> None:
+async def test_a_member_of_an_owner_that_ends_resumes_on_another_node(nodes: World) -> None:
     owner, there = await nodes.start(2)
     topic = nodes.owned_by(owner)
     alice, bob, token = await said_with_a_ref(topic, owner, there)
@@ -290,7 +290,7 @@ async def test_who_was_a_member_at_an_owner_that_ends_comes_back_as_itself_elsew
 
 
 @world()
-async def test_the_refs_of_who_has_resumed_on_another_node_move_with_the_topic(nodes: World) -> None:
+async def test_the_refs_of_a_member_that_resumed_on_another_node_move_with_the_topic(nodes: World) -> None:
     there, here, new, topic = await nodes.moving_topic()
     alice, bob, token = await said_with_a_ref(topic, here, there)
     back = Person(there)
@@ -304,7 +304,7 @@ async def test_the_refs_of_who_has_resumed_on_another_node_move_with_the_topic(n
 
 
 @world()
-async def test_the_refs_of_who_has_come_back_on_its_node_outlive_the_owner(nodes: World) -> None:
+async def test_the_refs_of_a_member_that_resumed_on_its_node_outlive_the_owner(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
     alice, bob, token = await said_with_a_ref(topic, here, there)
@@ -317,7 +317,7 @@ async def test_the_refs_of_who_has_come_back_on_its_node_outlive_the_owner(nodes
 
 
 @world()
-async def test_who_comes_back_in_the_moment_in_which_the_topic_moves_is_itself(nodes: World) -> None:
+async def test_a_member_that_resumes_while_its_topic_moves_keeps_its_name(nodes: World) -> None:
     there, here, new, topic = await nodes.moving_topic()
     alice, bob, token = await said_with_a_ref(topic, here, there)
     back = Person(here)
@@ -340,7 +340,7 @@ async def test_of_two_connections_of_a_member_the_younger_stays_though_the_owner
     topic = nodes.owned_by(owner)
     old, new = Person(here), Person(there)
     token = (await old.joins("alice", topic, resume=""))["resume"]
-    nodes.hold(owner, here)  # the old one's node does not hear of it
+    nodes.hold(owner, here)  # so that the node of the old connection does not hear of the new one
     await nodes.pass_time(1)
     await new.joins("anyone", topic, resume=token)
     await nodes.kill(owner)
@@ -412,14 +412,14 @@ def test_an_ack_that_is_over_with_its_message_is_not_waited_for(left: bool) -> N
 
 
 @world(topic_members=1)
-async def test_who_begins_a_topic_anew_hears_nothing_of_what_its_last_one_still_has_to_say(nodes: World) -> None:
+async def test_a_new_topic_hears_nothing_that_the_last_one_of_its_name_still_had_to_say(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
     alice = await member(here, "alice", topic)
     bob, carol = Person(here), Person(there)
     asks(carol, "carol", topic)
     await settle()
-    nodes.hold(there, owner)  # for the owner, the node of someone who was refused is attached still
+    nodes.hold(there, owner)  # to the owner, the node of the refused member is still attached
     assert refusal(carol)[0] == CloseCode.OVERLOADED
     nodes.hold(here, owner)
     alice.says(*map(str, range(900)))  # more than a topic takes in one turn
@@ -478,21 +478,21 @@ async def test_a_topic_that_crashes_leaves_none_of_its_members_behind(nodes: Wor
         await person.joins(f"name-{number}", topic)
     room = owner.estates.open[topic].room
     assert room is not None
-    crash(room.post, Leave)  # which is no event
+    crash(room.post, Leave)  # a class, not an event
     await settle()
     assert alice.outbox.closed == bob.outbox.closed == CloseCode.CRASHED
     assert not owner.back._where and not owner.back._topics and empty(nodes)
 
 
 @world()
-async def test_who_leaves_as_its_topic_crashes_has_left_once(nodes: World) -> None:
+async def test_a_member_that_leaves_as_its_topic_crashes_leaves_once(nodes: World) -> None:
     owner, there = await nodes.start(2)
     topic = nodes.owned_by(owner)
     alice = await member(there, "alice", topic)
     room = owner.estates.open[topic].room
     assert room is not None
     nodes.hold(owner, there)
-    crash(room.post, Leave)  # which is no event
+    crash(room.post, Leave)  # a class, not an event
     await settle()
     await leave(alice)
     await nodes.release(owner, there)
@@ -522,7 +522,7 @@ async def test_a_relay_that_begins_again_keeps_a_window_of_what_the_topic_says_f
     assert [(f"ack {number}", text) for number, text in messages(late)] == [(acked, "new")]
 
 
-# What is asked, and what is kept.
+# The list, and what is kept.
 
 
 @world()
@@ -567,7 +567,7 @@ async def test_how_far_members_of_lost_nodes_had_come_is_forgotten_with_the_wind
 @world()
 async def test_acks_that_are_over_are_missed_and_those_behind_them_are_told_once(nodes: World) -> None:
     owner, here, other = await nodes.start(3)
-    topic = nodes.topic((owner, nodes.all), (other, [here, other]))  # which does not open it: it sees the owner
+    topic = nodes.topic((owner, nodes.all), (other, [here, other]))  # ``other`` does not open it, for it sees the owner
     alice, bob = await members(topic, alice=here, bob=owner)
     nodes.hold(owner, here)
     for text in ("one", "two"):
@@ -585,11 +585,11 @@ async def test_acks_that_are_over_are_missed_and_those_behind_them_are_told_once
     assert [text for text in bob.texts if text != "expired"] == ["one", "two", "three"]
 
 
-# What is said while parts of a cluster meet.
+# Messages while parts of a cluster meet.
 
 
 async def two_parts(nodes: World) -> tuple[str, Person, Person]:
-    """A topic on both sides of a split, somebody on each of them; the first one's node owns it where they meet."""
+    """A topic on both sides of a split, with one member each. The first member's node owns it when the sides meet."""
     winner, loser = await nodes.start(2)
     topic = nodes.topic((winner, nodes.all))
     await nodes.part(winner, loser)
@@ -599,7 +599,7 @@ async def two_parts(nodes: World) -> tuple[str, Person, Person]:
 
 
 async def goes_on(nodes: World) -> None:
-    """All that is on its way arrives."""
+    """Let everything arrive that is on its way."""
     for _ in range(3):
         await settle()
         await nodes.run_out(TAKEN_SECONDS)
@@ -607,13 +607,13 @@ async def goes_on(nodes: World) -> None:
 
 
 @world()
-async def test_ids_go_up_for_those_whose_part_was_ahead(nodes: World) -> None:
+async def test_ids_go_up_for_members_whose_part_was_ahead(nodes: World) -> None:
     _, alice, bob = await two_parts(nodes)
     bob.says(*map(str, range(8)))
     await settle()
     assert bob.texts[-1] == "ack 8"
     nodes.fabric.heal(alice.node.me, bob.node.me)
-    for number in range(60):  # before the topic has taken bob in, while it does, and behind that
+    for number in range(60):  # before the topic takes bob in, meanwhile and afterwards
         alice.says(f"alice {number}")
         await asyncio.sleep(0)
     await goes_on(nodes)
@@ -649,7 +649,7 @@ async def test_members_of_the_other_part_are_closed_where_the_topic_cannot_take_
 
 
 @world()
-async def test_whoever_joins_behind_members_that_could_not_be_taken_in_hears_what_is_said(nodes: World) -> None:
+async def test_a_join_after_members_that_could_not_be_taken_in_hears_messages(nodes: World) -> None:
     topic, alice, bob = await two_parts(nodes)
     room = alice.node.estates.open[topic].room
     setattr(room, "_restore", None)  # noqa: B010  # a bug
@@ -676,11 +676,11 @@ async def test_an_ack_from_before_the_sender_is_taken_in_again_is_told_once(node
     slow(there)
     alice.says("x")
     await settle()  # the topic waits
-    bob.says("one")  # and that waits for the topic
+    bob.says("one")  # this message waits for the topic
     await settle()
     (relay,) = here._relays
     before = relay._journal.line.name
-    keep_busy(here)  # so that nothing is said to its own topic of that name
+    keep_busy(here)  # so that bob's message does not reach this node's own topic of that name
     for other in (owner, there):
         nodes.fabric.part(here.me, other.me)
     while relay._journal.line.name == before:
@@ -717,7 +717,7 @@ async def test_ids_go_up_for_members_whose_relay_turns_away_before_they_are_take
     slow(there)
     alice.says("x")
     await settle()  # the topic waits
-    alice.says("y", "z")  # and these wait for it, in front of bob
+    alice.says("y", "z")  # these wait for the topic, before bob's return
     await settle()
     await nodes.heal(here, owner, there)
     (relay,) = here._relays
@@ -732,11 +732,11 @@ async def test_ids_go_up_for_members_whose_relay_turns_away_before_they_are_take
 
 
 @world()
-async def test_whoever_was_in_another_topic_of_that_name_is_taken_in_as_if_new(nodes: World) -> None:
+async def test_members_of_another_topic_of_that_name_are_taken_in_as_new(nodes: World) -> None:
     owner, here = await nodes.start(2)
     new = nodes.make()
     topic = nodes.topic((owner, nodes.all[:2]), (new, nodes.all), (new, [new, here]))
-    nodes.apart(owner, new)  # so that the one knows nothing of the other's topic
+    nodes.apart(owner, new)  # so that neither knows the other's topic
     alice, bob = await members(topic, events=True, alice=owner, bob=here)
     carol = Person(new)
     await nodes.join(new)
@@ -792,7 +792,7 @@ async def test_a_part_that_waits_to_be_taken_in_hears_nothing_of_another_that_is
     assert presence(alice.hears()) == [("joined", "bob"), ("joined", "carol")]
 
 
-# What one topic's bug costs the others when a node goes.
+# A bug in one topic does not harm the others when a node goes.
 
 
 @world()
@@ -805,7 +805,7 @@ async def test_a_topic_that_cannot_turn_to_its_next_owner_keeps_no_other_from_it
     for one, topic in zip(everybody, topics):
         await one.joins("member", topic)
     mallory, *others = everybody
-    mallory.says(POISON)  # which no node can be told, and which is not acknowledged
+    mallory.says(POISON)  # this cannot be sent to a node and gets no ack
     await settle()
     with log_lines() as lines:
         await nodes.kill(owner)
@@ -841,7 +841,7 @@ async def test_a_topic_that_cannot_be_bequeathed_keeps_no_other_from_it(nodes: W
 
 
 @world()
-async def test_whoever_closes_a_node_a_second_time_waits_as_well(nodes: World) -> None:
+async def test_a_second_close_of_a_node_waits_as_well(nodes: World) -> None:
     (node,) = await nodes.start(1)
     may_end = asyncio.Event()
     end = node._links.close
@@ -854,7 +854,7 @@ async def test_whoever_closes_a_node_a_second_time_waits_as_well(nodes: World) -
     closing = [asyncio.create_task(node.close()) for _ in range(2)]
     await settle()
     assert not any(task.done() for task in closing)
-    closing[0].cancel()  # which does not end it
+    closing[0].cancel()  # this does not stop the closing
     may_end.set()
     await closing[1]
     await settle()

@@ -1,4 +1,4 @@
-"""A node's two supervisors: what comes after one that has given up."""
+"""A node's two supervisors, and what follows when one of them gives up."""
 
 import asyncio
 
@@ -95,7 +95,7 @@ async def test_a_topic_that_cannot_be_opened_costs_no_other(nodes: World) -> Non
 
 
 @world()
-async def test_what_comes_to_the_supervisor_from_somebody_who_has_left_is_for_nobody(nodes: World) -> None:
+async def test_a_message_to_the_supervisor_from_a_member_that_left_is_dropped(nodes: World) -> None:
     owner, here = await nodes.start(2)
     topic = nodes.owned_by(owner)
     alice, bob = await members(topic, alice=here, bob=owner)

@@ -1,4 +1,4 @@
-"""Both lanes, on a transport and an ASGI server made up for it, and the stall clock that watches them."""
+"""Both lanes, on a fake transport and a fake ASGI server, and the stall clock that watches them."""
 
 import asyncio
 import gc
@@ -72,7 +72,7 @@ async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
     while not slow(lane):
         waiting.append(lane.transport.unread)
         lane.write("x" * 300)
-    assert max(waiting) > 1000  # by one write, and no more
+    assert max(waiting) > 1000  # by one write at the most
     assert sorted(waiting)[-2] <= 1000
 
 
@@ -101,7 +101,7 @@ async def test_an_answer_longer_than_the_bound_makes_nobody_slow_and_many_do(kin
 @in_clean_loop
 async def test_a_transport_that_has_forgotten_its_buffer_has_nothing_to_write() -> None:
     lane = FastLane()
-    del lane.transport.unread  # asyncio's TLS transports have none once they were closed twice: AttributeError
+    del lane.transport.unread  # a TLS transport of asyncio has none after a second close: AttributeError
     assert lane.outbox.buffered() == 0
 
 
@@ -168,7 +168,7 @@ async def test_nothing_is_written_to_a_transport_that_is_closing() -> None:
 @in_clean_loop
 async def test_a_transport_that_was_closed_in_between_is_no_error() -> None:
     lane = FastLane()
-    lane.transport.error = RuntimeError("the handler is closed")  # what uvloop says
+    lane.transport.error = RuntimeError("the handler is closed")  # the words of uvloop
     lane.write("1")
     assert lane.outbox.reason is None
 
@@ -209,7 +209,7 @@ async def test_progress_starts_the_ten_seconds_again(kind: type[Lane]) -> None:
         await lane.seconds(9)
         await lane.read_one("1")
     await lane.seconds(10)
-    assert not slow(lane)  # the last look but nine saw progress
+    assert not slow(lane)  # the look ten seconds ago saw progress
     await lane.seconds(1)
     assert slow(lane)
 
@@ -358,7 +358,7 @@ async def test_nothing_is_left_of_an_outbox_that_has_finished(kind: type[Lane]) 
 
 
 @in_clean_loop
-async def test_whoever_is_turned_away_is_told_why() -> None:
+async def test_a_connection_that_is_turned_away_is_told_why() -> None:
     server = FakeServer()
     await turn_away(server.send, CloseCode.OVERLOADED, Error(ErrorCode.SERVER_FULL, "come back later"))
     error = '{"type":"error","error":"server_full","detail":"come back later"}'
@@ -411,7 +411,7 @@ UvicornsProtocol.__module__ = "uvicorn.protocols.websockets.some_impl"
 
 
 class AnotherProtocol(UvicornsProtocol):
-    """Stands for another server's."""
+    """Stands for the protocol of another server."""
 
 
 @pytest.mark.parametrize(

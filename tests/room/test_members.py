@@ -47,7 +47,7 @@ class Topic:
         return self.join(username, Window(resume=member.token, events=events))
 
     def join_and_leave_with_a_ref(self, username: str) -> Member:
-        """A member that left, and that had a ref: ``r``, of ``ACK``."""
+        """A member that left; its ref ``r`` has the ack ``ACK``."""
         outbox, member = self.join(username)
         assert member.refs is not None
         member.refs["r"] = ACK
@@ -74,12 +74,12 @@ def test_a_member_that_asks_for_nothing_has_neither_token_nor_refs(topic: Topic)
 def test_tokens_are_long_and_no_two_are_the_same(topic: Topic) -> None:
     tokens = {topic.join("alice")[1].token for _ in range(1000)}
     assert len(tokens) == 1000
-    assert min(map(len, tokens)) >= 22  # 128 bits in base 64
+    assert min(map(len, tokens)) >= 22  # 128 bits in base64
     for place in range(21):  # no part of them is fixed or counts up
         assert len({token[place] for token in tokens}) > 32
 
 
-def test_whoever_is_no_member_does_not_leave(topic: Topic) -> None:
+def test_a_connection_that_is_no_member_does_not_leave(topic: Topic) -> None:
     outbox, member = topic.join("alice")
     assert topic.leave(Connection()) is None
     assert topic.leave(outbox) is member
@@ -88,7 +88,7 @@ def test_whoever_is_no_member_does_not_leave(topic: Topic) -> None:
 
 
 @pytest.mark.parametrize("window", [PLAIN, ASKS])
-def test_the_name_of_someone_who_left_is_free(topic: Topic, window: Optional[Window]) -> None:
+def test_the_name_of_a_member_that_left_is_free(topic: Topic, window: Optional[Window]) -> None:
     outbox, _ = topic.join("alice", window)
     topic.leave(outbox)
     assert topic.join("ALICE", window)[1].username == "ALICE"
@@ -142,7 +142,7 @@ def test_a_token_brings_name_and_refs_back_within_the_window(topic: Topic) -> No
     _, same = topic.resume(member)
     assert (same.username, same.refs, same.token) == ("alice", {"r": ACK}, member.token)
     assert topic.replaced == []
-    assert topic.members.names() == ["bob", "alice"]  # that was a leave and a join
+    assert topic.members.names() == ["bob", "alice"]  # she left and joined, so she is last
 
 
 def test_a_name_that_was_taken_meanwhile_is_not_given_back_but_all_else_is(topic: Topic) -> None:
@@ -174,7 +174,7 @@ def test_the_thirty_seconds_begin_with_each_leave(topic: Topic) -> None:
 
 @pytest.mark.parametrize("token", ["", "unknown"])
 def test_a_token_that_nobody_has_is_an_ordinary_join(topic: Topic, token: str) -> None:
-    topic.join("alice", PLAIN)  # whose token is empty
+    topic.join("alice", PLAIN)  # her token is empty
     outbox, _ = topic.join("alice", PLAIN)
     topic.leave(outbox)
     _, member = topic.join("bob", Window(resume=token))
@@ -182,7 +182,7 @@ def test_a_token_that_nobody_has_is_an_ordinary_join(topic: Topic, token: str) -
     assert member.token not in ("", token)
 
 
-def test_those_who_left_are_forgotten_each_when_its_time_has_come(topic: Topic) -> None:
+def test_members_that_left_are_forgotten_each_in_its_time(topic: Topic) -> None:
     joined = [topic.join(username) for username in ("alice", "bob", "carol")]
     for outbox, _ in joined:
         topic.leave(outbox)
@@ -198,7 +198,7 @@ def test_those_who_left_are_forgotten_each_when_its_time_has_come(topic: Topic) 
     assert not [member for _, member in joined if topic.resume(member)[1] is member]
 
 
-def test_of_a_plain_member_that_left_nothing_is_held(topic: Topic) -> None:
+def test_nothing_is_kept_of_a_plain_member_that_left(topic: Topic) -> None:
     topic.leave(topic.join("alice", PLAIN)[0])
     assert topic.members.oldest_deadline is None
 
@@ -206,7 +206,7 @@ def test_of_a_plain_member_that_left_nothing_is_held(topic: Topic) -> None:
 # Events.
 
 
-def test_those_who_want_events_are_counted_through_all_that_can_happen(topic: Topic) -> None:
+def test_members_that_want_events_are_counted_through_all_changes(topic: Topic) -> None:
     members = topic.members
     alice, member = topic.join("alice", Window(events=True))
     topic.join("bob", PLAIN)

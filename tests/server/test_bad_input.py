@@ -15,7 +15,7 @@ SECRET = "the secret"  # part of every text that must not get into the log
 DEEP = "[" * 10_000 + "]" * 10_000
 DIGITS = "9" * 5_000
 
-Table = dict[str, tuple[Union[str, bytes], str]]  # what is wrong with it: (frame, error code)
+Table = dict[str, tuple[Union[str, bytes], str]]  # by its fault: (frame, error code)
 
 BAD_FROM_ANYONE: Table = {
     "not JSON": (SECRET, "invalid_json"),
@@ -69,7 +69,7 @@ BAD_FROM_A_STRANGER: Table = {
 }
 
 
-compressed_or_not = pytest.mark.parametrize("compression", ["deflate", None])  # two ways from the socket
+compressed_or_not = pytest.mark.parametrize("compression", ["deflate", None])  # the two ways in
 
 
 def cases(table: Table) -> pytest.MarkDecorator:
@@ -127,7 +127,7 @@ async def test_a_wrong_first_frame_may_be_tried_again(server: Server, frame: Uni
 
 
 def check_log(lines: list[str], code: str, members: int, topics: int) -> None:
-    """One line for the bad frame, those of the joins and leaves, and no others."""
+    """The log has one line for the bad frame, one for each join and leave, and no others."""
     event = re.compile(r"\S+ \S+ INFO +(frame refused|joined|left|topic created|topic removed) [a-z]+=")
     events = Counter(match and match[1] for match in map(event.match, lines))
     assert events == {
@@ -195,7 +195,7 @@ async def test_a_good_frame_before_the_join_starts_the_count_again(server: Serve
 
 
 HUGE = {
-    "text": json.dumps({"message": SECRET}).ljust(65_537),  # but for the white space behind it a good frame
+    "text": json.dumps({"message": SECRET}).ljust(65_537),  # a good frame but for the white space at its end
     "binary": json.dumps({"message": SECRET}).ljust(65_537).encode(),
     "more bytes than characters": json.dumps({"message": "é" * 40_000}, ensure_ascii=False),
 }
@@ -220,7 +220,7 @@ async def test_a_frame_over_64_kib_closes_the_connection(
 
 
 @in_loop
-async def test_who_does_not_join_in_time_is_closed(start: StartServer) -> None:
+async def test_a_connection_that_does_not_join_in_time_is_closed(start: StartServer) -> None:
     server = start(*APP, CHAT_JOIN_TIMEOUT="2")
     async with Visit(server) as visit:
         alice = await visit.join("alice", "sports")

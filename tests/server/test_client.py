@@ -43,7 +43,7 @@ async def take(chat: Chat, count: int) -> list[Union[Message, Gap]]:
 
 
 def recorder(connections: list[ClientConnection]) -> Callable[..., ClientConnection]:
-    """What ``websockets`` calls to make a connection; these are kept, so that a test can do something to them."""
+    """A factory of connections for ``websockets``. The test finds them in this list."""
 
     def create(*args: Any, **kwargs: Any) -> ClientConnection:
         connections.append(ClientConnection(*args, **kwargs))
@@ -220,7 +220,7 @@ async def test_send_returns_the_ack_and_topics_the_topics() -> None:
     ],
 )
 @in_tidy_loop
-async def test_what_is_no_message_is_refused_before_it_reaches_the_server(text: Any, code: ErrorCode) -> None:
+async def test_a_text_that_is_no_message_is_refused_before_it_reaches_the_server(text: Any, code: ErrorCode) -> None:
     async with scripted() as script, chatting(script, Tuning(longest=10)) as (chat, peer):
         with pytest.raises(Refused) as refused:
             await chat.send(text)
@@ -233,7 +233,7 @@ async def test_what_is_no_message_is_refused_before_it_reaches_the_server(text: 
 @in_tidy_loop
 async def test_what_the_server_refuses_raises_and_the_chat_goes_on() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        peer.send(ERROR)  # asked for by nobody
+        peer.send(ERROR)  # no request is waiting
         await settle()
         sends = [asyncio.ensure_future(chat.send(text)) for text in ("too long", "2")]
         await peer.recv()
@@ -251,7 +251,7 @@ async def test_several_at_once_go_one_by_one_in_order() -> None:
         asked = asyncio.gather(chat.send("1"), chat.topics(), chat.send("2"), chat.send("3"))
         first = await peer.recv()
         second = asyncio.ensure_future(peer.recv())
-        await (await peer.connection.ping())  # the pong stands behind all that the client has sent
+        await (await peer.connection.ping())  # the pong comes after all that the client has sent
         assert not second.done()
         peer.ack(first, 1)
         assert (first["message"], await second) == ("1", "/list")
@@ -262,7 +262,7 @@ async def test_several_at_once_go_one_by_one_in_order() -> None:
 
 
 @in_tidy_loop
-async def test_whoever_waits_for_a_turn_is_not_overtaken() -> None:
+async def test_a_request_that_waits_for_its_turn_is_not_overtaken() -> None:
     async def answer(chat: Chat) -> Ack:
         await chat.__anext__()
         return await chat.send("3")
@@ -300,8 +300,8 @@ async def test_a_send_cancelled_in_its_turn_is_sent_and_the_next_waits_for_its_a
         await asyncio.wait({first})
         second, third = (asyncio.ensure_future(chat.send(text)) for text in "23")
         peer = await script.readmitted(peer)
-        assert await peer.recv() == sent  # so it is resent as well
-        third.cancel()  # which waits as the second does
+        assert await peer.recv() == sent  # so a cancelled send is sent again too
+        third.cancel()  # it waits like the second
         peer.ack(sent, 1)
         assert (await peer.deliver(2))["message"] == "2"
         assert (first.cancelled(), (await second).id) == (True, 2)
@@ -329,7 +329,7 @@ async def test_it_comes_back_to_where_it_was_however_the_connection_broke(end: C
         known = {"since": 5, "epoch": "epoch 1", "resume": "token 1"}
         assert join == {"username": "alice", "topic": "sports", **known}
         peer.send(message(5, replayed=True), message(6, replayed=True), message(7, replayed=True), message(8))
-        assert await take(chat, 3) == [event(6), event(7), event(8)]  # the one it knows does not come twice
+        assert await take(chat, 3) == [event(6), event(7), event(8)]  # a known message does not come twice
 
 
 @in_tidy_loop
@@ -355,7 +355,7 @@ async def test_it_rejoins_by_its_first_name_with_its_newest_token_and_epoch() ->
 async def test_what_is_sent_while_there_is_no_connection_goes_to_the_next_one() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.cut()
-        peer = await script.peer()  # which has not let us in yet
+        peer = await script.peer()  # it has not let us in yet
         sending = asyncio.ensure_future(chat.send("1"))
         await peer.admit()
         assert (await peer.deliver(1))["message"] == "1"
@@ -446,7 +446,7 @@ async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own
         assert await take(chat, 3) == [event(1, "hi"), Gap(2, None, "restarted"), event(2)]
 
 
-# Gaps, and what has not been read.
+# Gaps and unread messages.
 
 
 @pytest.mark.parametrize("reason", ["expired", "evicted"])
@@ -482,7 +482,7 @@ async def test_while_as_many_messages_wait_as_may_the_socket_is_not_read() -> No
         await settle()
         pong = asyncio.ensure_future(await peer.connection.ping())
         await settle()
-        assert not pong.done()  # it stands behind messages that nobody takes off the socket
+        assert not pong.done()  # it waits behind messages that are not read from the socket
         assert await take(chat, 5) == [*map(event, range(1, 6))]
         await pong
 
@@ -547,7 +547,7 @@ async def test_a_reader_loses_nothing_however_much_comes_while_a_request_waits()
 
 
 async def lose(script: Script, peer: Peer, times: int) -> Peer:
-    """End this connection and those that follow, which are not let in; returns the last, which is not ended."""
+    """End this connection and those after it, without letting them in; returns the next one."""
     for _ in range(times):
         peer.cut()
         peer = await script.peer()
@@ -632,12 +632,12 @@ async def test_a_final_close_is_raised_behind_the_last_event_and_by_every_reques
 @in_tidy_loop
 async def test_4409_may_come_of_a_join_of_our_own_that_came_late_and_then_it_comes_back() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        peer = await lose(script, peer, 2)  # one join has got no answer
+        peer = await lose(script, peer, 2)  # one join got no answer
         await peer.admit()
         await peer.close(4409)
         peer = await script.peer()
         assert (await peer.admit())["resume"] == "token 1"
-        await peer.close(4409)  # which only somebody else can have caused
+        await peer.close(4409)  # now only another client can be the cause
         with pytest.raises(Disconnected) as ended:
             await chat.topics()
         assert ended.value.code == 4409
@@ -774,7 +774,7 @@ async def test_a_lost_ack_doubles_nothing_on_a_real_server(start: StartServer) -
     connections: list[ClientConnection] = []
     broken = connect(server.url, "bob", "sports", QUICK, create_connection=recorder(connections))
     async with connect(server.url, "alice", "sports") as alice, broken as bob:
-        connections[-1].transport.pause_reading()  # so the ack does not come
+        connections[-1].transport.pause_reading()  # so that the ack does not arrive
         sending = asyncio.ensure_future(bob.send("1"))
         assert [one.message for one in await take(alice, 1) if isinstance(one, Message)] == ["1"]
         await alice.send("2")
@@ -801,7 +801,7 @@ async def test_a_restart_of_a_real_server_is_a_gap_and_what_was_to_be_sent_is_se
 
 
 @in_tidy_loop
-async def test_a_real_server_that_is_full_refuses_whoever_enters(start: StartServer) -> None:
+async def test_a_real_server_that_is_full_refuses_a_client_that_enters(start: StartServer) -> None:
     server = start(*APP, CHAT_CONNECTIONS="1")
     async with connect(server.url, "alice", "sports"):
         with pytest.raises(Refused) as refused:

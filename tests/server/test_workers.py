@@ -1,4 +1,4 @@
-"""Several workers that are no cluster would split every topic: the one deployment that is refused."""
+"""Several workers without a cluster would split every topic, so they are refused."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_a_server_with_two_workers_says_why_not_and_ends(
         timeout=3 * PATIENCE,
     )
     assert SENTENCE in process.stderr
-    assert "Traceback" not in process.stderr or "gunicorn" in command  # whose main process may show one of its own
+    assert "Traceback" not in process.stderr or "gunicorn" in command  # gunicorn's main process may show its own
     assert "Application startup complete" not in process.stderr
 
 
@@ -68,7 +68,7 @@ def test_a_server_with_one_worker_starts(start: Callable[..., Server], option: l
     server.kill()
 
 
-# This process as it may find itself.
+# The process that imports the application.
 
 
 class Importing:
@@ -97,10 +97,10 @@ def test_the_number_is_taken_from_the_server_that_imports(monkeypatch: pytest.Mo
     config = uvicorn.Config("app", workers=3)
     assert workers_of_the_server() == 1
     assert Importing(SimpleNamespace(workers=3)).count() == 1  # no server's configuration
-    assert Importing(config).count() == 1  # which this uvicorn ignores, for it has no parent
+    assert Importing(config).count() == 1  # uvicorn ignores it in a process without a parent
     monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
     assert Importing(config).count() == 3
-    assert Importing(uvicorn.Server(config)).count() == 1  # of uvicorn, but no configuration
+    assert Importing(uvicorn.Server(config)).count() == 1  # uvicorn's, but not a configuration
 
 
 @pytest.mark.parametrize(("parent", "killed"), [(PARENT, [(PARENT, signal.SIGTERM)]), (1, [])])
@@ -122,7 +122,7 @@ def test_a_worker_ends_its_server_unless_that_has_ended(
 
 
 @pytest.mark.usefixtures("worker")
-def test_the_refusal_is_a_single_write_for_each_of_the_workers_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_refusal_is_a_single_write_because_each_worker_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr("sys.stderr.write", written.append)
     with pytest.raises(SystemExit):

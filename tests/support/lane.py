@@ -1,4 +1,4 @@
-"""Both ways out to a peer, on a transport and an ASGI server made up for it."""
+"""Both ways out to a peer, on a fake transport and a fake ASGI server."""
 
 import asyncio
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ def frame(text: str) -> bytes:
 
 
 class Lane:
-    """An outbox, what is behind it, and the stall clock that watches it."""
+    """An outbox on the plain lane, the fake server behind it, and the stall clock that watches it."""
 
     def __init__(self, most_bytes: int = 1000, window: float = 30.0) -> None:
         self.server = FakeServer()
@@ -52,7 +52,7 @@ class Lane:
         self.server.peer_reads = False
 
     async def read_one(self, text: str) -> None:
-        """The peer reads this frame, and no more."""
+        """The peer reads this frame and nothing else."""
         self.server.let_pass.release()
         await settle()
 
