@@ -77,26 +77,23 @@ async def test_when_the_owner_dies_the_others_go_on_as_if_nothing_had_happened(n
 
 
 @pytest.mark.parametrize("reached", ["nobody", "the others", "the sender"])
-def test_what_was_not_acknowledged_when_the_owner_died_is_said_once(reached: str) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        owner, here, there = await nodes.start(3)
-        topic = nodes.owned_by(owner)
-        alice, bob = await members(topic, alice=here, bob=there)
-        for one, name in ((here, "the sender"), (there, "the others")):
-            if reached != name:
-                nodes.hold(owner, one)
-        alice.says("one", "two", "three")
-        await settle()
-        await nodes.kill(owner)
-        await settle()
-        assert alice.texts == ["ack 1", "ack 2", "ack 3"]
-        assert bob.texts == ["one", "two", "three"]
-        bob.says("four")
-        await settle()
-        assert alice.texts == ["four"] and bob.texts == ["ack 4"]
-
-    run()
+@world()
+async def test_what_was_not_acknowledged_when_the_owner_died_is_said_once(nodes: World, reached: str) -> None:
+    owner, here, there = await nodes.start(3)
+    topic = nodes.owned_by(owner)
+    alice, bob = await members(topic, alice=here, bob=there)
+    for one, name in ((here, "the sender"), (there, "the others")):
+        if reached != name:
+            nodes.hold(owner, one)
+    alice.says("one", "two", "three")
+    await settle()
+    await nodes.kill(owner)
+    await settle()
+    assert alice.texts == ["ack 1", "ack 2", "ack 3"]
+    assert bob.texts == ["one", "two", "three"]
+    bob.says("four")
+    await settle()
+    assert alice.texts == ["four"] and bob.texts == ["ack 4"]
 
 
 @world()

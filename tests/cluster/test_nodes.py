@@ -189,21 +189,18 @@ async def test_the_list_is_partial_where_a_node_does_not_answer_in_time(nodes: W
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_when_a_node_is_lost_the_remaining_nodes_are_asked_again(answered: bool) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        here, lost, slow = await nodes.start(3)
-        topic = nodes.owned_by(slow)
-        await Person(here).joins("alice", topic)
-        for node in (slow,) if answered else (slow, lost):
-            nodes.hold(node, here)
-        asker = await nodes.asked(here)
-        await nodes.kill(lost)
-        assert listed(asker) == []
-        await nodes.release(slow, here)
-        assert listed(asker) == [([topic], False)]
-
-    run()
+@world()
+async def test_when_a_node_is_lost_the_remaining_nodes_are_asked_again(nodes: World, answered: bool) -> None:
+    here, lost, slow = await nodes.start(3)
+    topic = nodes.owned_by(slow)
+    await Person(here).joins("alice", topic)
+    for node in (slow,) if answered else (slow, lost):
+        nodes.hold(node, here)
+    asker = await nodes.asked(here)
+    await nodes.kill(lost)
+    assert listed(asker) == []
+    await nodes.release(slow, here)
+    assert listed(asker) == [([topic], False)]
 
 
 @world()
@@ -972,28 +969,25 @@ async def test_an_owner_takes_nothing_from_a_relay_of_a_time_that_is_over(nodes:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_it(lost: bool) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        here, there, third = await nodes.start(3)
-        topic = nodes.topic((here, nodes.all), (there, [there, third]))
-        alice, bob, carol = await members(topic, events=True, alice=here, bob=there, carol=third)
-        other = Person(there)
-        await nodes.part(here, there, third)
-        nodes.hold(there, third)
-        await other.joins("alice", topic, events=True)
-        for one in (alice, bob, carol):
-            one.hears()
-        if lost:  # together with the window
-            await nodes.pass_time(30.5)
-        await nodes.heal(here, there, third)
-        await nodes.release(there, third)
-        assert sorted(presence(alice.hears())) == [("joined", name) for name in ("alice#2", "bob", "carol")]
-        renamed = ["alice is alice#2", "joined alice (4)"]
-        assert bob.texts == other.texts == renamed
-        assert carol.texts == (["joined alice (3)", "joined alice#2 (4)"] if lost else ["joined alice (3)", *renamed])
-
-    run()
+@world()
+async def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_it(nodes: World, lost: bool) -> None:
+    here, there, third = await nodes.start(3)
+    topic = nodes.topic((here, nodes.all), (there, [there, third]))
+    alice, bob, carol = await members(topic, events=True, alice=here, bob=there, carol=third)
+    other = Person(there)
+    await nodes.part(here, there, third)
+    nodes.hold(there, third)
+    await other.joins("alice", topic, events=True)
+    for one in (alice, bob, carol):
+        one.hears()
+    if lost:  # together with the window
+        await nodes.pass_time(30.5)
+    await nodes.heal(here, there, third)
+    await nodes.release(there, third)
+    assert sorted(presence(alice.hears())) == [("joined", name) for name in ("alice#2", "bob", "carol")]
+    renamed = ["alice is alice#2", "joined alice (4)"]
+    assert bob.texts == other.texts == renamed
+    assert carol.texts == (["joined alice (3)", "joined alice#2 (4)"] if lost else ["joined alice (3)", *renamed])
 
 
 @world()

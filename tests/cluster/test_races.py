@@ -141,21 +141,20 @@ async def test_mail_on_its_way_is_heard_once_if_the_next_owner_dies_before_it_op
 
 
 @pytest.mark.parametrize("next_one", [1, 2])
-def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_died(next_one: int) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        owner, here, there = await nodes.start(3)
-        topic = nodes.topic((owner, nodes.all), (nodes.all[next_one], [here, there]))
-        alice, bob = await one_on_its_way(nodes, topic, owner, here, there, events=True)
-        await leave(alice)
-        assert not here._relays
-        await nodes.kill(owner)
-        assert bob.texts == ["one", "left alice (1)"]
-        bob.says("two")
-        await settle()
-        assert bob.texts == ["ack 2"]
-
-    run()
+@world()
+async def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_died(
+    nodes: World, next_one: int
+) -> None:
+    owner, here, there = await nodes.start(3)
+    topic = nodes.topic((owner, nodes.all), (nodes.all[next_one], [here, there]))
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there, events=True)
+    await leave(alice)
+    assert not here._relays
+    await nodes.kill(owner)
+    assert bob.texts == ["one", "left alice (1)"]
+    bob.says("two")
+    await settle()
+    assert bob.texts == ["ack 2"]
 
 
 @world()
@@ -350,62 +349,56 @@ async def test_of_two_connections_of_a_member_the_younger_stays_though_the_owner
 
 
 @pytest.mark.parametrize("seconds, heard", [(20.0, ["two"]), (35.0, ["one", "two"])])
-def test_what_a_frozen_node_says_again_is_known_within_the_window_and_new_after_it(
-    seconds: float, heard: list[str]
+@world()
+async def test_what_a_frozen_node_says_again_is_known_within_the_window_and_new_after_it(
+    nodes: World, seconds: float, heard: list[str]
 ) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        owner, here, frozen = await nodes.start(3)
-        topic = nodes.owned_by(owner)
-        alice, bob = await members(topic, alice=here, bob=frozen)
-        nodes.hold(owner, frozen)
-        bob.says("one")
-        await settle()
-        await nodes.run_out(TAKEN_SECONDS)
-        assert alice.texts == ["one"]
-        await nodes.freeze(frozen)
-        await nodes.release(owner, frozen)
-        await nodes.pass_time(seconds)
-        await nodes.thaw(frozen)
-        assert not waiting_for_acks(nodes)
-        bob.says("two")
-        await settle()
-        assert alice.texts == heard
-        await nodes.kill(owner)
-        assert alice.texts == [] and not waiting_for_acks(nodes)
-
-    run()
+    owner, here, frozen = await nodes.start(3)
+    topic = nodes.owned_by(owner)
+    alice, bob = await members(topic, alice=here, bob=frozen)
+    nodes.hold(owner, frozen)
+    bob.says("one")
+    await settle()
+    await nodes.run_out(TAKEN_SECONDS)
+    assert alice.texts == ["one"]
+    await nodes.freeze(frozen)
+    await nodes.release(owner, frozen)
+    await nodes.pass_time(seconds)
+    await nodes.thaw(frozen)
+    assert not waiting_for_acks(nodes)
+    bob.says("two")
+    await settle()
+    assert alice.texts == heard
+    await nodes.kill(owner)
+    assert alice.texts == [] and not waiting_for_acks(nodes)
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_an_ack_that_is_over_with_its_message_is_not_waited_for(left: bool) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        owner, here, frozen = await nodes.start(3)
-        topic = nodes.owned_by(owner)
-        alice, bob, carol = await members(topic, alice=here, bob=frozen, carol=frozen)
-        nodes.hold(owner, frozen)
-        bob.says("one")
-        await settle()
-        await nodes.run_out(TAKEN_SECONDS)
-        await nodes.pass_time(5)
-        await nodes.freeze(frozen)
-        await nodes.pass_time(25)
-        assert alice.texts == ["one"]
-        await nodes.thaw(frozen)
-        await nodes.release_until(owner, frozen, b"Attached")
-        assert waiting_for_acks(nodes) == ["one"]
-        if left:
-            await leave(bob)
-        await nodes.release(owner, frozen)
-        assert not waiting_for_acks(nodes)
-        carol.says("two")
-        await settle()
-        assert alice.texts == ["two"] and carol.texts[-1] == "ack 2"
-        await nodes.kill(owner)
-        assert alice.texts == []
-
-    run()
+@world()
+async def test_an_ack_that_is_over_with_its_message_is_not_waited_for(nodes: World, left: bool) -> None:
+    owner, here, frozen = await nodes.start(3)
+    topic = nodes.owned_by(owner)
+    alice, bob, carol = await members(topic, alice=here, bob=frozen, carol=frozen)
+    nodes.hold(owner, frozen)
+    bob.says("one")
+    await settle()
+    await nodes.run_out(TAKEN_SECONDS)
+    await nodes.pass_time(5)
+    await nodes.freeze(frozen)
+    await nodes.pass_time(25)
+    assert alice.texts == ["one"]
+    await nodes.thaw(frozen)
+    await nodes.release_until(owner, frozen, b"Attached")
+    assert waiting_for_acks(nodes) == ["one"]
+    if left:
+        await leave(bob)
+    await nodes.release(owner, frozen)
+    assert not waiting_for_acks(nodes)
+    carol.says("two")
+    await settle()
+    assert alice.texts == ["two"] and carol.texts[-1] == "ack 2"
+    await nodes.kill(owner)
+    assert alice.texts == []
 
 
 # The end of a topic, and of a relay.

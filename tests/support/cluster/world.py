@@ -1,6 +1,7 @@
 """Nodes that come, go and part at a word, and what tests ask of them."""
 
 import functools
+import inspect
 from collections.abc import Coroutine
 from typing import Any, Callable
 
@@ -97,23 +98,24 @@ class World(Nodes):
         return asker
 
 
-def world(**wants: Any) -> Callable[[Callable[[World], Coroutine[Any, Any, None]]], Callable[[], None]]:
-    """Run a test with nodes that are closed at its end, when nothing is left of them."""
+def world(**wants: Any) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """Run a test with nodes, its first argument. They are closed at its end, when nothing is left of them."""
 
-    def decorate(test: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
         @in_clean_loop
         @functools.wraps(test)
-        async def run() -> None:
+        async def run(**parameters: Any) -> None:
             before = tasks()
             nodes = World(**wants)
             try:
-                await test(nodes)
+                await test(nodes, **parameters)
             finally:  # what a failed test leaves open would be a failure of the next one
                 await nodes.end()
             assert tasks() == before
 
-        # pytest would take the argument for a fixture
-        del run.__wrapped__  # type: ignore[attr-defined]
+        # pytest would take the nodes for a fixture
+        _, *others = inspect.signature(test).parameters.values()
+        setattr(run, "__signature__", inspect.Signature(others))  # noqa: B010  # unknown to mypy
         return run
 
     return decorate
