@@ -1,4 +1,4 @@
-"""Nodes that come, go and part at a word, and what tests ask of them."""
+"""Nodes that come, go and part at a word; the members of their topics; and what tests ask of both."""
 
 import functools
 import inspect
@@ -83,7 +83,7 @@ class World(Nodes):
             await settle()
 
     def topic(self, *owners: tuple[Node, list[Node]]) -> str:
-        """A topic that belongs to each of these nodes where just those others are there."""
+        """A topic that each of these nodes owns while just the nodes in the list beside it are up."""
         return next(
             topic
             for topic in map("topic-{}".format, range(100_000))
@@ -135,13 +135,14 @@ async def members(topic: str, *, events: bool = False, **nodes: Node) -> list[Pe
 
 
 async def leave(*people: Person) -> None:
+    """Let persons leave at once; returns when it has taken effect."""
     for person in people:
         person.leaves()
     await settle()
 
 
 def asks(person: Person, username: str, topic: str, **window: Any) -> None:
-    """A join whose answer is not waited for."""
+    """Ask to join, without waiting for the answer."""
     outbox = person.outbox
     person.node.front.post(Join(topic, username, outbox, outbox.reply, Window(**window) if window else None))
 
@@ -182,7 +183,7 @@ def waiting_for_acks(nodes: Nodes) -> list[str]:
 
 
 def empty(nodes: Nodes) -> bool:
-    """Whether no node has anything of any topic."""
+    """Whether no node has anything left of any topic."""
     return not any(node._relays or node.estates.open or node.estates._waiting or node._lives for node in nodes.all)
 
 
