@@ -1,4 +1,4 @@
-"""The supervisor and its topics together, by the events that sessions post. Races are forced by the order of events."""
+"""The supervisor with its topics, driven by the events that sessions post. The order of events forces each race."""
 
 import asyncio
 import gc
@@ -22,6 +22,19 @@ def in_memory(kind: type) -> int:
     return sum(1 for thing in gc.get_objects() if type(thing) is kind)
 
 
+def failure(member: FakeMember) -> JoinFailed:
+    """The answer to a join that failed."""
+    with pytest.raises(JoinFailed) as failed:
+        member.reply.result()
+    return failed.value
+
+
+async def end(chat: SupervisorHarness) -> None:
+    """Stop the supervisor and wait for its end."""
+    chat.supervisor.stop()
+    await chat.supervisor.task
+
+
 # Create, list, retire.
 
 
@@ -39,7 +52,7 @@ async def test_topics_are_listed_oldest_first_with_exact_counts() -> None:
 
 
 @in_clean_loop
-async def test_the_list_is_told_to_the_one_who_asks_alone() -> None:
+async def test_the_list_is_told_only_to_the_connection_that_asks() -> None:
     chat = SupervisorHarness()
     alice, bob = await chat.enter("alice", "bob")
     alice.take()
@@ -66,7 +79,7 @@ async def test_every_join_and_every_leave_shows_in_the_list_at_once() -> None:
 
 
 @in_clean_loop
-async def test_the_list_is_made_once_for_all_who_ask_between_two_changes() -> None:
+async def test_the_list_is_made_once_for_all_requests_between_two_changes() -> None:
     chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     alice.take()
@@ -122,10 +135,8 @@ async def test_a_topic_past_the_bound_is_refused_and_those_there_are_stay_open()
     chat = SupervisorHarness(topics=1)
     await chat.enter("alice", topic="sports")
     (bob,) = await chat.enter("bob", topic="movies")
-    with pytest.raises(JoinFailed) as failed:
-        bob.reply.result()
     detail = "the server has 1 topics already, join one of them"
-    assert (failed.value.code, failed.value.detail) == (CloseCode.OVERLOADED, detail)
+    assert (failure(bob).code, failure(bob).detail) == (CloseCode.OVERLOADED, detail)
     chat.leave(bob)
     await chat.enter("bob", topic="sports")
     assert await chat.listed() == [("sports", 2)]
@@ -229,7 +240,7 @@ async def test_a_join_stranded_behind_the_crash_is_placed_in_a_new_topic() -> No
     chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.send(alice, *FATAL)
-    bob = chat.join("bob")  # in the mailbox of the topic before that comes to its crashes
+    bob = chat.join("bob")  # in the topic's mailbox before the topic handles its crashes
     await settle()
     assert await chat.listed() == [("sports", 1)]
     assert bob.reply.result() is not alice.reply.result()
@@ -263,7 +274,7 @@ async def test_a_join_between_a_crash_and_its_report_is_placed_in_a_new_topic() 
     chat.send(alice, "keeps an expiry task, whose end the topic waits for")
     await settle()
     placed: list[FakeMember] = []
-    alice.on_close = lambda: placed.append(chat.join("bob"))  # the topic is about to end, and has not ended
+    alice.on_close = lambda: placed.append(chat.join("bob"))  # the topic is about to end
     chat.send(alice, *FATAL)
     await settle()
     assert await chat.listed() == [("sports", 1)]
@@ -280,9 +291,7 @@ async def test_a_join_between_a_crash_and_its_report_is_placed_in_a_new_topic() 
 async def test_a_join_that_fails_counts_until_its_session_leaves() -> None:
     chat = SupervisorHarness()
     (alice,) = await chat.enter(POISON)
-    with pytest.raises(JoinFailed) as failed:
-        alice.reply.result()
-    assert failed.value.code is CloseCode.CRASHED
+    assert failure(alice).code is CloseCode.CRASHED
     chat.leave(alice)
     assert await chat.listed() == []
 
@@ -313,8 +322,7 @@ async def test_the_end_closes_every_member_once_and_ends_every_task() -> None:
 async def test_a_supervisor_without_topics_ends() -> None:
     before = tasks()
     chat = SupervisorHarness()
-    chat.supervisor.stop()
-    await chat.supervisor.task
+    await end(chat)
     assert tasks() == before
 
 
@@ -324,14 +332,12 @@ async def test_a_join_before_the_end_is_answered_and_closed_and_one_behind_it_fa
     alice = chat.join("alice")
     chat.supervisor.stop()
     bob, carol = chat.join("bob"), chat.join("carol")
-    carol.reply.cancel()  # a session that is gone is told nothing
+    carol.reply.cancel()  # the answer for a session that is gone is dropped
     asker = FakeMember()
     chat.post(ListTopics(asker))
     await chat.supervisor.task
     assert (alice.username, alice.closed) == ("alice", CloseCode.RESTARTING)
-    with pytest.raises(JoinFailed) as failed:
-        bob.reply.result()
-    assert failed.value.code is CloseCode.RESTARTING
+    assert failure(bob).code is CloseCode.RESTARTING
     assert asker.frames == bob.frames == carol.frames == []
 
 
@@ -341,8 +347,7 @@ async def test_the_end_closes_the_members_of_a_topic_that_is_giving_up() -> None
     chat = SupervisorHarness()
     (alice,) = await chat.enter("alice")
     chat.send(alice, *FATAL)
-    chat.supervisor.stop()
-    await chat.supervisor.task
+    await end(chat)
     assert alice.closed in (CloseCode.RESTARTING, CloseCode.CRASHED)
     assert tasks() == before
 
@@ -369,11 +374,9 @@ async def test_a_join_stranded_behind_a_crash_is_answered_also_when_the_server_e
     late = chat.join("bob")
     for _ in range(2):  # far enough for the topic to give up with the join behind it
         await asyncio.sleep(0)
-    chat.supervisor.stop()
-    await chat.supervisor.task
+    await end(chat)
     await settle()
-    with pytest.raises(JoinFailed):
-        late.reply.result()
+    assert isinstance(failure(late), JoinFailed)
 
 
 @in_clean_loop
@@ -393,9 +396,7 @@ async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pyte
     chat = SupervisorHarness()
     monkeypatch.setattr(Supervisor, "_create", None)
     (alice,) = await chat.enter("alice")
-    with pytest.raises(JoinFailed) as failed:
-        alice.reply.result()
-    assert failed.value.code is CloseCode.CRASHED
+    assert failure(alice).code is CloseCode.CRASHED
 
 
 @pytest.mark.parametrize("how, code", [("fails", CloseCode.CRASHED), ("has ended", CloseCode.RESTARTING)])
@@ -425,8 +426,7 @@ async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
         await asyncio.sleep(0)
         seen.append(sum(bool(asker.writes) for asker in askers))
     assert {1, 2, 3} <= {*seen}
-    chat.supervisor.stop()
-    await chat.supervisor.task
+    await end(chat)
 
 
 @in_clean_loop
@@ -438,7 +438,6 @@ async def test_at_the_end_no_two_watchers_of_any_topic_are_told_the_same_time() 
     await settle()
     for watcher in watchers:
         watcher.take()
-    chat.supervisor.stop()
-    await chat.supervisor.task
+    await end(chat)
     moments = [closing["retry_after_ms"] for watcher in watchers for closing in watcher.take()]
     assert moments == [RETRY_MS, RETRY_MS + RETRY_STEP_MS, RETRY_MS + 2 * RETRY_STEP_MS]

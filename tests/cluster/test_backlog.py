@@ -1,4 +1,4 @@
-"""The parcels of a topic's window: kept in order, for so long and so much, for whoever has to go on."""
+"""The parcels of a topic's window: kept in order, with bounds of time and size, for the next owner."""
 
 from math import inf
 
@@ -90,7 +90,7 @@ def test_it_says_what_comes_behind_a_number(number: int, left: list[int]) -> Non
     assert [one.number for one in backlog.after(number)] == left
 
 
-def test_it_knows_how_many_acks_everybody_has_had_and_counts_no_notices() -> None:
+def test_it_knows_how_many_acks_each_member_has_had_and_counts_no_notices() -> None:
     backlog = Backlog(30.0, 1000)
     first, second = parcel(1), parcel(2)
     first.own = [("here", 1, 5, [(0, ACK), (1, NOTHING)], ""), ("there", 1, 0, [(2, ACK)], "")]
@@ -102,7 +102,7 @@ def test_it_knows_how_many_acks_everybody_has_had_and_counts_no_notices() -> Non
 
 
 @pytest.mark.parametrize("had, through, acks", [(5, 2, b"fgh"), (6, 2, b"gh"), (7, 2, b"h"), (8, 2, b""), (5, 1, b"f")])
-def test_it_has_the_acks_behind_those_that_someone_has_had(had: int, through: int, acks: bytes) -> None:
+def test_it_has_the_acks_after_those_that_a_member_has_had(had: int, through: int, acks: bytes) -> None:
     backlog = Backlog(30.0, 1000)
     first, second = parcel(1), parcel(2)
     first.own = [("here", 1, 5, [(0, b"f"), (1, NOTHING)], ""), ("there", 1, 0, [(2, ACK)], "")]

@@ -1,35 +1,16 @@
-"""Topics over several nodes, without sockets: one order everywhere, and what happens when nodes come and go."""
+"""Topics over several nodes, without sockets: the order is the same everywhere, also when nodes come and go."""
 
 import asyncio
-import functools
-from collections.abc import Coroutine
-from typing import Any, Callable
 
 import pytest
 
-from tests.support.cluster.fabric import Nodes, Person
-from tests.support.fakes import in_clean_loop, settle, tasks
+from tests.support.cluster.fabric import Person
+from tests.support.cluster.world import World, leave, member, members, unacked, world
+from tests.support.fakes import settle, tasks
 
 
-def with_nodes(test: Callable[[Nodes], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run a test with nodes that are closed at its end, when nothing is left of them."""
-
-    @in_clean_loop
-    @functools.wraps(test)
-    async def run() -> None:
-        before = tasks()
-        nodes = Nodes()
-        await test(nodes)
-        await nodes.end()
-        assert tasks() == before
-
-    # pytest would take the argument for a fixture
-    del run.__wrapped__  # type: ignore[attr-defined]
-    return run
-
-
-@with_nodes
-async def test_members_on_two_nodes_are_in_one_topic_with_one_order(nodes: Nodes) -> None:
+@world()
+async def test_members_on_two_nodes_are_in_one_topic_with_one_order(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     alice, bob, carol = Person(here), Person(there), Person(there)
@@ -48,28 +29,25 @@ async def test_members_on_two_nodes_are_in_one_topic_with_one_order(nodes: Nodes
     assert await nodes.listed(here) == await nodes.listed(there) == [{"topic": topic, "users": 3}]
 
 
-@with_nodes
-async def test_the_last_one_out_removes_the_topic_on_all_nodes(nodes: Nodes) -> None:
+@world()
+async def test_the_last_leave_removes_the_topic_on_all_nodes(nodes: World) -> None:
     here, there = await nodes.start(2)
     before = tasks()
     for owner in (here, there):
         topic = nodes.owned_by(owner)
-        alice, bob = Person(here), Person(there)
-        await alice.joins("alice", topic)
-        await bob.joins("bob", topic)
+        alice, bob = await members(topic, alice=here, bob=there)
         alice.says("hello")
         await settle()
         for one in (alice, bob):
-            one.leaves()
-            await settle()
+            await leave(one)
         assert await nodes.listed(here) == await nodes.listed(there) == []
         assert not here._relays and not there._relays and not here.estates.open and not there.estates.open
         await nodes.pass_time(31)
         assert tasks() == before
 
 
-@with_nodes
-async def test_when_the_owner_dies_the_others_go_on_as_if_nothing_had_happened(nodes: Nodes) -> None:
+@world()
+async def test_when_the_owner_dies_the_others_go_on_as_if_nothing_had_happened(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
     alice, bob, gone = Person(here), Person(there), Person(owner)
@@ -99,35 +77,30 @@ async def test_when_the_owner_dies_the_others_go_on_as_if_nothing_had_happened(n
 
 
 @pytest.mark.parametrize("reached", ["nobody", "the others", "the sender"])
-def test_what_was_not_acknowledged_when_the_owner_died_is_said_once(reached: str) -> None:
-    @with_nodes
-    async def run(nodes: Nodes) -> None:
-        owner, here, there = await nodes.start(3)
-        topic = nodes.owned_by(owner)
-        alice, bob = Person(here), Person(there)
-        await alice.joins("alice", topic)
-        await bob.joins("bob", topic)
-        for one, name in ((here, "the sender"), (there, "the others")):
-            if reached != name:
-                nodes.fabric.hold(owner.me, one.me)
-        alice.says("one", "two", "three")
-        await settle()
-        await nodes.kill(owner)
-        await settle()
-        assert alice.texts == ["ack 1", "ack 2", "ack 3"]
-        assert bob.texts == ["one", "two", "three"]
-        bob.says("four")
-        await settle()
-        assert alice.texts == ["four"] and bob.texts == ["ack 4"]
-
-    run()
+@world()
+async def test_what_was_not_acknowledged_when_the_owner_died_is_said_once(nodes: World, reached: str) -> None:
+    owner, here, there = await nodes.start(3)
+    topic = nodes.owned_by(owner)
+    alice, bob = await members(topic, alice=here, bob=there)
+    for one, name in ((here, "the sender"), (there, "the others")):
+        if reached != name:
+            nodes.hold(owner, one)
+    alice.says("one", "two", "three")
+    await settle()
+    await nodes.kill(owner)
+    await settle()
+    assert alice.texts == ["ack 1", "ack 2", "ack 3"]
+    assert bob.texts == ["one", "two", "three"]
+    bob.says("four")
+    await settle()
+    assert alice.texts == ["four"] and bob.texts == ["ack 4"]
 
 
-@with_nodes
-async def test_a_new_node_takes_over_its_topics_and_nobody_notices(nodes: Nodes) -> None:
+@world()
+async def test_a_new_node_takes_over_its_topics_and_nobody_notices(nodes: World) -> None:
     here, there = await nodes.start(2)
     people = [Person(here), Person(there)]
-    topics = [f"topic-{number:02}" for number in range(30)]  # of which some will move
+    topics = [f"topic-{number:02}" for number in range(30)]  # some of them will move
     everyone = [[Person(node) for node in (here, there)] for _ in topics]
     epochs = []
     for topic, people in zip(topics, everyone):
@@ -154,14 +127,13 @@ async def test_a_new_node_takes_over_its_topics_and_nobody_notices(nodes: Nodes)
     assert await nodes.listed(new) == await nodes.listed(here)
 
 
-@with_nodes
-async def test_a_node_that_was_frozen_brings_its_members_back(nodes: Nodes) -> None:
+@world()
+async def test_a_node_that_was_frozen_brings_its_members_back(nodes: World) -> None:
     here, _, frozen = await nodes.start(3)
     for owner in (here, frozen):
         topic = nodes.owned_by(owner)
-        alice, bob = Person(here), Person(frozen)
-        await alice.joins("alice", topic, events=True)
-        await bob.joins("bob", topic, resume="")
+        alice = await member(here, "alice", topic, events=True)
+        bob = await member(frozen, "bob", topic, resume="")
         alice.says("before")
         await settle()
         alice.hears(), bob.hears()
@@ -170,30 +142,24 @@ async def test_a_node_that_was_frozen_brings_its_members_back(nodes: Nodes) -> N
         await settle()
         assert alice.texts == ["left bob (1)", "ack 2"]
         thawed = asyncio.ensure_future(nodes.thaw(frozen))
-        bob.says("unheard", "yet")  # before anybody knows
+        bob.says("unheard", "yet")  # before any node notices
         await thawed
         bob.says("back")
         await settle()
         assert alice.texts == ["joined bob (2)", "unheard", "yet", "back"]
         assert bob.texts[-4:] == ["meanwhile", "ack 3", "ack 4", "ack 5"]
-        (guest,) = [guest for relay in frozen._relays for guest in relay._guests.values()]
-        assert not guest.unacked
+        assert unacked(frozen) == [[]]
         assert await nodes.listed(frozen) == await nodes.listed(here) == [{"topic": topic, "users": 2}]
-        for one in (alice, bob):
-            one.leaves()
-        await settle()
+        await leave(alice, bob)
 
 
-@with_nodes
-async def test_after_a_split_both_sides_meet_and_doubled_names_are_told_apart(nodes: Nodes) -> None:
+@world()
+async def test_after_a_split_both_sides_meet_and_doubled_names_are_told_apart(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic, events=True)
+    alice, bob = await members(topic, events=True, alice=here, bob=there)
     alice.hears()
-    nodes.fabric.part(here.me, there.me)
-    await settle()
+    await nodes.part(here, there)
     assert alice.texts == ["left bob (1)"] and bob.texts == ["left alice (1)"]
     other = Person(there)
     assert (await other.joins("alice", topic, events=True))["username"] == "alice"
@@ -202,19 +168,18 @@ async def test_after_a_split_both_sides_meet_and_doubled_names_are_told_apart(no
     await settle()
     assert alice.texts == ["ack 1"] and bob.texts == ["joined alice (2)", "there", "and there"]
     assert other.texts == ["ack 1", "ack 2"]
-    nodes.fabric.heal(here.me, there.me)
-    await settle()
+    await nodes.heal(here, there)
     assert sorted(alice.texts) == ["joined alice#2 (3)", "joined bob (2)"]
     assert other.texts == bob.texts == ["alice is alice#2", "joined alice (3)"]
     other.says("together")
     await settle()
     assert alice.texts == bob.texts == ["together"]
-    assert other.texts == ["ack 3"]  # above all that anybody has seen
+    assert other.texts == ["ack 3"]  # higher than any id seen on either side
     assert await nodes.listed(there) == [{"topic": topic, "users": 3}]
 
 
-@with_nodes
-async def test_who_resumes_on_another_node_is_the_same_member(nodes: Nodes) -> None:
+@world()
+async def test_a_member_that_resumes_on_another_node_is_the_same_member(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -231,19 +196,16 @@ async def test_who_resumes_on_another_node_is_the_same_member(nodes: Nodes) -> N
         await settle()
         assert new.texts == ["ack 1 again"] and watcher.texts == ["one"]
         assert await nodes.listed(here) == [{"topic": topic, "users": 2}]
-        for one in (new, watcher):
-            one.leaves()
-        await settle()
+        await leave(new, watcher)
         assert await nodes.listed(here) == []
 
 
-@with_nodes
-async def test_what_is_over_is_forgotten_on_every_node(nodes: Nodes) -> None:
+@world()
+async def test_expired_messages_are_forgotten_on_every_node(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic, events=True)
+    alice = await member(here, "alice", topic)
+    bob = await member(there, "bob", topic, events=True)
     alice.says("one")
     await settle()
     assert bob.texts == ["one"]
@@ -255,8 +217,8 @@ async def test_what_is_over_is_forgotten_on_every_node(nodes: Nodes) -> None:
     assert not any(node._sweeper._watched for node in nodes.all)
 
 
-@with_nodes
-async def test_a_node_that_ends_closes_its_members_and_hands_its_topics_over(nodes: Nodes) -> None:
+@world()
+async def test_a_node_that_ends_closes_its_members_and_hands_its_topics_over(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     alice, bob = Person(here), Person(there)
@@ -265,8 +227,7 @@ async def test_a_node_that_ends_closes_its_members_and_hands_its_topics_over(nod
     alice.says("one")
     await settle()
     bob.hears()
-    await here.close()
-    nodes.all.remove(here)
+    await nodes.close(here)
     await settle()
     assert alice.outbox.closed == 1012 and alice.texts[-1] == "closing"
     assert bob.texts == ["left alice (1)"]

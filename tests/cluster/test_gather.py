@@ -1,4 +1,4 @@
-"""Where a topic goes on when its owner has gone: which line is chosen, and what is known of it."""
+"""Where a topic goes on after its owner has gone: the line that is chosen, and what is known of it."""
 
 from typing import Optional, Union
 
@@ -74,13 +74,13 @@ def test_members_of_a_line_are_counted_on_all_nodes() -> None:
     assert gathered(attaches, []).line == Line("b", 2)
 
 
-def test_of_lines_with_as_many_members_the_longer_goes_on_then_the_name_decides() -> None:
+def test_between_lines_with_as_many_members_length_and_then_the_name_decides() -> None:
     assert gathered([attach(Line("z", 3)), attach(Line("a", 4))], []).line.name == "a"
     for names in ("az", "za"):
         assert gathered([attach(Line(name, 3)) for name in names], []).line.name == "z"
 
 
-def test_who_followed_an_ancestor_to_its_end_can_go_on_in_its_successor() -> None:
+def test_a_relay_that_followed_an_ancestor_to_its_end_can_go_on_in_its_successor() -> None:
     successor = Line("b", 6, 6, {"a": 5})
     behind, beyond = Line("a", 4), Line("a", 6)
     assert successor.includes(behind) and not successor.includes(beyond) and not successor.includes(Line("c", 1))
@@ -94,7 +94,7 @@ def test_what_went_beyond_a_fork_is_no_part_of_the_other_branch() -> None:
     legacy = gathered([attach(branch, 2, kept(5, 6, line="b")), attach(rest, 1, kept(6, 7, 8))], [])
     assert (legacy.line.number, numbers(legacy)) == (6, [5, 6])
     assert [one.parcel.line for one in legacy.parcels] == ["b", "b"]
-    assert legacy.line.last_id == 8  # no id that anybody has seen is given again
+    assert legacy.line.last_id == 8  # an id that was seen is not given again
 
 
 def test_a_line_is_as_long_and_its_topic_as_old_as_any_node_says() -> None:
@@ -152,7 +152,7 @@ def test_a_topic_goes_on_from_its_last_owner_alone_where_nobody_has_followed_it(
 # Messages.
 
 
-# What somebody lacks.
+# Missing parcels.
 
 
 @pytest.mark.parametrize("number, lacked", [(0, []), (1, []), (2, [3, 4, 5, 6]), (4, [5, 6]), (6, []), (9, [])])
@@ -254,7 +254,7 @@ def test_a_ref_whose_message_is_not_restored_is_not_known() -> None:
     assert refs_of(parcels, messages_of(parcels, 0.0)) == {}
 
 
-def test_the_refs_of_someone_who_left_are_known_as_long_as_their_messages() -> None:
+def test_the_refs_of_a_member_that_left_are_known_as_long_as_their_messages() -> None:
     stored = messages_of(kept(2, 3), 0.0)
     refs = linked({"q": acknowledged(1, "q"), "r": acknowledged(3, "r")}, stored)
     assert refs == {"r": acknowledged(3, "r")}

@@ -1,4 +1,4 @@
-"""How far a topic has been followed on a node, whatever becomes of its owner."""
+"""How far a node has followed a topic. This outlives the owner."""
 
 from math import inf
 
@@ -12,7 +12,7 @@ from chat_actors.settings import Settings
 
 
 class Keeping:
-    """A journal, the moment for it, and the backlogs that it has asked to be watched."""
+    """A journal, its present moment, and the backlogs that it wants watched."""
 
     def __init__(self) -> None:
         self.moment = 100.0

@@ -1,4 +1,4 @@
-"""The links of a node: who is there, what is said in which order, and what becomes of a link that is lost."""
+"""The links of a node: which nodes are up, the order of what is said, and the end of a link."""
 
 import asyncio
 from typing import Any, Callable, Optional, Union
@@ -12,7 +12,7 @@ from tests.support.fakes import POISON, in_clean_loop, log_lines, settle
 
 
 class FakeMesh(Mesh):
-    """Keeps what is sent. ``full``: nodes for which nothing more can wait, until they are forgotten."""
+    """Records what is sent. ``full``: nodes that nothing more can wait for, until they are forgotten."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
@@ -40,14 +40,14 @@ class FakeMesh(Mesh):
 
 
 class Peer:
-    """Another node, whose every word is said by the test."""
+    """Another node. The test says its words."""
 
     def __init__(self, end: "Here", name: str, number: int) -> None:
         self.end, self.name, self.number = end, name, number
 
     @property
     def heard(self) -> list[tuple[int, list[Item]]]:
-        """What this node was sent since the last time: for which of its numbers, and what."""
+        """The envelopes sent to this node since the last time: the number of it that they are for, and their items."""
         sent, self.end.mesh.sent = self.end.mesh.sent, []
         mine = [opened(data) for node, data in sent if node == self.name]
         self.end.mesh.sent = [one for one in sent if one[0] != self.name]
@@ -63,7 +63,7 @@ class Peer:
         self.end.mesh.mail(seal(self.name, number, to, [sealed(item) for item in items]))
 
     def meets(self) -> None:
-        """All that it takes for a link to be up."""
+        """Exchange what it takes for the link to be up."""
         self.end.mesh.seen(self.name, True)
         assert self.heard == [(0, [Hello()])]
         self.says(Hello())
@@ -71,7 +71,7 @@ class Peer:
 
 
 class Here:
-    """The node whose links these are, and what it is told."""
+    """A node with its links, and what they tell it."""
 
     def __init__(self) -> None:
         self.mesh = FakeMesh()
@@ -126,7 +126,7 @@ async def test_the_answer_to_a_hello_is_enough() -> None:
 
 
 @in_clean_loop
-async def test_who_was_not_seen_yet_is_not_heard() -> None:
+async def test_a_node_that_was_not_seen_yet_is_not_heard() -> None:
     here = Here()
     peer = Peer(here, "peer", 5)
     peer.says(Hello(), Count(1))
@@ -136,7 +136,7 @@ async def test_who_was_not_seen_yet_is_not_heard() -> None:
 
 
 @in_clean_loop
-async def test_who_is_seen_again_is_met_once() -> None:
+async def test_a_node_that_is_seen_again_is_met_once() -> None:
     here = Here()
     peer = here.meet()
     here.mesh.seen("peer", True)
@@ -188,13 +188,13 @@ async def test_what_is_said_in_one_turn_of_the_loop_goes_in_one_envelope_in_orde
 
 
 @in_clean_loop
-async def test_nothing_is_said_to_who_is_not_there() -> None:
+async def test_nothing_is_sent_to_a_node_that_is_not_up() -> None:
     here = Here()
     here.links.send("nobody", Count(1))
     here.mesh.seen("peer", True)
     peer = Peer(here, "peer", 5)
     assert peer.heard == [(0, [Hello()])]
-    here.links.send("peer", Count(2))  # it is not up yet
+    here.links.send("peer", Count(2))  # the link is not up yet
     await settle()
     assert here.mesh.sent == []
     peer.says(Hello())
@@ -336,7 +336,7 @@ async def test_mail_of_an_old_time_does_not_harm_a_link_that_is_up() -> None:
 async def test_a_node_that_has_lost_this_one_is_lost_and_met_again() -> None:
     here = Here()
     peer = here.meet()
-    here.links.send("peer", Count(1))  # of the time that is over, so that it must not come in the next one
+    here.links.send("peer", Count(1))  # for the link that ends: it must not arrive on the next one
     peer.says(Hello(), mine=9, yours=0)
     assert here.told == ["down peer"] and peer.heard == [(9, [Hello()])]
     await settle()
@@ -391,7 +391,7 @@ async def test_a_node_to_which_not_even_a_hello_can_be_said_is_met_anew() -> Non
     first = peer.heard
     here.mesh.full.add("peer")
     old = peer.theirs
-    peer.says(Hello(), Count(1))  # which would be enough for the link to be up
+    peer.says(Hello(), Count(1))  # this would be enough for a link to be up
     assert here.told == [] and first == peer.heard == [(0, [Hello()])] and peer.theirs != old
 
 
@@ -420,7 +420,7 @@ async def test_all_that_waits_is_sent_at_the_end_and_nothing_after_it() -> None:
     here = Here()
     peer = here.meet()
     me = here.links.me
-    here.taken = lambda node, item: here.links.send("peer", Count(3))  # nobody will see to it any more
+    here.taken = lambda node, item: here.links.send("peer", Count(3))  # nothing sends it any more
     here.links.send("peer", Count(1))
     here.links.send(me, Count(2))
     await here.links.close()

@@ -1,4 +1,4 @@
-"""The engine on the loopback: who is found, what arrives and in which order, and what is given up."""
+"""The engine on the loopback: which nodes are found, what arrives in which order, and which node is given up."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ ADDRESS = "127.0.0.1", 0
 
 
 class Peer:
-    """A mesh and all that it says, with the threads that said it."""
+    """A mesh, and what it has called back with, from which threads."""
 
     def __init__(self, name: str, endpoints: list[str], config: str = "") -> None:
         self.name = name
@@ -37,7 +37,7 @@ class Peer:
         self._news = asyncio.Event()
 
     def open(self) -> str:
-        """The endpoint it has taken."""
+        """Open the mesh; returns the endpoint it has taken."""
         with log_lines() as lines:
             self.mesh.open(self.name, lambda data: self._note(self.mail, data), lambda *one: self._note(self.seen, one))
         (line,) = (line for line in lines if "node of a cluster" in line)
@@ -49,7 +49,7 @@ class Peer:
         self._news.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something that came has made it true."""
+        """Wait until it is true, which something that arrives will make it."""
         while not condition():
             self._news.clear()
             await asyncio.wait_for(self._news.wait(), PATIENCE)
@@ -58,12 +58,32 @@ class Peer:
         await self.until(lambda: (other.name, there) in self.seen)
 
 
+def free_endpoints(count: int) -> list[str]:
+    return [f"tcp/127.0.0.1:{port}" for port in free_ports(count)]
+
+
+@asynccontextmanager
+async def closed_at_the_end(*all_of_them: Peer) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        for peer in all_of_them:
+            await peer.mesh.close()
+
+
+@asynccontextmanager
+async def unopened(*names: str) -> AsyncIterator[list[Peer]]:
+    """Peers with an endpoint for each of them that the test opens; closed at the end."""
+    endpoints = free_endpoints(len(names))
+    all_of_them = [Peer(name, endpoints) for name in names]
+    async with closed_at_the_end(*all_of_them):
+        yield all_of_them
+
+
 @asynccontextmanager
 async def peers(*names: str) -> AsyncIterator[list[Peer]]:
     """Peers that see each other; closed at the end."""
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(len(names))]
-    all_of_them = [Peer(name, endpoints) for name in names]
-    try:
+    async with unopened(*names) as all_of_them:
         for peer in all_of_them:
             peer.open()
         for peer in all_of_them:
@@ -71,9 +91,6 @@ async def peers(*names: str) -> AsyncIterator[list[Peer]]:
                 if other is not peer:
                     await peer.sees(other)
         yield all_of_them
-    finally:
-        for peer in all_of_them:
-            await peer.mesh.close()
 
 
 @contextmanager
@@ -93,7 +110,7 @@ def logged(text: str) -> Iterator[asyncio.Event]:
 
 
 class Wire:
-    """A way to an endpoint that can be cut, or lets nothing through for a while. It ends when nobody calls any more."""
+    """A way to an endpoint. It can be cut, or held for a while. It ends when no call comes any more."""
 
     def __init__(self, port: int, to: int) -> None:
         self._port = port
@@ -101,8 +118,8 @@ class Wire:
         self._open = asyncio.Event()
         self._open.set()
         self._ended = False
-        self._writers: set[asyncio.StreamWriter] = set()  # of all connections there were
-        self._tasks: set[asyncio.Task[None]] = set()  # so that they are referred to
+        self._writers: set[asyncio.StreamWriter] = set()  # of all connections so far
+        self._tasks: set[asyncio.Task[None]] = set()  # references, so that they are not collected
 
     async def __aenter__(self) -> "Wire":
         self._server = await asyncio.start_server(self._accept, ADDRESS[0], self._port)
@@ -112,12 +129,12 @@ class Wire:
         self._ended = True
         self._server.close()
         self.release()
-        await asyncio.sleep(0)  # whoever has been let in has a task by now
+        await asyncio.sleep(0)  # now every accepted connection has a task
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             self.cut()
             await asyncio.wait(others)
         self.cut()
-        await asyncio.sleep(0)  # when it is closed
+        await asyncio.sleep(0)  # the closing takes one turn
 
     def cut(self) -> None:
         for writer in self._writers:
@@ -179,10 +196,8 @@ async def test_mail_is_for_one_alone() -> None:
 
 
 @in_clean_loop
-async def test_whoever_comes_later_sees_those_who_are_there_and_is_seen() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(3)]
-    alice, bob, carol = [Peer(name, endpoints) for name in ("alice", "bob", "carol")]
-    try:
+async def test_a_node_that_comes_later_sees_the_others_and_is_seen() -> None:
+    async with unopened("alice", "bob", "carol") as (alice, bob, carol):
         alice.open()
         for late in (bob, carol):
             late.open()
@@ -191,29 +206,21 @@ async def test_whoever_comes_later_sees_those_who_are_there_and_is_seen() -> Non
         await carol.sees(bob)
         await bob.sees(carol)
         assert alice.seen == [("bob", True), ("carol", True)]
-    finally:
-        for peer in (alice, bob, carol):
-            await peer.mesh.close()
 
 
 @in_clean_loop
 async def test_a_node_that_could_not_be_reached_at_first_is_tried_again() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
-    alice, bob = [Peer(name, endpoints) for name in ("alice", "bob")]
-    try:
+    async with unopened("alice", "bob") as (alice, bob):
         with logged("cannot call a node") as tried:
             alice.open()
             await asyncio.wait_for(tried.wait(), PATIENCE)
         bob.open()
         await alice.sees(bob)
         await bob.sees(alice)
-    finally:
-        for peer in (alice, bob):
-            await peer.mesh.close()
 
 
 async def talk(one: Peer, other: Peer) -> None:
-    """As soon as the other one is there, it can be sent to."""
+    """One sees the other, and its mail arrives."""
     await one.until(lambda: one.seen[-1:] == [(other.name, True)])
     other.mail.clear()
     assert one.mesh.send(other.name, b"hello")
@@ -222,31 +229,27 @@ async def talk(one: Peer, other: Peer) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "held"])
 @in_clean_loop
-async def test_those_who_lose_each_other_find_each_other_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nodes_that_lose_each_other_find_each_other_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zenoh_config, "LEASE_MS", 1000)
     one, other, way = free_ports(3)
     alice = Peer("alice", [f"tcp/127.0.0.1:{one}", f"tcp/127.0.0.1:{way}"])
     bob = Peer("bob", [f"tcp/127.0.0.1:{other}", f"tcp/127.0.0.1:{one}"])
-    async with Wire(way, other) as wire:
-        try:
-            alice.open()
-            bob.open()
-            for _ in range(3):
-                await talk(alice, bob)
-                await talk(bob, alice)
-                alice.seen.clear()
-                bob.seen.clear()
-                if how == "cut":
-                    wire.cut()
-                else:
-                    wire.hold()
-                for peer, there in ((alice, bob), (bob, alice)):
-                    await peer.sees(there, there=False)
-                    peer.mesh.forget(there.name)
-                wire.release()
-        finally:
-            for peer in (alice, bob):
-                await peer.mesh.close()
+    async with Wire(way, other) as wire, closed_at_the_end(alice, bob):
+        alice.open()
+        bob.open()
+        for _ in range(3):
+            await talk(alice, bob)
+            await talk(bob, alice)
+            alice.seen.clear()
+            bob.seen.clear()
+            if how == "cut":
+                wire.cut()
+            else:
+                wire.hold()
+            for peer, there in ((alice, bob), (bob, alice)):
+                await peer.sees(there, there=False)
+                peer.mesh.forget(there.name)
+            wire.release()
 
 
 @in_clean_loop
@@ -254,21 +257,17 @@ async def test_two_endpoints_that_lead_to_one_node_are_one_node() -> None:
     one, other, way = free_ports(3)
     alice = Peer("alice", [f"tcp/127.0.0.1:{port}" for port in (one, other, way)])
     bob = Peer("bob", [f"tcp/127.0.0.1:{port}" for port in (other, one)])
-    async with Wire(way, other):
-        try:
-            alice.open()
-            bob.open()
-            await alice.sees(bob)
-            for number in range(100):
-                assert alice.mesh.send("bob", b"%d" % number)
-            await bob.until(lambda: len(bob.mail) == 100)
-            assert bob.mail == [b"%d" % number for number in range(100)]
-            await bob.mesh.close()
-            await alice.sees(bob, there=False)
-            assert alice.seen == [("bob", True), ("bob", False)]
-        finally:
-            for peer in (alice, bob):
-                await peer.mesh.close()
+    async with Wire(way, other), closed_at_the_end(alice, bob):
+        alice.open()
+        bob.open()
+        await alice.sees(bob)
+        for number in range(100):
+            assert alice.mesh.send("bob", b"%d" % number)
+        await bob.until(lambda: len(bob.mail) == 100)
+        assert bob.mail == [b"%d" % number for number in range(100)]
+        await bob.mesh.close()
+        await alice.sees(bob, there=False)
+        assert alice.seen == [("bob", True), ("bob", False)]
 
 
 @in_clean_loop
@@ -287,22 +286,19 @@ async def test_each_takes_the_first_endpoint_that_it_can_listen_on() -> None:
         taken.bind(ADDRESS)
         first, *others = [f"tcp/127.0.0.1:{port}" for port in (taken.getsockname()[1], *free_ports(2))]
         alice, bob, carol = [Peer(name, [first, *others]) for name in ("alice", "bob", "carol")]
-        try:
+        async with closed_at_the_end(alice, bob, carol):
             assert [alice.open(), bob.open()] == others
             with pytest.raises(OSError, match=f"^cannot listen on any of {', '.join([first, *others])}$"):
                 carol.open()
             await alice.mesh.close()
             assert carol.open() == others[0]
-        finally:
-            for peer in (alice, bob, carol):
-                await peer.mesh.close()
 
 
 @in_clean_loop
 async def test_an_endpoint_that_somebody_takes_in_between_is_passed_over() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
+    endpoints = free_endpoints(2)
     alice, bob, carol = [Peer(name, endpoints) for name in ("alice", "bob", "carol")]
-    try:
+    async with closed_at_the_end(alice, bob, carol):
         alice.open()
         with pytest.MonkeyPatch.context() as patch, log_lines() as lines:
             patch.setattr(zenoh_config, "is_free", lambda endpoint: True)
@@ -311,24 +307,19 @@ async def test_an_endpoint_that_somebody_takes_in_between_is_passed_over() -> No
                 carol.open()
         assert f"'endpoint': '{endpoints[0]}'" in next(line for line in lines if "DEBUG cannot listen" in line)
         await alice.sees(bob)
-    finally:
-        for peer in (alice, bob, carol):
-            await peer.mesh.close()
 
 
 @in_clean_loop
-async def test_whoever_is_closed_is_seen_as_gone_and_comes_back_as_another() -> None:
+async def test_a_node_that_is_closed_is_seen_as_gone_and_comes_back_as_another() -> None:
     async with peers("alice", "bob") as (alice, bob):
         await bob.mesh.close()
         await alice.sees(bob, there=False)
         dave = Peer("dave", bob.mesh._endpoints)
-        try:
+        async with closed_at_the_end(dave):
             dave.open()
             await alice.sees(dave)
             assert dave.mesh.send("alice", b"hello")
             await alice.until(lambda: alice.mail == [b"hello"])
-        finally:
-            await dave.mesh.close()
         assert alice.seen.count(("bob", False)) == 1
 
 
@@ -349,17 +340,15 @@ async def test_once_closed_it_can_be_closed_again_and_what_is_said_is_for_nobody
         await alice.mesh.close()
         await alice.mesh.close()
         await bob.sees(alice, there=False)
-        assert alice.mesh.send("bob", b"lost")  # nobody is to be given up for it
+        assert alice.mesh.send("bob", b"lost")  # no node is given up because of it
         alice.mesh.forget("bob")
         dave = Peer("dave", alice.mesh._endpoints)
-        try:
+        async with closed_at_the_end(dave):
             dave.open()
             await dave.sees(bob)
             assert dave.mesh.send("bob", b"hello")
             await bob.until(lambda: bool(bob.mail))
             assert bob.mail == [b"hello"]
-        finally:
-            await dave.mesh.close()
 
 
 @in_clean_loop
@@ -380,7 +369,7 @@ async def test_one_that_was_never_opened_can_be_closed() -> None:
 
 
 def test_what_comes_when_the_loop_has_ended_is_dropped() -> None:
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
+    endpoints = free_endpoints(2)
     left_open: list[Peer] = []
 
     async def leave_open() -> None:
@@ -389,11 +378,9 @@ def test_what_comes_when_the_loop_has_ended_is_dropped() -> None:
 
     async def call_there(dropped: asyncio.Event) -> None:
         bob = Peer("bob", endpoints)
-        try:
+        async with closed_at_the_end(bob):
             bob.open()
             await asyncio.wait_for(dropped.wait(), PATIENCE)
-        finally:
-            await bob.mesh.close()
 
     async def watch_the_log() -> None:
         with logged("mail of a node dropped: the loop is closed") as dropped:
@@ -408,7 +395,7 @@ def test_what_comes_when_the_loop_has_ended_is_dropped() -> None:
         alice.mesh._close({}, {}, alice.mesh._session)
 
 
-def test_of_a_call_the_token_of_its_own_node_alone_ends_it() -> None:
+def test_only_the_token_of_its_own_node_ends_a_call() -> None:
     call = Call(None)
     assert [call.hear("one", True), call.hear("two", True), call.hear("two", False)] == [True, False, False]
     assert call.node == "one" and not call.over.is_set()
@@ -464,15 +451,15 @@ def test_why_nobody_answers_is_said_once_until_it_is_something_else(monkeypatch:
     assert said == ["refused", "no route", "refused"] and not caller.is_alive()
 
 
-# What waits for a node that takes nothing.
+# Mail that waits for a node that takes nothing.
 
 
 class FakePublisher:
-    """Takes what is put one by one, each when it is told to."""
+    """A publisher whose puts end one by one, each when the test says so."""
 
     def __init__(self, key: str) -> None:
         self.node = key.rpartition("/")[2]
-        self.entered: queue.Queue[bytes] = queue.Queue()  # by the puts that have begun
+        self.entered: queue.Queue[bytes] = queue.Queue()  # of the puts that have begun
         self.may_go = threading.Semaphore(0)
         self.put_through: list[bytes] = []
         self.wrong: Exception = RuntimeError()
@@ -536,7 +523,7 @@ async def test_a_node_for_which_too_much_waits_is_given_up_and_no_other(monkeypa
     monkeypatch.setattr(calls, "MOST_WAITING", 10)
     async with held_mesh() as (one, session):
         assert one.send("bob", b"123456")
-        assert session.publishers[0].is_putting() == b"123456"  # which waits like the others until it is through
+        assert session.publishers[0].is_putting() == b"123456"  # it counts as waiting until its put has ended
         assert one.send("bob", b"7890")
         assert not one.send("bob", b"x")
         assert one.send("carol", b"1234567890")
@@ -586,14 +573,14 @@ async def test_a_call_that_is_over_takes_nothing(monkeypatch: pytest.MonkeyPatch
     async with held_mesh() as (one, session):
         with monkeypatch.context() as patch:
             patch.setattr(FakeSession, "declare_publisher", closed)
-            assert one.send("bob", b"lost")  # that it is gone is about to be told
+            assert one.send("bob", b"lost")  # the mesh is about to tell that the node is gone
         assert one.send("dave", b"lost")
         assert one.send("bob", b"hello")
         assert session.publishers[0].is_putting() == b"hello"
 
 
 @in_clean_loop
-async def test_to_forget_a_node_that_was_told_nothing_is_nothing() -> None:
+async def test_forgetting_a_node_that_was_sent_nothing_changes_nothing() -> None:
     async with held_mesh() as (one, session):
         one.forget("bob")
         assert session.publishers == []
@@ -619,11 +606,11 @@ async def test_what_cannot_be_sent_is_dropped_and_what_follows_is_tried(monkeypa
     assert bob.put_through == [b"e", b"12"]
 
 
-# What has come for a loop that is busy.
+# Mail that comes while the loop is busy.
 
 
 class Waiting(threading.Condition):
-    """Says when somebody waits, and whether it was told to go on."""
+    """A condition that tells when a thread waits, and whether it was notified."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -637,7 +624,7 @@ class Waiting(threading.Condition):
 
 
 def comes(one: ZenohMesh, take: Callable[..., None], data: bytes) -> threading.Thread:
-    """A thread of zenoh's has mail."""
+    """Hand mail over in a thread, as zenoh does."""
     thread = threading.Thread(target=one._hand_over, args=(take, data), kwargs={"size": len(data)})
     thread.start()
     return thread
@@ -685,7 +672,7 @@ def test_nothing_waits_for_a_loop_that_is_closed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(mesh, "MOST_UNREAD", 3)
     one, session = ZenohMesh([], ""), FakeSession()
     one._session, one._loop = session, asyncio.new_event_loop()
-    comes(one, pytest.fail, b"12").join(PATIENCE)  # which is not read any more
+    comes(one, pytest.fail, b"12").join(PATIENCE)  # the loop will not read it
     one._loop.close()
     with log_lines() as lines:
         for data in (b"123", b"456"):
@@ -717,7 +704,7 @@ async def test_a_node_whose_loop_is_busy_loses_nothing_and_nobody(monkeypatch: p
         alice.mesh._taken = waiting = Waiting()
         for data in sent:
             assert bob.mesh.send("alice", data)
-        assert waiting.begun.wait(PATIENCE)  # and the loop with it
+        assert waiting.begun.wait(PATIENCE)  # and so does the loop
         assert alice.mesh._unread <= 1_000_000
         await alice.until(lambda: len(alice.mail) == len(sent))
         assert alice.mail == sent
@@ -734,7 +721,7 @@ async def test_a_close_does_not_wait_for_ever_for_a_node_that_takes_nothing(monk
         assert one.send("bob", b"hello")
         await one.close()
         assert session.closed
-        assert session.asked == []  # it would not take that either
+        assert session.asked == []  # it would not answer that either
         assert session.publishers[0].put_through == []
 
 
@@ -791,7 +778,7 @@ def test_a_host_with_an_address_that_is_not_of_this_machine_may_have_another_one
     assert zenoh_config.is_free(endpoint)
 
 
-def test_of_a_protocol_without_ports_of_tcp_zenoh_has_the_say() -> None:
+def test_zenoh_decides_about_a_protocol_without_tcp_ports() -> None:
     with socket.create_server(ADDRESS) as taken:
         for protocol in ("udp", "quic", "unknown"):
             assert zenoh_config.is_free(f"{protocol}/127.0.0.1:{taken.getsockname()[1]}")
@@ -813,17 +800,14 @@ async def test_the_file_is_used_but_for_what_makes_a_node(tmp_path: Path) -> Non
     file.write_text(
         "{mode: 'client', metadata: {place: 'here'}, listen: {endpoints: ['tcp/192.0.2.1:1']}} // a comment"
     )
-    endpoints = [f"tcp/127.0.0.1:{port}" for port in free_ports(2)]
+    endpoints = free_endpoints(2)
     alice, bob = [Peer(name, endpoints, str(file)) for name in ("alice", "bob")]
     configured = zenoh_config.configured(alice.mesh._config, endpoints, [])
     assert json.loads(configured.get_json("metadata")) == {"place": "here"}
     assert json.loads(configured.get_json("transport/shared_memory/enabled")) is False
-    try:
+    async with closed_at_the_end(alice, bob):
         assert [alice.open(), bob.open()] == endpoints
         await alice.sees(bob)
-    finally:
-        for peer in (alice, bob):
-            await peer.mesh.close()
 
 
 @in_clean_loop
@@ -854,7 +838,7 @@ print(sorted({"zenoh", "chat_actors.cluster.mesh", "chat_actors.cluster.node"} &
 
 
 @pytest.mark.parametrize(("clustered", "loaded"), [(False, 0), (True, 3)], ids=["alone", "a node"])
-def test_the_engine_is_loaded_where_there_is_a_cluster_alone(clustered: bool, loaded: int) -> None:
+def test_the_engine_is_loaded_only_with_a_cluster(clustered: bool, loaded: int) -> None:
     environment = {"PYTHONPATH": str(ROOT)}
     if clustered:
         environment["CHAT_CLUSTER"] = f"tcp/127.0.0.1:{free_ports(1)[0]}"

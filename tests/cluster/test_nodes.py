@@ -1,4 +1,4 @@
-"""Nodes that are lost, frozen, at odds or too few: what members see of it, and that nothing is left behind."""
+"""Nodes that are lost, frozen, at odds or too few: what members see of it. Nothing is left behind."""
 
 from collections import deque
 from unittest.mock import patch
@@ -13,12 +13,26 @@ from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster import node as node_module
 from chat_actors.cluster.census import COUNT_SECONDS
 from chat_actors.cluster.estate import TAKEN_SECONDS
-from chat_actors.cluster.node import SETTLE_SECONDS, START_SECONDS
+from chat_actors.cluster.node import SETTLE_SECONDS, START_SECONDS, Node
 from chat_actors.cluster.views import highest
 from chat_actors.cluster.wire import Count, Depart, Hello, JoinRefused, Say, opened
 from chat_actors.protocol.codes import CloseCode
 from tests.support.cluster.fabric import Person
-from tests.support.cluster.world import World, asks, empty, listed, messages, presence, refusal, world
+from tests.support.cluster.world import (
+    World,
+    answered,
+    asks,
+    empty,
+    leave,
+    listed,
+    member,
+    members,
+    messages,
+    presence,
+    refusal,
+    unacked,
+    world,
+)
 from tests.support.fakes import POISON, FakeMember, log_lines, settle
 
 # Too few nodes.
@@ -32,7 +46,7 @@ async def test_fewer_than_half_of_the_nodes_serve_nobody_until_the_others_are_ba
     await nodes.kill(second)
     assert alice.outbox.closed is None
     asks(bob, "bob", nodes.owned_by(third))
-    nodes.fabric.hold(third.me, here.me)
+    nodes.hold(third, here)
     await settle()
     await nodes.kill(third)
     assert alice.outbox.closed == CloseCode.OVERLOADED and bob.outbox.closed == CloseCode.OVERLOADED
@@ -40,8 +54,7 @@ async def test_fewer_than_half_of_the_nodes_serve_nobody_until_the_others_are_ba
     asks(carol, "carol", "sports")
     await settle()
     assert refusal(carol) == (CloseCode.OVERLOADED, "this node sees fewer than half of its cluster")
-    alice.leaves()
-    await settle()
+    await leave(alice)
     assert empty(nodes) and await nodes.listed(here) == []
     await nodes.start(1)
     assert (await Person(here).joins("alice", "sports"))["users"] == 1
@@ -125,8 +138,7 @@ async def test_a_full_topic_refuses_joins_on_all_nodes(nodes: World) -> None:
         alice.says("still here")
         await settle()
         assert alice.texts == ["ack 1"]
-        alice.leaves()
-        await settle()
+        await leave(alice)
         assert empty(nodes)
 
 
@@ -134,8 +146,8 @@ async def test_a_full_topic_refuses_joins_on_all_nodes(nodes: World) -> None:
 async def test_an_owner_with_as_many_topics_as_may_be_refuses_joins_of_others(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic, other = [topic for topic in map(str, range(100)) if highest(topic, [here.me, there.me]) == here.me][:2]
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
+    await member(here, "alice", topic)
+    bob = Person(there)
     asks(bob, "bob", other)
     await settle()
     assert refusal(bob) == (CloseCode.OVERLOADED, "the server has 1 topics already, join one of them")
@@ -144,10 +156,9 @@ async def test_an_owner_with_as_many_topics_as_may_be_refuses_joins_of_others(no
 
 
 @world()
-async def test_the_refusal_of_one_who_is_a_member_already_is_nothing(nodes: World) -> None:
+async def test_a_refusal_for_a_member_is_ignored(nodes: World) -> None:
     here, there = await nodes.start(2)
-    alice = Person(here)
-    await alice.joins("alice", nodes.owned_by(there))
+    alice = await member(here, "alice", nodes.owned_by(there))
     (relay,) = here._relays
     for number in [*relay._guests, 99]:
         there.send(here.me, JoinRefused(relay._life, number, CloseCode.OVERLOADED, ""))
@@ -166,46 +177,43 @@ async def test_the_list_is_partial_where_a_node_does_not_answer_in_time(nodes: W
     for number, node in enumerate((here, silent, other)):
         await Person(here).joins("alice", nodes.owned_by(node))
         nodes._clocks[node.me].now += number / 10
-    nodes.fabric.hold(silent.me, here.me)
+    nodes.hold(silent, here)
     asker = await nodes.asked(here)
     assert listed(asker) == []
     await nodes.run_out(COUNT_SECONDS)
     ((topics, partial),) = listed(asker)
     assert partial and sorted(topics) == sorted([nodes.owned_by(here), nodes.owned_by(other)])
-    await nodes.fabric.release(silent.me, here.me)  # too late
+    await nodes.release(silent, here)  # too late
     assert listed(asker) == []
     assert len(listed(await nodes.asked(here))) == 1 and not here.registry._asked
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_when_a_node_is_lost_those_who_are_left_are_asked_again(answered: bool) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        here, lost, slow = await nodes.start(3)
-        topic = nodes.owned_by(slow)
-        await Person(here).joins("alice", topic)
-        for node in (slow,) if answered else (slow, lost):
-            nodes.fabric.hold(node.me, here.me)
-        asker = await nodes.asked(here)
-        await nodes.kill(lost)
-        assert listed(asker) == []
-        await nodes.fabric.release(slow.me, here.me)
-        assert listed(asker) == [([topic], False)]
-
-    run()
+@world()
+async def test_when_a_node_is_lost_the_remaining_nodes_are_asked_again(nodes: World, answered: bool) -> None:
+    here, lost, slow = await nodes.start(3)
+    topic = nodes.owned_by(slow)
+    await Person(here).joins("alice", topic)
+    for node in (slow,) if answered else (slow, lost):
+        nodes.hold(node, here)
+    asker = await nodes.asked(here)
+    await nodes.kill(lost)
+    assert listed(asker) == []
+    await nodes.release(slow, here)
+    assert listed(asker) == [([topic], False)]
 
 
 @world()
 async def test_nobody_waits_for_the_answer_of_a_node_that_is_lost(nodes: World) -> None:
     here, lost = await nodes.start(2)
-    nodes.fabric.hold(lost.me, here.me)
+    nodes.hold(lost, here)
     asker = await nodes.asked(here)
     await nodes.kill(lost)
     assert listed(asker) == [([], False)]
 
 
 @world()
-async def test_those_who_ask_at_once_share_one_question_and_one_answer(nodes: World) -> None:
+async def test_requests_for_the_list_in_one_turn_share_one_question_and_one_answer(nodes: World) -> None:
     here, there = await nodes.start(2)
     askers = [FakeMember() for _ in range(3)]
     answers = [here.registry.census(ListTopics(asker)) for asker in askers] + [here.registry.census()]
@@ -223,18 +231,18 @@ async def test_a_node_answers_which_topics_it_owns_once_it_is_settled(nodes: Wor
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
     await Person(here).joins("alice", topic)
-    nodes.fabric.hold(here.me, there.me)
+    nodes.hold(here, there)
     await nodes.start(1)
     new = nodes.all[-1]
     owner = next(node for node in nodes.all if node.me == new.owner(topic))
     asker = await nodes.asked(new)
     assert listed(asker) == []
-    await nodes.fabric.release(here.me, there.me)
+    await nodes.release(here, there)
     assert listed(asker) == [([topic], False)] and topic in owner.estates.open
 
 
 @world()
-async def test_one_who_gives_up_takes_the_answer_from_nobody_else(nodes: World) -> None:
+async def test_a_request_that_is_cancelled_takes_the_answer_from_no_other(nodes: World) -> None:
     (here,) = await nodes.start(1)
     asker = FakeMember()
     here.registry.census(ListTopics(asker))
@@ -244,23 +252,23 @@ async def test_one_who_gives_up_takes_the_answer_from_nobody_else(nodes: World) 
 
 
 @world()
-async def test_one_who_gives_up_leaves_nothing_behind(nodes: World) -> None:
+async def test_a_request_that_is_cancelled_leaves_nothing_behind(nodes: World) -> None:
     (here,) = await nodes.start(1)
     here.registry.census().cancel()
     await settle()
     assert not here.registry._asked
 
 
-# Joins that are on their way.
+# Joins without an answer so far.
 
 
 @world()
 async def test_a_join_unanswered_when_the_owner_died_is_answered_by_the_next_owner(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    nodes.fabric.hold(owner.me, there.me)
+    await member(here, "alice", topic)
+    bob = Person(there)
+    nodes.hold(owner, there)
     asks(bob, "bob", topic, resume="")
     await settle()
     assert not bob.outbox.reply.done()
@@ -270,23 +278,21 @@ async def test_a_join_unanswered_when_the_owner_died_is_answered_by_the_next_own
 
 
 @world()
-async def test_one_who_is_gone_before_the_join_is_answered_leaves_nothing_behind(nodes: World) -> None:
+async def test_a_member_that_leaves_before_its_join_is_answered_leaves_nothing_behind(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
-        alice, bob = Person(here), Person(there)
-        await bob.joins("bob", topic, events=True)
+        bob = await member(there, "bob", topic, events=True)
+        alice = Person(here)
         asks(alice, "alice", topic)
         alice.outbox.reply.cancel()
         await settle()
         assert bob.texts == ["joined alice (2)"]
-        alice.leaves()
-        await settle()
+        await leave(alice)
         assert bob.texts == ["left alice (1)"]
         asks(alice, "alice", topic)
         alice.leaves()
-        bob.leaves()
-        await settle()
+        await leave(bob)
         assert empty(nodes) and await nodes.listed(here) == []
 
 
@@ -294,14 +300,12 @@ async def test_one_who_is_gone_before_the_join_is_answered_leaves_nothing_behind
 async def test_joins_that_are_not_answered_when_the_node_ends_are_refused(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
-    alice, bob, carol = Person(here), Person(here), Person(there)
-    await alice.joins("alice", topic, events=True)
-    await carol.joins("carol", topic, events=True)
-    nodes.fabric.hold(there.me, here.me)
+    alice, carol = await members(topic, events=True, alice=here, carol=there)
+    bob = Person(here)
+    nodes.hold(there, here)
     asks(bob, "bob", topic)
     await settle()
-    await here.close()
-    nodes.all.remove(here)
+    await nodes.close(here)
     await settle()
     assert refusal(bob) == (CloseCode.RESTARTING, "") and alice.outbox.closed == CloseCode.RESTARTING
     assert alice.texts == ["joined carol (2)", "closing"]
@@ -313,27 +317,24 @@ async def test_joins_that_are_not_answered_when_the_node_ends_are_refused(nodes:
 
 
 @world()
-async def test_what_someone_says_before_leaving_is_heard_and_what_comes_behind_is_not(nodes: World) -> None:
+async def test_a_message_before_a_leave_is_heard_and_one_after_it_is_not(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
-        alice, bob = Person(here), Person(there)
-        await alice.joins("alice", topic)
-        await bob.joins("bob", topic, events=True)
+        alice = await member(here, "alice", topic)
+        bob = await member(there, "bob", topic, events=True)
         assert alice.address is not None
         alice.says("one", "two")
         alice.address.put_nowait(Leave(alice.outbox, "closed by peer"))
         alice.says("three")
         await settle()
         assert bob.texts == ["one", "two", "left alice (1)"]
-        for one in (alice, bob):
-            one.leaves()
-        await settle()
+        await leave(alice, bob)
         assert empty(nodes)
 
 
 @world()
-async def test_who_joins_as_the_last_one_leaves_finds_a_new_topic(nodes: World) -> None:
+async def test_a_join_right_after_the_last_leave_finds_a_new_topic(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -349,8 +350,7 @@ async def test_who_joins_as_the_last_one_leaves_finds_a_new_topic(nodes: World) 
         await settle()
         assert bob.texts == ["ack 1"]
         assert await nodes.listed(there) == [{"topic": topic, "users": 1}]
-        bob.leaves()
-        await settle()
+        await leave(bob)
         assert empty(nodes)
 
 
@@ -369,31 +369,29 @@ async def test_a_topic_that_is_left_and_joined_in_one_turn_is_another_one(nodes:
     await settle()
     joined, *more = bob.hears()
     assert (joined["users"], joined["last_id"], more) == (1, 0, []) and joined["epoch"] != before["epoch"]
-    bob.address = bob.outbox.reply.result()
+    answered(bob)
     bob.says("new")
     await settle()
     assert bob.texts == ["ack 1"] and await nodes.listed(there) == [{"topic": topic, "users": 1}]
 
 
 @world()
-async def test_who_leaves_as_another_connection_takes_its_place_leaves_the_place_to_that(nodes: World) -> None:
+async def test_a_leave_after_another_connection_resumed_does_not_remove_the_member(nodes: World) -> None:
     here, there = await nodes.start(2)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
         alice, new = Person(there), Person(there)
         token = (await alice.joins("alice", topic, resume=""))["resume"]
         asks(new, "anyone", topic, resume=token)
-        alice.leaves()
-        await settle()
+        await leave(alice)
         assert new.hears()[0]["username"] == "alice"
         assert await nodes.listed(here) == [{"topic": topic, "users": 1}]
-        new.leaves()
-        await settle()
+        await leave(new)
         assert empty(nodes)
 
 
 @world()
-async def test_of_many_names_an_owner_is_asked_for_none_is_kept(nodes: World) -> None:
+async def test_the_owners_of_many_topics_are_not_kept_for_ever(nodes: World) -> None:
     (here,) = await nodes.start(1)
     for number in range(100_001):
         assert here.owner(str(number)) == here.me
@@ -401,12 +399,11 @@ async def test_of_many_names_an_owner_is_asked_for_none_is_kept(nodes: World) ->
 
 
 @world()
-async def test_the_supervisor_of_members_knows_who_is_where(nodes: World) -> None:
+async def test_the_supervisor_of_members_knows_where_each_member_is(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("alice", topic)
+    await member(here, "alice", topic)
+    bob = await member(there, "alice", topic)
     assert bob.node.front.member(bob.outbox) == (topic, "alice#2") and here.front.member(bob.outbox) is None
     (of_topic,) = here.front.statistics()
     assert (of_topic.topic, of_topic.users, of_topic.mail) == (topic, 1, 0)
@@ -418,23 +415,22 @@ async def test_the_supervisor_of_members_knows_who_is_where(nodes: World) -> Non
 
 
 @world()
-async def test_who_sends_waits_while_too_much_is_not_acknowledged(nodes: World) -> None:
+async def test_a_sender_waits_while_too_much_is_not_acknowledged(nodes: World) -> None:
     here, there = await nodes.start(2)
-    alice = Person(here)
-    await alice.joins("alice", nodes.owned_by(there))
+    alice = await member(here, "alice", nodes.owned_by(there))
     assert alice.address is not None
-    nodes.fabric.hold(there.me, here.me)
+    nodes.hold(there, here)
     alice.says(*map(str, range(HIGH_WATER - 1)))
     await settle()
     assert alice.address.empty() and not alice.address.crowded()
     alice.says("one more")
     await settle()
     assert alice.address.crowded()
-    alice.says(*map(str, range(HIGH_WATER)))  # of those who did not ask for room
+    alice.says(*map(str, range(HIGH_WATER)))  # from senders that do not wait for room
     room = alice.address.drained()
     await settle()
     assert not room.done()
-    await nodes.fabric.release(there.me, here.me)
+    await nodes.release(there, here)
     assert room.done() and not alice.address.crowded()
     assert len(alice.texts) == 2 * HIGH_WATER
 
@@ -459,20 +455,17 @@ async def test_messages_stay_in_order_if_one_is_so_long_that_others_get_a_turn_b
 
 
 @world()
-async def test_what_someone_who_left_had_waiting_holds_up_nobody(nodes: World) -> None:
+async def test_waiting_messages_of_a_member_that_left_hold_up_nobody(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
-    alice, bob = Person(here), Person(here)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    alice, bob = await members(topic, alice=here, bob=here)
     assert bob.address is not None
-    nodes.fabric.hold(there.me, here.me)
+    nodes.hold(there, here)
     alice.says(*map(str, range(HIGH_WATER)))
     await settle()
     room = bob.address.drained()
     assert bob.address.crowded() and not room.done()
-    alice.leaves()
-    await settle()
+    await leave(alice)
     assert room.done() and not bob.address.crowded()
 
 
@@ -498,7 +491,7 @@ async def test_a_topic_that_crashes_closes_its_members_on_all_nodes_and_begins_a
     new.says("anew")
     await settle()
     assert new.texts == ["ack 1"] and await nodes.listed(owner) == [{"topic": topic, "users": 1}]
-    # And it moves on as if nothing had been.
+    # The new topic moves to another node like any other.
     await nodes.kill(owner)
     new.says("and again")
     await settle()
@@ -509,9 +502,8 @@ async def test_a_topic_that_crashes_closes_its_members_on_all_nodes_and_begins_a
 async def test_a_message_that_cannot_be_sent_to_another_node_costs_nobody_else_anything(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic, other = nodes.owned_by(there), nodes.owned_by(here)
-    alice, bob = Person(here), Person(here)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", other)
+    alice = await member(here, "alice", topic)
+    bob = await member(here, "bob", other)
     alice.says(POISON)
     await settle()
     bob.says("one")
@@ -524,9 +516,8 @@ async def test_a_message_that_cannot_be_sent_to_another_node_costs_nobody_else_a
 async def test_a_relay_that_crashes_closes_its_members_and_no_others(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic, events=True)
+    alice = await member(here, "alice", topic)
+    bob = await member(there, "bob", topic, events=True)
     (relay,) = here._relays
     with log_lines() as lines:
         relay.post(Expire())
@@ -540,9 +531,7 @@ async def test_a_relay_that_crashes_closes_its_members_and_no_others(nodes: Worl
     alice.leaves()
     new = Person(here)
     assert (await new.joins("carol", topic))["users"] == 2
-    for one in (new, bob):
-        one.leaves()
-    await settle()
+    await leave(new, bob)
     assert empty(nodes)
 
 
@@ -550,7 +539,7 @@ async def test_a_relay_that_crashes_closes_its_members_and_no_others(nodes: Worl
 async def test_a_relay_that_crashes_answers_the_joins_that_are_on_their_way(nodes: World) -> None:
     here, there = await nodes.start(2)
     alice = Person(here)
-    nodes.fabric.hold(there.me, here.me)
+    nodes.hold(there, here)
     asks(alice, "alice", nodes.owned_by(there))
     await settle()
     (relay,) = here._relays
@@ -558,17 +547,15 @@ async def test_a_relay_that_crashes_answers_the_joins_that_are_on_their_way(node
         relay.post(Expire())
     await settle()
     assert alice.outbox.closed == CloseCode.CRASHED
-    alice.leaves()
-    await settle()
+    await leave(alice)
     assert alice.outbox.reply.done() and refusal(alice)[0] == CloseCode.CRASHED
 
 
 @world()
-async def test_what_is_for_someone_who_is_on_no_node_is_carried_to_none(nodes: World) -> None:
+async def test_an_ack_for_a_member_on_no_node_is_carried_to_none(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
-    alice = Person(there)
-    await alice.joins("alice", topic)
+    await member(there, "alice", topic)
     own: Own = {FakeMember(): [(0, b"nobody's")]}
     await here.estates.open[topic].carry([b"\x81\x02{}"], [], own)
     (parcel,) = here.estates.open[topic].journal.backlog.after(0)
@@ -576,7 +563,7 @@ async def test_what_is_for_someone_who_is_on_no_node_is_carried_to_none(nodes: W
 
 
 @world()
-async def test_a_hello_to_itself_and_a_count_that_nobody_asked_for_are_nothing(nodes: World) -> None:
+async def test_a_hello_to_itself_and_an_unasked_count_are_ignored(nodes: World) -> None:
     (here,) = await nodes.start(1)
     with log_lines() as lines:
         here.send(here.me, Hello())
@@ -585,20 +572,19 @@ async def test_a_hello_to_itself_and_a_count_that_nobody_asked_for_are_nothing(n
     assert lines == [] and await nodes.listed(here) == []
 
 
-# A node that goes.
+# A node that ends.
 
 
 @world()
 async def test_a_node_may_be_closed_twice_and_answers_the_list_before_it_goes(nodes: World) -> None:
     here, there = await nodes.start(2)
-    nodes.fabric.hold(there.me, here.me)
+    nodes.hold(there, here)
     answer = here.registry.census()
     await settle()
     assert not answer.done()
     await here.close()
     assert answer.done() and (await answer).partial is True
-    await here.close()
-    nodes.all.remove(here)
+    await nodes.close(here)
     await settle()
     assert there.view == [there.me]
 
@@ -607,7 +593,7 @@ async def test_a_node_may_be_closed_twice_and_answers_the_list_before_it_goes(no
 
 
 @world()
-async def test_who_has_resumed_elsewhere_while_its_node_was_frozen_is_closed_there(nodes: World) -> None:
+async def test_a_member_that_resumed_elsewhere_is_closed_when_its_frozen_node_thaws(nodes: World) -> None:
     here, there, frozen = await nodes.start(3)
     for owner in (here, there):
         topic = nodes.owned_by(owner)
@@ -630,20 +616,15 @@ async def test_who_has_resumed_elsewhere_while_its_node_was_frozen_is_closed_the
         await settle()
         assert new.texts == ["ack 2"] and bob.texts == ["two"]
         assert await nodes.listed(frozen) == [{"topic": topic, "users": 2}]
-        for one in (new, bob):
-            one.leaves()
-        await settle()
+        await leave(new, bob)
         assert empty(nodes)
 
 
 @world()
 async def test_a_node_that_was_frozen_while_it_met_another_knows_it_once(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, [here, there, new]))
-    alice = Person(here)
-    await alice.joins("alice", topic)
-    nodes.fabric.hold(new.me, here.me)
+    here, _, new, topic = await nodes.moving_topic()
+    alice = await member(here, "alice", topic)
+    nodes.hold(new, here)
     await nodes.join(new)
     (word,) = (data for data in nodes.fabric.held[new.me, here.me] if opened(data).yours)
     nodes._clocks[here.me].now += 3
@@ -657,18 +638,16 @@ async def test_a_node_that_was_frozen_while_it_met_another_knows_it_once(nodes: 
 
 
 @world()
-async def test_what_a_frozen_node_was_sent_before_is_of_a_time_that_is_over(nodes: World) -> None:
+async def test_mail_sent_to_a_node_before_it_was_frozen_is_ignored(nodes: World) -> None:
     here, frozen, gone = await nodes.start(3)
     topic = nodes.topic((gone, nodes.all), (frozen, [here, frozen]))
-    alice = Person(here)
-    await alice.joins("alice", topic)
+    alice = await member(here, "alice", topic)
     nodes.fabric.frozen[frozen.me] = deque()
     await nodes.kill(gone)
     words = [args[0] for _, args in nodes.fabric.frozen[frozen.me] if len(args) == 1]
     (attach,) = (word for word in words if b"Attach" in word)
     await nodes.freeze(frozen)
-    alice.leaves()
-    await settle()
+    await leave(alice)
     assert await nodes.listed(here) == []
     nodes.fabric.frozen[frozen.me].appendleft((nodes.fabric.ends[frozen.me].mail, (attach,)))
     await nodes.thaw(frozen)
@@ -677,12 +656,11 @@ async def test_what_a_frozen_node_was_sent_before_is_of_a_time_that_is_over(node
 
 
 @world()
-async def test_of_one_who_comes_back_under_another_name_the_others_hear_no_more_than_that(nodes: World) -> None:
+async def test_others_hear_only_the_new_name_of_a_member_that_comes_back_renamed(nodes: World) -> None:
     here, there, frozen = await nodes.start(3)
     topic = nodes.owned_by(here)
-    alice, bob, new = Person(there), Person(frozen), Person(there)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic, events=True)
+    alice, bob = await members(topic, events=True, alice=there, bob=frozen)
+    new = Person(there)
     await nodes.freeze(frozen)
     await new.joins("bob", topic, events=True)
     assert alice.texts == ["joined bob (2)", "left bob (1)", "joined bob (2)"]
@@ -695,18 +673,15 @@ async def test_of_one_who_comes_back_under_another_name_the_others_hear_no_more_
 
 
 @world()
-async def test_who_left_before_a_topic_moved_may_come_back_as_itself_with_its_refs(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, nodes.all))
+async def test_a_member_that_left_before_a_topic_moved_can_resume_with_its_refs(nodes: World) -> None:
+    here, there, new, topic = await nodes.moving_topic()
     alice, bob, back = Person(there), Person(here), Person(there)
     before = await alice.joins("alice", topic, resume="")
     await bob.joins("bob", topic, events=True)
     alice.says("one", ref="r")
     alice.says("two", ref="s")
     await settle()
-    alice.leaves()
-    await settle()
+    await leave(alice)
     assert bob.texts == ["one", "two", "left alice (1)"]
     await nodes.join(new)
     assert topic in new.estates.open and topic not in here.estates.open
@@ -722,9 +697,7 @@ async def test_who_left_before_a_topic_moved_may_come_back_as_itself_with_its_re
 
 @world()
 async def test_what_is_said_in_the_window_is_forgotten_in_time_after_a_topic_has_moved(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, [here, there, new]))
+    here, there, new, topic = await nodes.moving_topic()
     alice, bob, back = Person(here), Person(there), Person(there)
     before = await alice.joins("alice", topic, resume="")
     await bob.joins("bob", topic, events=True)
@@ -743,9 +716,7 @@ async def test_what_is_said_in_the_window_is_forgotten_in_time_after_a_topic_has
 
 @world()
 async def test_a_topic_that_moves_twice_at_once_loses_nothing(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new, newer = nodes.make(), nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, [here, there, new]), (newer, nodes.all))
+    here, there, new, newer, topic = await nodes.topic_that_moves_twice()
     alice, bob, late = Person(here), Person(there), Person(there)
     before = await alice.joins("alice", topic, resume="")
     await bob.joins("bob", topic)
@@ -761,12 +732,8 @@ async def test_a_topic_that_moves_twice_at_once_loses_nothing(nodes: World) -> N
 
 @world()
 async def test_what_is_said_before_a_topic_moves_twice_at_once_is_heard_once(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new, newer = nodes.make(), nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, [here, there, new]), (newer, nodes.all))
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    here, there, new, newer, topic = await nodes.topic_that_moves_twice()
+    alice, bob = await members(topic, alice=here, bob=there)
     (relay,) = there._relays
     bob.says("one")
     lost = relay._carry
@@ -782,15 +749,12 @@ async def test_what_is_said_before_a_topic_moves_twice_at_once_is_heard_once(nod
 async def test_members_whose_node_was_late_come_back_to_a_topic_that_went_on_without_them(nodes: World) -> None:
     owner, here, there, late = await nodes.start(4)
     topic = nodes.topic((owner, nodes.all), (here, [here, there, late]))
-    alice, bob, carol, dave = Person(here), Person(there), Person(late), Person(late)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic, events=True)
-    await carol.joins("carol", topic, events=True)
-    await dave.joins("dave", topic)
+    alice, bob, carol = await members(topic, events=True, alice=here, bob=there, carol=late)
+    dave = await member(late, "dave", topic)
     for one in (alice, bob, carol):
         one.hears()
     for node in (there, late):
-        nodes.fabric.hold(node.me, here.me)
+        nodes.hold(node, here)
     await nodes.kill(owner)
     bob.says("of bob")
     dave.says("of dave")
@@ -800,8 +764,7 @@ async def test_members_whose_node_was_late_come_back_to_a_topic_that_went_on_wit
     await settle()
     assert alice.texts == ["ack 1"]
     for node in (there, late):  # both in one turn
-        for data in nodes.fabric.held.pop((node.me, here.me)):
-            nodes.fabric.deliver(node.me, here.me, data)
+        nodes.fabric.pass_on(node.me, here.me)
     await settle()
     heard = alice.hears()
     assert sorted(presence(heard)) == [("joined", "bob"), ("joined", "carol"), ("joined", "dave")]
@@ -814,18 +777,13 @@ async def test_members_whose_node_was_late_come_back_to_a_topic_that_went_on_wit
 
 @world()
 async def test_a_join_in_the_moment_the_topic_moves_is_a_member_of_the_next_owner(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, [here, there, new]))
+    here, there, new, topic = await nodes.moving_topic()
     bob = Person(there)
     for sender in (there, new):
-        nodes.fabric.hold(sender.me, here.me)
+        nodes.hold(sender, here)
     asks(bob, "bob", topic, resume="")
     await nodes.join(new)
-    mail = nodes.fabric.ends[here.me].mail
-    for sender in (there, new):  # in one turn: here has the topic for a moment
-        for data in nodes.fabric.held.pop((sender.me, here.me)):
-            mail(data)
+    nodes.release_in_one_turn(here, there, new)  # here has the topic for a moment
     assert here.view == sorted(node.me for node in nodes.all)
     await settle()
     joined, *more = bob.hears()
@@ -839,21 +797,17 @@ async def test_a_topic_that_moves_on_before_it_has_gone_on_loses_no_member(nodes
     gone, here, there = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((gone, [gone, here, there]), (here, [here, there]), (new, [here, there, new]))
-    alice, bob = Person(there), Person(there)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic, resume="")
+    alice = await member(there, "alice", topic, events=True)
+    bob = await member(there, "bob", topic, resume="")
     alice.says("one")
     await settle()
     assert alice.texts == ["joined bob (2)", "ack 1"] and bob.texts == ["one"]
     for sender in (there, new):
-        nodes.fabric.hold(sender.me, here.me)
+        nodes.hold(sender, here)
     await nodes.kill(gone)
     alice.says("two")
     await nodes.join(new)
-    mail = nodes.fabric.ends[here.me].mail
-    for sender in (there, new):
-        for data in nodes.fabric.held.pop((sender.me, here.me)):
-            mail(data)
+    nodes.release_in_one_turn(here, there, new)
     await settle()
     assert topic in new.estates.open and topic not in here.estates.open
     alice.says("three")
@@ -938,20 +892,16 @@ async def test_nothing_waits_for_a_node_that_is_lost(nodes: World) -> None:
 
 @world()
 async def test_a_relay_that_turned_to_another_owner_for_a_moment_goes_on_where_it_was(nodes: World) -> None:
-    owner, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((owner, [owner, there]), (new, nodes.all), (new, [there, new]))
-    alice, bob, carol = Person(owner), Person(there), Person(there)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic)
-    await carol.joins("carol", topic)
-    nodes.fabric.hold(owner.me, there.me)
+    owner, there, new, topic = await nodes.moving_topic()
+    alice = await member(owner, "alice", topic, events=True)
+    bob, carol = await members(topic, bob=there, carol=there)
+    nodes.hold(owner, there)
     bob.says("one")
     await settle()
     assert alice.texts == ["joined bob (2)", "joined carol (3)", "one"]
     nodes.apart(owner, new)
     await nodes.join(new)
-    await nodes.fabric.release(owner.me, there.me)  # of an attachment that is over
+    await nodes.release(owner, there)  # for an attachment that has ended
     assert bob.texts == []
     carol.leaves()
     bob.says("two")
@@ -960,27 +910,22 @@ async def test_a_relay_that_turned_to_another_owner_for_a_moment_goes_on_where_i
     await nodes.kill(new)
     assert bob.texts == ["ack 1", "three", "ack 3"]
     assert sorted(alice.texts) == ["ack 2", "left carol (2)", "two"]
-    (guest,) = [guest for relay in there._relays for guest in relay._guests.values()]
-    assert not guest.unacked
+    assert unacked(there) == [[]]
     assert await nodes.listed(there) == [{"topic": topic, "users": 2}]
 
 
 @world()
 async def test_a_relay_that_has_followed_another_owner_for_a_moment_gets_all_its_acks(nodes: World) -> None:
-    owner, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((owner, [owner, there]), (new, nodes.all), (new, [there, new]))
-    alice, bob = Person(owner), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, there.me)
+    owner, there, new, topic = await nodes.moving_topic()
+    alice, bob = await members(topic, alice=owner, bob=there)
+    nodes.hold(owner, there)
     bob.says("one")
     await settle()
     assert alice.texts == ["one"]
     nodes.apart(owner, new)
     await nodes.join(new)
-    await nodes.fabric.release(owner.me, there.me)
-    nodes.fabric.hold(new.me, there.me)
+    await nodes.release(owner, there)
+    nodes.hold(new, there)
     await nodes.run_out(SETTLE_SECONDS)
     first = nodes.fabric.held[new.me, there.me].popleft()
     assert b"Attached" in first and b"Carry" not in first
@@ -991,25 +936,21 @@ async def test_a_relay_that_has_followed_another_owner_for_a_moment_gets_all_its
     await settle()
     assert sum(text.startswith("ack") for text in bob.texts) == 2
     assert alice.texts[-1] == "two"
-    (guest,) = [guest for relay in there._relays for guest in relay._guests.values()]
-    assert not guest.unacked
+    assert unacked(there) == [[]]
 
 
 @world()
 async def test_a_relay_that_its_owner_has_let_go_is_heard_by_the_next_one(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, nodes.all))
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic)
+    here, there, new, topic = await nodes.moving_topic()
+    alice = await member(here, "alice", topic, events=True)
+    bob = await member(there, "bob", topic)
     nodes.apart(there, new)
     await nodes.join(new)
     await nodes.run_out(SETTLE_SECONDS)
     assert alice.texts == ["joined bob (2)", "left bob (1)"]
     bob.says("one")
     await settle()
-    assert bob.texts == []  # it has turned to the last owner again, who has no topic for it
+    assert bob.texts == []  # its relay has turned back to the last owner, which no longer has the topic
     await nodes.meet(there, new)
     assert bob.texts == ["ack 1"] and alice.texts == ["joined bob (2)", "one"]
 
@@ -1018,9 +959,7 @@ async def test_a_relay_that_its_owner_has_let_go_is_heard_by_the_next_one(nodes:
 async def test_an_owner_takes_nothing_from_a_relay_of_a_time_that_is_over(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    alice, _ = await members(topic, alice=here, bob=there)
     (relay,) = there._relays
     (number,) = relay._guests
     there.send(here.me, Say(topic, relay._life + 1, [(number, "of another life", None)]))
@@ -1030,73 +969,63 @@ async def test_an_owner_takes_nothing_from_a_relay_of_a_time_that_is_over(nodes:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_it(lost: bool) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        here, there, third = await nodes.start(3)
-        topic = nodes.topic((here, nodes.all), (there, [there, third]))
-        alice, bob, carol, other = Person(here), Person(there), Person(third), Person(there)
-        await alice.joins("alice", topic, events=True)
-        await bob.joins("bob", topic, events=True)
-        await carol.joins("carol", topic, events=True)
-        for node in (there, third):
-            nodes.fabric.part(here.me, node.me)
-        await settle()
-        nodes.fabric.hold(there.me, third.me)
-        await other.joins("alice", topic, events=True)
-        for one in (alice, bob, carol):
-            one.hears()
-        if lost:  # with its window
-            await nodes.pass_time(30.5)
-        for node in (there, third):
-            nodes.fabric.heal(here.me, node.me)
-        await settle()
-        await nodes.fabric.release(there.me, third.me)
-        assert sorted(presence(alice.hears())) == [("joined", name) for name in ("alice#2", "bob", "carol")]
-        renamed = ["alice is alice#2", "joined alice (4)"]
-        assert bob.texts == other.texts == renamed
-        assert carol.texts == (["joined alice (3)", "joined alice#2 (4)"] if lost else ["joined alice (3)", *renamed])
-
-    run()
+@world()
+async def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_it(nodes: World, lost: bool) -> None:
+    here, there, third = await nodes.start(3)
+    topic = nodes.topic((here, nodes.all), (there, [there, third]))
+    alice, bob, carol = await members(topic, events=True, alice=here, bob=there, carol=third)
+    other = Person(there)
+    await nodes.part(here, there, third)
+    nodes.hold(there, third)
+    await other.joins("alice", topic, events=True)
+    for one in (alice, bob, carol):
+        one.hears()
+    if lost:  # together with the window
+        await nodes.pass_time(30.5)
+    await nodes.heal(here, there, third)
+    await nodes.release(there, third)
+    assert sorted(presence(alice.hears())) == [("joined", name) for name in ("alice#2", "bob", "carol")]
+    renamed = ["alice is alice#2", "joined alice (4)"]
+    assert bob.texts == other.texts == renamed
+    assert carol.texts == (["joined alice (3)", "joined alice#2 (4)"] if lost else ["joined alice (3)", *renamed])
 
 
 @world()
-async def test_what_nobody_but_the_owner_of_one_side_had_as_nodes_meet_comes_from_that(nodes: World) -> None:
+async def test_when_sides_meet_messages_that_only_one_owner_had_come_from_it(nodes: World) -> None:
     here, there, far = await nodes.start(3)
     topic = nodes.topic((here, [here, far]), (there, nodes.all))
-    for node in (here, far):
-        nodes.fabric.part(there.me, node.me)
-    await settle()
+    await nodes.part(there, here, far)
     people = alice, bob, *others = [Person(node) for node in (far, far, there, there, there)]
     for number, person in enumerate(people):
         await person.joins(f"name-{number}", topic)
-    nodes.fabric.hold(here.me, far.me)
+    nodes.hold(here, far)
     alice.says("one")
     others[0].says("two")
     await settle()
     assert alice.texts == bob.texts == [] and others[1].texts == ["two"]
-    for node in (here, far):
-        nodes.fabric.heal(there.me, node.me)
-    await settle()
-    await nodes.fabric.release(here.me, far.me)
+    await nodes.heal(there, here, far)
+    await nodes.release(here, far)
     assert alice.texts == ["ack 1"] and bob.texts == ["one"] and others[1].texts == []
-    assert not any(guest.unacked for relay in far._relays for guest in relay._guests.values())
+    assert not any(unacked(far))
+
+
+async def late_bequest(nodes: World) -> tuple[Node, Node, Node, str, Person]:
+    """A topic moves from the first node to the third, and its bequest is held; alice is a member on the second."""
+    here, there, new, topic = await nodes.moving_topic()
+    alice = await member(there, "alice", topic)
+    nodes.hold(here, new)
+    await nodes.join(new)
+    await nodes.release_until(here, new, b"Bequest")
+    return here, there, new, topic, alice
 
 
 @world()
 async def test_a_bequest_for_a_topic_that_goes_on_already_is_dropped(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, nodes.all))
-    alice = Person(there)
-    await alice.joins("alice", topic)
-    nodes.fabric.hold(here.me, new.me)
-    await nodes.join(new)
-    await nodes.release_until(here, new, b"Bequest")
+    here, _, new, topic, alice = await late_bequest(nodes)
     await nodes.run_out(SETTLE_SECONDS)
     assert topic in new.estates.open
     with log_lines() as lines:
-        await nodes.fabric.release(here.me, new.me)
+        await nodes.release(here, new)
     assert sum("bequest dropped: the topic goes on here already" in line for line in lines) == 1
     alice.says("one")
     await settle()
@@ -1106,17 +1035,10 @@ async def test_a_bequest_for_a_topic_that_goes_on_already_is_dropped(nodes: Worl
 
 @world()
 async def test_a_bequest_that_comes_when_nobody_is_left_is_forgotten(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((here, [here, there]), (new, nodes.all))
-    alice = Person(there)
-    await alice.joins("alice", topic)
-    nodes.fabric.hold(here.me, new.me)
-    await nodes.join(new)
-    await nodes.release_until(here, new, b"Bequest")
+    here, there, new, topic, alice = await late_bequest(nodes)
     alice.leaves()
     await nodes.run_out(SETTLE_SECONDS)
-    await nodes.fabric.release(here.me, new.me)
+    await nodes.release(here, new)
     assert list(new.estates._bequests) == [topic] and empty(nodes)
     await nodes.pass_time(1.0)
     assert not new.estates._bequests
@@ -1132,36 +1054,33 @@ async def test_changes_as_nodes_meet_are_told_in_turn_if_a_relay_has_much_to_wri
     with patch.object(fanout, "STRIDE_BYTES", 0):
         await alice.joins("alice", topic, events=True)
         await bob.joins("bob", topic, events=True)
-        nodes.fabric.part(here.me, there.me)
-        await settle()
+        await nodes.part(here, there)
         alice.says("here")
         bob.says("there")
         await settle()
-        nodes.fabric.heal(here.me, there.me)
-        await settle()
+        await nodes.heal(here, there)
         alice.says("together")
         await settle()
     assert alice.texts == ["joined bob (2)", "left bob (1)", "ack 1", "joined bob (2)", "ack 2"]
     assert bob.texts == ["left alice (1)", "ack 1", "joined alice (2)", "together"]
 
 
-# A node for which too much waits.
+# A node with too much mail waiting for it.
 
 
 @world()
 async def test_a_node_with_too_much_mail_is_lost_and_comes_back_with_all_messages(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic)
+    alice = await member(here, "alice", topic, events=True)
+    bob = await member(there, "bob", topic)
     alice.hears()
     nodes.fabric.most_waiting = 1000
-    nodes.fabric.hold(here.me, there.me)
+    nodes.hold(here, there)
     alice.says("one")
     bob.says("two")
     await settle()
-    for _ in range(2):  # parcels that are not taken
+    for _ in range(2):  # while no parcel is taken
         await nodes.run_out(TAKEN_SECONDS)
     with log_lines() as lines:
         alice.says("long " * 300)
@@ -1169,10 +1088,10 @@ async def test_a_node_with_too_much_mail_is_lost_and_comes_back_with_all_message
     assert sum("node given up" in line for line in lines) == 1
     assert presence(alice.hears()) == [("left", "bob")]
     nodes.fabric.most_waiting = 1 << 30
-    await nodes.fabric.release(here.me, there.me)
+    await nodes.release(here, there)
     await nodes.run_out(SETTLE_SECONDS)
     assert ("joined", "bob") in presence(alice.hears())
     bob.says("three")
     await settle()
     assert messages(alice)[-1][1] == "three"
-    assert not any(guest.unacked for relay in there._relays for guest in relay._guests.values())
+    assert not any(unacked(there))

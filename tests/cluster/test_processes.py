@@ -43,7 +43,7 @@ async def start_nodes(start: StartServer, count: int, cluster: str, **environmen
 
 
 def names(one: Server, other: Server) -> tuple[str, str]:
-    """Of two nodes, which have found each other: the first that each has found is the other."""
+    """The names of two nodes that have found each other: each is the first node that the other has found."""
     found = [server.wait_for("node found")[0].split("node='")[1].rstrip("'") for server in (other, one)]
     return found[0], found[1]
 
@@ -54,7 +54,7 @@ def topic_of(owner: str, other: str) -> str:
 
 
 async def say(sender: Client, text: str, *receivers: Client) -> None:
-    """One message, which is acknowledged and comes to all the receivers, and to nobody else."""
+    """Send one message: its ack names as many recipients as there are receivers, and each of them gets it."""
     assert (await sender.ask({"message": text}))["recipients"] == len(receivers)
     for receiver in receivers:
         assert (await receiver.recv())["message"] == text
@@ -86,7 +86,7 @@ async def topics_page(server: Server) -> list[Frame]:
 
 
 async def start_workers(start: StartServer) -> tuple[Server, list[int]]:
-    """A server with two workers, which have found each other, and their process ids."""
+    """A server with two workers that have found each other, and their process ids."""
     server = await asyncio.to_thread(start, *APP, "--workers", "2", CHAT_CLUSTER=endpoints(2))
     await server.logged("node found", count=2)
     started = await server.logged("Started server process", count=2)
@@ -98,7 +98,7 @@ def worker_ids(lines: list[str]) -> list[int]:
 
 
 async def connect_to_both(guests: Guests, server: Server, workers: list[int]) -> list[Client]:
-    """A connection to each worker: while the other one is stopped, nobody else can take it."""
+    """A connection to each worker: it is made while the other worker is stopped."""
     clients = []
     for other in reversed(workers):
         os.kill(other, signal.SIGSTOP)
@@ -122,7 +122,7 @@ async def test_two_workers_with_an_endpoint_each_are_one_chat_behind_one_port(st
         await say(bob, "from the other", alice, *others)
     await server.logged("topic removed")
     assert len(server.lines("topic created")) == 1
-    await asyncio.to_thread(server.terminate, 0, trouble=MEANT)  # a machine that is slow was stopped for too long
+    await asyncio.to_thread(server.terminate, 0, trouble=MEANT)  # a slow machine looks stopped, and that is a warning
 
 
 @in_loop
@@ -150,7 +150,7 @@ async def test_a_worker_that_is_killed_is_replaced_by_a_node_of_the_same_cluster
 
 
 class Authority:
-    """Makes certificates for ``localhost``, and zenoh's configuration files with them."""
+    """An authority that makes certificates for ``localhost``, and zenoh's configuration files with them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -169,7 +169,7 @@ class Authority:
         subprocess.run(["openssl", *args], cwd=self._folder, check=True, capture_output=True)
 
     def configuration(self, mutual: bool, certificate: bool = True) -> str:
-        """The path of a file for a node; without a certificate it could but call others."""
+        """The path of a node's file. Without a certificate the node can only call others."""
         key, own = str(self._folder / "node.key"), str(self._folder / "node.pem")
         settings: dict[str, object] = {"root_ca_certificate": str(self._folder / "authority.pem")}
         if certificate:
@@ -189,7 +189,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def foreign_session(endpoint: str, file: str = "", mode: str = "client") -> Any:
-    """A session that is no node and calls one node. Raises ZError where that does not let it in."""
+    """A session that is no node and calls one. Raises ZError if the node does not let it in."""
     config = zenoh.Config.from_file(file) if file else zenoh.Config()
     for key, value in {
         "mode": mode,
@@ -293,7 +293,7 @@ async def test_members_of_the_other_nodes_outlive_a_node_that_is_killed(start: S
 
 
 async def is_refused(guests: Guests, server: Server) -> bool:
-    """Whether somebody who joins is told that this node sees too few others."""
+    """Whether a join is refused because this node sees too few others."""
     client = await guests.connect(server)
     answer = await client.ask({"username": "alice", "topic": "sports"})
     if answer["type"] == "joined":
@@ -335,7 +335,7 @@ async def test_with_a_quorum_nodes_serve_while_they_are_half_of_all_or_more(star
     await asyncio.to_thread(third.terminate, trouble=MEANT)
 
 
-# What all nodes say alike.
+# All nodes say the same.
 
 
 @in_loop
@@ -359,7 +359,7 @@ async def test_every_node_tells_the_topics_of_all(start: StartServer) -> None:
                     assert [one["topic"] for one in told if one["topic"] in owned] == owned
 
 
-# What is no node's.
+# Mail that is not from a node.
 
 GARBAGE = {
     "nothing": b"",
@@ -393,7 +393,7 @@ async def test_garbage_for_a_node_is_dropped_with_a_warning_and_the_chat_goes_on
                 for here, there in members:
                     await say(here, "one", there)
                     await say(there, "two", here)
-            # An envelope that could be one, of a node that nobody has met, and one of a node that says no more.
+            # An envelope that looks right, from a node that was never met, and one from a node that says no more.
             session.put(f"{PREFIX}/to/{name}", b"\x94\xa8stranger\x01\x01\x90")
             token = session.liveliness().declare_token(f"{PREFIX}/node/stranger")
             for here, there in members:

@@ -1,6 +1,7 @@
-"""Nodes that come and go in the worst moment: what each member hears is what it would have heard without."""
+"""Nodes that come and go at the worst moment: every member still hears each message once and in order."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -12,24 +13,28 @@ from chat_actors.cluster.node import REMAINS_SECONDS, SETTLE_SECONDS, START_SECO
 from chat_actors.cluster.views import highest
 from chat_actors.cluster.wire import Item, Taken
 from chat_actors.protocol.codes import CloseCode
-from tests.support.cluster.fabric import Nodes, Person
-from tests.support.cluster.world import World, asks, empty, listed, messages, presence, refusal, world
+from tests.support.cluster.fabric import Person
+from tests.support.cluster.world import (
+    World,
+    answered,
+    asks,
+    crash,
+    empty,
+    leave,
+    listed,
+    member,
+    members,
+    messages,
+    presence,
+    refusal,
+    waiting_for_acks,
+    world,
+)
 from tests.support.fakes import POISON, FakeMember, log_lines, settle
 
 
-def waiting_for_acks(nodes: Nodes) -> list[str]:
-    """What members have said and is not acknowledged."""
-    guests = [guest for node in nodes.all for relay in node._relays for guest in relay._guests.values()]
-    return [text for guest in guests for text, _ in guest.unacked]
-
-
-def answered(person: Person) -> None:
-    """The join of someone has been answered meanwhile."""
-    person.address = person.outbox.reply.result()
-
-
 def slow(node: Node) -> None:
-    """Let a node's relays pass on what comes so slowly that owners wait as long as they do at most."""
+    """A node never says that it has taken a parcel, so that owners wait for it as long as they ever do."""
     send = node.send
 
     def without_taken(to: str, item: Item) -> None:
@@ -40,13 +45,13 @@ def slow(node: Node) -> None:
 
 
 def keep_busy(node: Node) -> None:
-    """Give the supervisor of a node's topics so much to do that all else comes later."""
+    """Give the supervisor of a node's topics so much mail that anything sent after it comes late."""
     for _ in range(2000):
         node.back.post(Leave(FakeMember(), ""))
 
 
 async def has_time(node: Node) -> None:
-    """Wait until it has done all that."""
+    """Wait until the supervisor has handled all of its mail."""
     while not node.back.mailbox.empty():
         await asyncio.sleep(0)
     await settle()
@@ -55,21 +60,29 @@ async def has_time(node: Node) -> None:
 # What was on its way when the owner changed.
 
 
+async def one_on_its_way(
+    nodes: World, topic: str, owner: Node, here: Node, there: Node, **window: Any
+) -> tuple[Person, Person]:
+    """Alice ``here`` has said "one" and has its ack; bob ``there`` has not heard it: the way from the owner is held."""
+    alice = await member(here, "alice", topic)
+    bob = await member(there, "bob", topic, **window)
+    nodes.hold(owner, there)
+    alice.says("one")
+    await settle()
+    assert alice.texts == ["ack 1"] and bob.texts == []
+    return alice, bob
+
+
 @world()
 async def test_what_was_on_its_way_when_the_owner_was_stopped_for_a_moment_is_heard_once(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
-    alice, bob, late = Person(here), Person(there), Person(here)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, there.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"] and bob.texts == []
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there)
+    late = Person(here)
     with log_lines() as lines:
         await nodes.stop(owner, 2.5)
     assert any("this node was stopped for a while" in line for line in lines)
-    await nodes.fabric.release(owner.me, there.me)
+    await nodes.release(owner, there)
     await nodes.run_out(SETTLE_SECONDS)
     assert bob.texts == ["one"] and alice.texts == []
     await late.joins("carol", topic, since=0)
@@ -82,19 +95,13 @@ async def test_mail_on_its_way_is_heard_from_a_node_that_comes_as_the_owner_dies
     owner, here, there = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, there]), (new, [here, there, new]))
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, there.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"]
-    nodes.fabric.hold(here.me, there.me)  # so that they do not agree who the next owner is
-    nodes.fabric.hold(there.me, here.me)
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there)
+    nodes.hold(here, there)  # so that they do not agree on the next owner
+    nodes.hold(there, here)
     await nodes.kill(owner)
     await nodes.join(new)
-    await nodes.fabric.release(here.me, there.me)
-    await nodes.fabric.release(there.me, here.me)
+    await nodes.release(here, there)
+    await nodes.release(there, here)
     assert topic in new.estates.open and bob.texts == ["one"] and alice.texts == []
 
 
@@ -105,14 +112,8 @@ async def test_mail_on_its_way_is_heard_once_if_the_owner_dies_before_its_handov
     owner, here, there = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, there]), (new, nodes.all), (new, [here, there, new]))
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    for node in (there, new):
-        nodes.fabric.hold(owner.me, node.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"]
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there)
+    nodes.hold(owner, new)
     await nodes.join(new)
     await nodes.kill(owner)
     assert topic in new.estates.open and bob.texts == ["one"] and alice.texts == []
@@ -125,19 +126,14 @@ async def test_mail_on_its_way_is_heard_once_if_the_next_owner_dies_before_it_op
     owner, here, busy = await nodes.start(3)
     new = nodes.make()
     topic = nodes.topic((owner, [owner, here, busy]), (busy, [here, busy]), (new, [here, busy, new]))
-    alice, bob, late = Person(here), Person(busy), Person(here)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, busy.me)
-    alice.says("one")
-    await settle()
-    assert alice.texts == ["ack 1"]
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, busy)
+    late = Person(here)
     keep_busy(busy)
     await nodes.kill(owner)
     assert busy.estates.open[topic].room is None
-    nodes.fabric.hold(busy.me, here.me)
+    nodes.hold(busy, here)
     await nodes.join(new)
-    await nodes.fabric.release(busy.me, here.me)
+    await nodes.release(busy, here)
     await has_time(busy)
     assert topic in new.estates.open and bob.texts == ["one"] and alice.texts == []
     await late.joins("carol", topic, since=0)
@@ -145,39 +141,29 @@ async def test_mail_on_its_way_is_heard_once_if_the_next_owner_dies_before_it_op
 
 
 @pytest.mark.parametrize("next_one", [1, 2])
-def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_died(next_one: int) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        owner, here, there = await nodes.start(3)
-        topic = nodes.topic((owner, nodes.all), (nodes.all[next_one], [here, there]))
-        alice, bob = Person(here), Person(there)
-        await alice.joins("alice", topic)
-        await bob.joins("bob", topic, events=True)
-        nodes.fabric.hold(owner.me, there.me)
-        alice.says("one")
-        await settle()
-        assert alice.texts == ["ack 1"] and bob.texts == []
-        alice.leaves()
-        await settle()
-        assert not here._relays
-        await nodes.kill(owner)
-        assert bob.texts == ["one", "left alice (1)"]
-        bob.says("two")
-        await settle()
-        assert bob.texts == ["ack 2"]
-
-    run()
+@world()
+async def test_a_message_heard_only_by_a_member_that_left_is_heard_after_the_owner_died(
+    nodes: World, next_one: int
+) -> None:
+    owner, here, there = await nodes.start(3)
+    topic = nodes.topic((owner, nodes.all), (nodes.all[next_one], [here, there]))
+    alice, bob = await one_on_its_way(nodes, topic, owner, here, there, events=True)
+    await leave(alice)
+    assert not here._relays
+    await nodes.kill(owner)
+    assert bob.texts == ["one", "left alice (1)"]
+    bob.says("two")
+    await settle()
+    assert bob.texts == ["ack 2"]
 
 
 @world()
-async def test_what_relays_had_heard_is_forgotten_soon_after_their_end(nodes: World) -> None:
+async def test_the_journal_of_a_relay_is_forgotten_soon_after_its_end(nodes: World) -> None:
     here, there = await nodes.start(2)
-    alice = Person(here)
-    await alice.joins("alice", nodes.owned_by(there))
+    alice = await member(here, "alice", nodes.owned_by(there))
     alice.says("one")
     await settle()
-    alice.leaves()
-    await settle()
+    await leave(alice)
     assert len(list(here._remains.of_others_than([here.me]))) == 1
     await nodes.pass_time(REMAINS_SECONDS)
     assert not list(here._remains.of_others_than([here.me]))
@@ -188,14 +174,9 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
     winner, loser, here, there = await nodes.start(4)
     side = [loser, here, there]
     topic = nodes.topic((winner, nodes.all), (loser, side))
-    for node in side:
-        nodes.fabric.part(winner.me, node.me)
-    await settle()
-    alice, bob, carol = Person(here), Person(there), Person(winner)
-    await carol.joins("carol", topic)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(loser.me, here.me)
+    await nodes.part(winner, *side)
+    carol, alice, bob = await members(topic, carol=winner, alice=here, bob=there)
+    nodes.hold(loser, here)
     bob.says("one")
     await settle()
     await nodes.run_out(TAKEN_SECONDS)
@@ -203,10 +184,8 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
     await settle()
     await nodes.run_out(TAKEN_SECONDS)
     assert bob.texts == ["ack 1", "two"] and alice.texts == []
-    for node in side:
-        nodes.fabric.heal(winner.me, node.me)
-    await settle()
-    await nodes.fabric.release(loser.me, here.me)
+    await nodes.heal(winner, *side)
+    await nodes.release(loser, here)
     await nodes.run_out(SETTLE_SECONDS)
     assert alice.texts == ["one", "ack 2"] and bob.texts == [] and not waiting_for_acks(nodes)
     bob.says("three")
@@ -215,13 +194,11 @@ async def test_what_was_on_its_way_when_nodes_met_is_heard_once(nodes: World) ->
 
 
 @world()
-async def test_what_a_node_is_sent_by_a_time_that_is_over_changes_nothing(nodes: World) -> None:
+async def test_mail_from_a_link_that_has_ended_changes_nothing(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)
-    alice, bob = Person(here), Person(there)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(here.me, there.me)
+    alice, bob = await members(topic, alice=here, bob=there)
+    nodes.hold(here, there)
     alice.says("one")
     await settle()
     old = list(nodes.fabric.held.pop((here.me, there.me)))
@@ -242,17 +219,12 @@ async def test_messages_to_a_busy_new_owner_are_heard_though_that_owner_is_lost_
 ) -> None:
     owner, busy = await nodes.start(2)
     topic = nodes.owned_by(owner)
-    alice, bob = Person(owner), Person(busy)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    _, bob = await members(topic, alice=owner, bob=busy)
     keep_busy(busy)
-    nodes.fabric.part(owner.me, busy.me)
-    await settle()
+    await nodes.part(owner, busy)
     assert topic in busy.estates.open
-    nodes.fabric.heal(owner.me, busy.me)
-    await settle()
-    nodes.fabric.part(owner.me, busy.me)
-    await settle()
+    await nodes.heal(owner, busy)
+    await nodes.part(owner, busy)
     assert not busy.back.mailbox.empty()
     bob.says("one")
     await has_time(busy)
@@ -263,21 +235,18 @@ async def test_messages_to_a_busy_new_owner_are_heard_though_that_owner_is_lost_
 
 
 @world()
-async def test_what_someone_says_before_leaving_is_heard_though_others_come_back_behind_it(nodes: World) -> None:
+async def test_a_message_before_a_leave_is_heard_though_others_come_back_after_it(nodes: World) -> None:
     owner, busy, there, late = await nodes.start(4)
     topic = nodes.topic((owner, nodes.all), (busy, [busy, there, late]))
-    alice, bob, carol = Person(busy), Person(there), Person(late)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic)
-    await carol.joins("carol", topic)
-    nodes.fabric.hold(late.me, busy.me)
+    alice = await member(busy, "alice", topic, events=True)
+    bob, _ = await members(topic, bob=there, carol=late)
+    nodes.hold(late, busy)
     await nodes.kill(owner)
     keep_busy(busy)
     await nodes.run_out(SETTLE_SECONDS)
     bob.says("last words")
-    bob.leaves()
-    await settle()
-    await nodes.fabric.release(late.me, busy.me)
+    await leave(bob)
+    await nodes.release(late, busy)
     assert busy.estates.open[topic].room is None
     alice.hears()
     await has_time(busy)
@@ -285,88 +254,81 @@ async def test_what_someone_says_before_leaving_is_heard_though_others_come_back
     assert "last words" in heard[: heard.index("left bob (1)")]
 
 
-# Who comes back while topics move.
+# Members that come back while topics move.
+
+
+async def said_with_a_ref(topic: str, here: Node, there: Node) -> tuple[Person, Person, str]:
+    """Alice ``here``, bob ``there``, and alice's token. Alice has just said "one" with a ref."""
+    alice = Person(here)
+    token = (await alice.joins("alice", topic, resume=""))["resume"]
+    bob = await member(there, "bob", topic)
+    alice.says("one", ref="r")
+    return alice, bob, token
+
+
+async def said_again(person: Person) -> list[str]:
+    """Says "one" with that ref again; returns the answer."""
+    person.says("one", ref="r")
+    await settle()
+    return person.texts
 
 
 @world()
-async def test_who_was_a_member_at_an_owner_that_ends_comes_back_as_itself_elsewhere(nodes: World) -> None:
+async def test_a_member_of_an_owner_that_ends_resumes_on_another_node(nodes: World) -> None:
     owner, there = await nodes.start(2)
     topic = nodes.owned_by(owner)
-    alice, bob, back = Person(owner), Person(there), Person(there)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
+    alice, bob, token = await said_with_a_ref(topic, owner, there)
+    back = Person(there)
     await settle()
     assert bob.texts == ["one"]
     alice.outbox.on_close = alice.leaves
-    await owner.close()
-    nodes.all.remove(owner)
+    await nodes.close(owner)
     await settle()
     assert (await back.joins("anyone", topic, resume=token))["username"] == "alice"
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == []
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == []
 
 
 @world()
-async def test_the_refs_of_who_has_resumed_on_another_node_move_with_the_topic(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((there, [here, there]), (new, nodes.all))
-    alice, bob, back = Person(here), Person(there), Person(there)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
+async def test_the_refs_of_a_member_that_resumed_on_another_node_move_with_the_topic(nodes: World) -> None:
+    there, here, new, topic = await nodes.moving_topic()
+    alice, bob, token = await said_with_a_ref(topic, here, there)
+    back = Person(there)
     await settle()
     assert bob.texts == ["one"]
     await back.joins("anyone", topic, resume=token)
     alice.leaves()
     await nodes.join(new)
     assert topic in new.estates.open
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == []
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == []
 
 
 @world()
-async def test_the_refs_of_who_has_come_back_on_its_node_outlive_the_owner(nodes: World) -> None:
+async def test_the_refs_of_a_member_that_resumed_on_its_node_outlive_the_owner(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
-    alice, bob, back = Person(here), Person(there), Person(here)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
-    alice.leaves()
-    await settle()
+    alice, bob, token = await said_with_a_ref(topic, here, there)
+    back = Person(here)
+    await leave(alice)
     assert bob.texts == ["one"]
     await back.joins("anyone", topic, resume=token)
     await nodes.kill(owner)
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == []
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == []
 
 
 @world()
-async def test_who_comes_back_in_the_moment_in_which_the_topic_moves_is_itself(nodes: World) -> None:
-    here, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((there, [here, there]), (new, nodes.all))
-    alice, bob, back = Person(here), Person(there), Person(here)
-    token = (await alice.joins("alice", topic, resume=""))["resume"]
-    await bob.joins("bob", topic)
-    alice.says("one", ref="r")
-    alice.leaves()
-    await settle()
-    nodes.fabric.hold(there.me, here.me)
+async def test_a_member_that_resumes_while_its_topic_moves_keeps_its_name(nodes: World) -> None:
+    there, here, new, topic = await nodes.moving_topic()
+    alice, bob, token = await said_with_a_ref(topic, here, there)
+    back = Person(here)
+    await leave(alice)
+    nodes.hold(there, here)
     asks(back, "anyone", topic, resume=token)
     await nodes.join(new)
-    await nodes.fabric.release(there.me, here.me)
+    await nodes.release(there, here)
     joined, *more = back.hears()
     assert (joined["username"], joined["users"], more) == ("alice", 2, [])
     answered(back)
-    back.says("one", ref="r")
-    await settle()
-    assert back.texts == ["ack 1 again"] and bob.texts == ["one"]
+    assert await said_again(back) == ["ack 1 again"] and bob.texts == ["one"]
 
 
 @world()
@@ -377,101 +339,89 @@ async def test_of_two_connections_of_a_member_the_younger_stays_though_the_owner
     topic = nodes.owned_by(owner)
     old, new = Person(here), Person(there)
     token = (await old.joins("alice", topic, resume=""))["resume"]
-    nodes.fabric.hold(owner.me, here.me)  # the old one's node does not hear of it
+    nodes.hold(owner, here)  # so that the node of the old connection does not hear of the new one
     await nodes.pass_time(1)
     await new.joins("anyone", topic, resume=token)
     await nodes.kill(owner)
     assert (old.outbox.closed, new.outbox.closed) == (CloseCode.RESUMED_ELSEWHERE, None)
-    old.leaves()
-    await settle()
+    await leave(old)
     assert await nodes.listed(here) == [{"topic": topic, "users": 1}]
 
 
 @pytest.mark.parametrize("seconds, heard", [(20.0, ["two"]), (35.0, ["one", "two"])])
-def test_what_a_frozen_node_says_again_is_known_within_the_window_and_new_after_it(
-    seconds: float, heard: list[str]
+@world()
+async def test_what_a_frozen_node_says_again_is_known_within_the_window_and_new_after_it(
+    nodes: World, seconds: float, heard: list[str]
 ) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        owner, here, frozen = await nodes.start(3)
-        topic = nodes.owned_by(owner)
-        alice, bob = Person(here), Person(frozen)
-        await alice.joins("alice", topic)
-        await bob.joins("bob", topic)
-        nodes.fabric.hold(owner.me, frozen.me)
-        bob.says("one")
-        await settle()
-        await nodes.run_out(TAKEN_SECONDS)
-        assert alice.texts == ["one"]
-        await nodes.freeze(frozen)
-        await nodes.fabric.release(owner.me, frozen.me)
-        await nodes.pass_time(seconds)
-        await nodes.thaw(frozen)
-        assert not waiting_for_acks(nodes)
-        bob.says("two")
-        await settle()
-        assert alice.texts == heard
-        await nodes.kill(owner)
-        assert alice.texts == [] and not waiting_for_acks(nodes)
-
-    run()
+    owner, here, frozen = await nodes.start(3)
+    topic = nodes.owned_by(owner)
+    alice, bob = await members(topic, alice=here, bob=frozen)
+    nodes.hold(owner, frozen)
+    bob.says("one")
+    await settle()
+    await nodes.run_out(TAKEN_SECONDS)
+    assert alice.texts == ["one"]
+    await nodes.freeze(frozen)
+    await nodes.release(owner, frozen)
+    await nodes.pass_time(seconds)
+    await nodes.thaw(frozen)
+    assert not waiting_for_acks(nodes)
+    bob.says("two")
+    await settle()
+    assert alice.texts == heard
+    await nodes.kill(owner)
+    assert alice.texts == [] and not waiting_for_acks(nodes)
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_an_ack_that_is_over_with_its_message_is_not_waited_for(left: bool) -> None:
-    @world()
-    async def run(nodes: World) -> None:
-        owner, here, frozen = await nodes.start(3)
-        topic = nodes.owned_by(owner)
-        alice, bob, carol = Person(here), Person(frozen), Person(frozen)
-        for name, person in (("alice", alice), ("bob", bob), ("carol", carol)):
-            await person.joins(name, topic)
-        nodes.fabric.hold(owner.me, frozen.me)
-        bob.says("one")
-        await settle()
-        await nodes.run_out(TAKEN_SECONDS)
-        await nodes.pass_time(5)
-        await nodes.freeze(frozen)
-        await nodes.pass_time(25)
-        assert alice.texts == ["one"]
-        await nodes.thaw(frozen)
-        await nodes.release_until(owner, frozen, b"Attached")
-        assert waiting_for_acks(nodes) == ["one"]
-        if left:
-            bob.leaves()
-            await settle()
-        await nodes.fabric.release(owner.me, frozen.me)
-        assert not waiting_for_acks(nodes)
-        carol.says("two")
-        await settle()
-        assert alice.texts == ["two"] and carol.texts[-1] == "ack 2"
-        await nodes.kill(owner)
-        assert alice.texts == []
-
-    run()
+@world()
+async def test_an_ack_that_is_over_with_its_message_is_not_waited_for(nodes: World, left: bool) -> None:
+    owner, here, frozen = await nodes.start(3)
+    topic = nodes.owned_by(owner)
+    alice, bob, carol = await members(topic, alice=here, bob=frozen, carol=frozen)
+    nodes.hold(owner, frozen)
+    bob.says("one")
+    await settle()
+    await nodes.run_out(TAKEN_SECONDS)
+    await nodes.pass_time(5)
+    await nodes.freeze(frozen)
+    await nodes.pass_time(25)
+    assert alice.texts == ["one"]
+    await nodes.thaw(frozen)
+    await nodes.release_until(owner, frozen, b"Attached")
+    assert waiting_for_acks(nodes) == ["one"]
+    if left:
+        await leave(bob)
+    await nodes.release(owner, frozen)
+    assert not waiting_for_acks(nodes)
+    carol.says("two")
+    await settle()
+    assert alice.texts == ["two"] and carol.texts[-1] == "ack 2"
+    await nodes.kill(owner)
+    assert alice.texts == []
 
 
 # The end of a topic, and of a relay.
 
 
 @world(topic_members=1)
-async def test_who_begins_a_topic_anew_hears_nothing_of_what_its_last_one_still_has_to_say(nodes: World) -> None:
+async def test_a_new_topic_hears_nothing_that_the_last_one_of_its_name_still_had_to_say(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.owned_by(owner)
-    alice, bob, carol = Person(here), Person(here), Person(there)
-    await alice.joins("alice", topic)
+    alice = await member(here, "alice", topic)
+    bob, carol = Person(here), Person(there)
     asks(carol, "carol", topic)
     await settle()
-    nodes.fabric.hold(there.me, owner.me)  # for the owner, the node of someone who was refused is attached still
+    nodes.hold(there, owner)  # to the owner, the node of the refused member is still attached
     assert refusal(carol)[0] == CloseCode.OVERLOADED
-    nodes.fabric.hold(here.me, owner.me)
+    nodes.hold(here, owner)
     alice.says(*map(str, range(900)))  # more than a topic takes in one turn
     alice.leaves()
     asks(bob, "bob", topic, since=0)
-    await nodes.fabric.release(here.me, owner.me)
+    await nodes.release(here, owner)
     joined, *more = bob.hears()
     assert (joined["users"], joined["last_id"], more) == (1, 0, [])
-    await nodes.fabric.release(there.me, owner.me)
+    await nodes.release(there, owner)
     answered(bob)
     bob.says("one")
     await settle()
@@ -482,9 +432,8 @@ async def test_who_begins_a_topic_anew_hears_nothing_of_what_its_last_one_still_
 async def test_last_words_are_heard_though_another_member_joins_before_them(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
-    alice, bob, carol = Person(there), Person(here), Person(there)
-    await bob.joins("bob", topic)
-    await alice.joins("alice", topic)
+    bob, alice = await members(topic, bob=here, alice=there)
+    carol = Person(there)
     (relay,) = there._relays
     bob.says(*["long " * 10_000] * 20)
     while relay.mailbox.idle():
@@ -501,16 +450,12 @@ async def test_last_words_are_heard_though_another_member_joins_before_them(node
 
 @world()
 async def test_a_relay_that_ends_while_its_owner_changes_leaves_no_member_behind(nodes: World) -> None:
-    owner, there = await nodes.start(2)
-    new = nodes.make()
-    topic = nodes.topic((owner, [owner, there]), (new, [there, new]), (new, nodes.all))
-    alice, bob = Person(there), Person(owner)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic, events=True)
+    owner, there, new, topic = await nodes.moving_topic()
+    alice = await member(there, "alice", topic)
+    bob = await member(owner, "bob", topic, events=True)
     nodes.apart(owner, new)
     await nodes.join(new)
-    alice.leaves()
-    await settle()
+    await leave(alice)
     await nodes.kill(new)
     assert bob.texts == ["left alice (1)"]
     assert await nodes.listed(there) == [{"topic": topic, "users": 1}]
@@ -526,28 +471,24 @@ async def test_a_topic_that_crashes_leaves_none_of_its_members_behind(nodes: Wor
         await person.joins(f"name-{number}", topic)
     room = owner.estates.open[topic].room
     assert room is not None
-    for _ in range(6):
-        room.post(Leave)  # type: ignore[arg-type]  # no event
+    crash(room.post, Leave)  # a class, not an event
     await settle()
     assert alice.outbox.closed == bob.outbox.closed == CloseCode.CRASHED
     assert not owner.back._where and not owner.back._topics and empty(nodes)
 
 
 @world()
-async def test_who_leaves_as_its_topic_crashes_has_left_once(nodes: World) -> None:
+async def test_a_member_that_leaves_as_its_topic_crashes_leaves_once(nodes: World) -> None:
     owner, there = await nodes.start(2)
     topic = nodes.owned_by(owner)
-    alice = Person(there)
-    await alice.joins("alice", topic)
+    alice = await member(there, "alice", topic)
     room = owner.estates.open[topic].room
     assert room is not None
-    nodes.fabric.hold(owner.me, there.me)
-    for _ in range(6):
-        room.post(Leave)  # type: ignore[arg-type]  # no event
+    nodes.hold(owner, there)
+    crash(room.post, Leave)  # a class, not an event
     await settle()
-    alice.leaves()
-    await settle()
-    await nodes.fabric.release(owner.me, there.me)
+    await leave(alice)
+    await nodes.release(owner, there)
     assert not owner.back._where and empty(nodes)
     assert (await Person(there).joins("alice", topic))["users"] == 1
 
@@ -556,14 +497,13 @@ async def test_who_leaves_as_its_topic_crashes_has_left_once(nodes: World) -> No
 async def test_a_relay_that_begins_again_keeps_a_window_of_what_the_topic_says_from_then(nodes: World) -> None:
     owner, here, other = await nodes.start(3)
     topic = nodes.topic((owner, nodes.all), (other, [here, other]))
-    alice, bob, late = Person(here), Person(here), Person(here)
-    await alice.joins("alice", topic)
+    alice = await member(here, "alice", topic)
+    bob, late = Person(here), Person(here)
     alice.says("1", "2", "3")
     await settle()
-    nodes.fabric.hold(here.me, owner.me)
+    nodes.hold(here, owner)
     asks(bob, "bob", topic)
-    alice.leaves()
-    await settle()
+    await leave(alice)
     await nodes.kill(owner)
     answered(bob)
     assert bob.hears()[0]["users"] == 1
@@ -575,7 +515,7 @@ async def test_a_relay_that_begins_again_keeps_a_window_of_what_the_topic_says_f
     assert [(f"ack {number}", text) for number, text in messages(late)] == [(acked, "new")]
 
 
-# What is asked, and what is kept.
+# The list, and what is kept.
 
 
 @world()
@@ -620,46 +560,39 @@ async def test_how_far_members_of_lost_nodes_had_come_is_forgotten_with_the_wind
 @world()
 async def test_acks_that_are_over_are_missed_and_those_behind_them_are_told_once(nodes: World) -> None:
     owner, here, other = await nodes.start(3)
-    topic = nodes.topic((owner, nodes.all), (other, [here, other]))  # which does not open it: it sees the owner
-    alice, bob = Person(here), Person(owner)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    nodes.fabric.hold(owner.me, here.me)
+    topic = nodes.topic((owner, nodes.all), (other, [here, other]))  # ``other`` does not open it, for it sees the owner
+    alice, bob = await members(topic, alice=here, bob=owner)
+    nodes.hold(owner, here)
     for text in ("one", "two"):
         alice.says(text)
         await settle()
         await nodes.run_out(TAKEN_SECONDS)
         if text == "one":
             await nodes.pass_time(30.5)
-    nodes.fabric.part(owner.me, here.me)
-    await settle()
+    await nodes.part(owner, here)
     nodes.fabric.held.clear()  # the acks are lost on their way
-    nodes.fabric.heal(owner.me, here.me)
-    await settle()
+    await nodes.heal(owner, here)
     alice.says("three")
     await settle()
     assert alice.texts == ["ack 2", "ack 3"] and waiting_for_acks(nodes) == []
     assert [text for text in bob.texts if text != "expired"] == ["one", "two", "three"]
 
 
-# What is said while parts of a cluster meet.
+# Messages while parts of a cluster meet.
 
 
 async def two_parts(nodes: World) -> tuple[str, Person, Person]:
-    """A topic on both sides of a split, somebody on each of them; the first one's node owns it where they meet."""
+    """A topic on both sides of a split, with one member each. The first member's node owns it when the sides meet."""
     winner, loser = await nodes.start(2)
     topic = nodes.topic((winner, nodes.all))
-    nodes.fabric.part(winner.me, loser.me)
-    await settle()
+    await nodes.part(winner, loser)
     await nodes.run_out(SETTLE_SECONDS)
-    alice, bob = Person(winner), Person(loser)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    alice, bob = await members(topic, alice=winner, bob=loser)
     return topic, alice, bob
 
 
 async def goes_on(nodes: World) -> None:
-    """All that is on its way arrives."""
+    """Let everything arrive that is on its way."""
     for _ in range(3):
         await settle()
         await nodes.run_out(TAKEN_SECONDS)
@@ -667,13 +600,13 @@ async def goes_on(nodes: World) -> None:
 
 
 @world()
-async def test_ids_go_up_for_those_whose_part_was_ahead(nodes: World) -> None:
+async def test_ids_go_up_for_members_whose_part_was_ahead(nodes: World) -> None:
     _, alice, bob = await two_parts(nodes)
     bob.says(*map(str, range(8)))
     await settle()
     assert bob.texts[-1] == "ack 8"
     nodes.fabric.heal(alice.node.me, bob.node.me)
-    for number in range(60):  # before the topic has taken bob in, while it does, and behind that
+    for number in range(60):  # before the topic takes bob in, meanwhile and afterwards
         alice.says(f"alice {number}")
         await asyncio.sleep(0)
     await goes_on(nodes)
@@ -709,7 +642,7 @@ async def test_members_of_the_other_part_are_closed_where_the_topic_cannot_take_
 
 
 @world()
-async def test_whoever_joins_behind_members_that_could_not_be_taken_in_hears_what_is_said(nodes: World) -> None:
+async def test_a_join_after_members_that_could_not_be_taken_in_hears_messages(nodes: World) -> None:
     topic, alice, bob = await two_parts(nodes)
     room = alice.node.estates.open[topic].room
     setattr(room, "_restore", None)  # noqa: B010  # a bug
@@ -732,17 +665,15 @@ async def test_whoever_joins_behind_members_that_could_not_be_taken_in_hears_wha
 async def test_an_ack_from_before_the_sender_is_taken_in_again_is_told_once(nodes: World) -> None:
     owner, here, there = await nodes.start(3)
     topic = nodes.topic((owner, nodes.all))
-    alice, bob, carol = Person(owner), Person(here), Person(there)
-    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
-        await member.joins(name, topic)
+    alice, bob, carol = await members(topic, alice=owner, bob=here, carol=there)
     slow(there)
     alice.says("x")
     await settle()  # the topic waits
-    bob.says("one")  # and that waits for the topic
+    bob.says("one")  # this message waits for the topic
     await settle()
     (relay,) = here._relays
     before = relay._journal.line.name
-    keep_busy(here)  # so that nothing is said to its own topic of that name
+    keep_busy(here)  # so that bob's message does not reach this node's own topic of that name
     for other in (owner, there):
         nodes.fabric.part(here.me, other.me)
     while relay._journal.line.name == before:
@@ -772,20 +703,16 @@ async def test_ids_go_up_for_members_whose_relay_turns_away_before_they_are_take
         nodes.apart(other, new)
     await settle()
     await nodes.run_out(SETTLE_SECONDS)
-    alice, bob, carol = Person(owner), Person(here), Person(there)
-    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
-        await member.joins(name, topic)
+    alice, bob, _ = await members(topic, alice=owner, bob=here, carol=there)
     bob.says(*map(str, range(20)))
     await goes_on(nodes)
     assert bob.texts[-1] == "ack 20"
     slow(there)
     alice.says("x")
     await settle()  # the topic waits
-    alice.says("y", "z")  # and these wait for it, in front of bob
+    alice.says("y", "z")  # these wait for the topic, before bob's return
     await settle()
-    for other in (owner, there):
-        nodes.fabric.heal(here.me, other.me)
-    await settle()
+    await nodes.heal(here, owner, there)
     (relay,) = here._relays
     await nodes.join(new)
     assert relay.owner == new.me
@@ -798,14 +725,13 @@ async def test_ids_go_up_for_members_whose_relay_turns_away_before_they_are_take
 
 
 @world()
-async def test_whoever_was_in_another_topic_of_that_name_is_taken_in_as_if_new(nodes: World) -> None:
+async def test_members_of_another_topic_of_that_name_are_taken_in_as_new(nodes: World) -> None:
     owner, here = await nodes.start(2)
     new = nodes.make()
     topic = nodes.topic((owner, nodes.all[:2]), (new, nodes.all), (new, [new, here]))
-    nodes.apart(owner, new)  # so that the one knows nothing of the other's topic
-    alice, bob, carol = Person(owner), Person(here), Person(new)
-    await alice.joins("alice", topic, events=True)
-    await bob.joins("bob", topic, events=True)
+    nodes.apart(owner, new)  # so that neither knows the other's topic
+    alice, bob = await members(topic, events=True, alice=owner, bob=here)
+    carol = Person(new)
     await nodes.join(new)
     await nodes.run_out(START_SECONDS)
     await goes_on(nodes)
@@ -831,9 +757,7 @@ async def test_a_part_that_waits_to_be_taken_in_hears_nothing_of_another_that_is
         nodes.fabric.part(one.me, other.me)
     await settle()
     await nodes.run_out(SETTLE_SECONDS)
-    alice, bob, carol = [Person(node) for node in (winner, first, second)]
-    for name, member in (("alice", alice), ("bob", bob), ("carol", carol)):
-        await member.joins(name, topic, events=True)
+    alice, bob, carol = await members(topic, events=True, alice=winner, bob=first, carol=second)
     room = winner.estates.open[topic].room
     assert room is not None
     post, held = room.post, []
@@ -861,7 +785,7 @@ async def test_a_part_that_waits_to_be_taken_in_hears_nothing_of_another_that_is
     assert presence(alice.hears()) == [("joined", "bob"), ("joined", "carol")]
 
 
-# What one topic's bug costs the others when a node goes.
+# A bug in one topic does not harm the others when a node goes.
 
 
 @world()
@@ -874,7 +798,7 @@ async def test_a_topic_that_cannot_turn_to_its_next_owner_keeps_no_other_from_it
     for one, topic in zip(everybody, topics):
         await one.joins("member", topic)
     mallory, *others = everybody
-    mallory.says(POISON)  # which no node can be told, and which is not acknowledged
+    mallory.says(POISON)  # this cannot be sent to a node and gets no ack
     await settle()
     with log_lines() as lines:
         await nodes.kill(owner)
@@ -910,7 +834,7 @@ async def test_a_topic_that_cannot_be_bequeathed_keeps_no_other_from_it(nodes: W
 
 
 @world()
-async def test_whoever_closes_a_node_a_second_time_waits_as_well(nodes: World) -> None:
+async def test_a_second_close_of_a_node_waits_as_well(nodes: World) -> None:
     (node,) = await nodes.start(1)
     may_end = asyncio.Event()
     end = node._links.close
@@ -923,7 +847,7 @@ async def test_whoever_closes_a_node_a_second_time_waits_as_well(nodes: World) -
     closing = [asyncio.create_task(node.close()) for _ in range(2)]
     await settle()
     assert not any(task.done() for task in closing)
-    closing[0].cancel()  # which does not end it
+    closing[0].cancel()  # this does not stop the closing
     may_end.set()
     await closing[1]
     await settle()

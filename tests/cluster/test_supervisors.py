@@ -1,26 +1,24 @@
-"""A node's two supervisors: what comes after one that has given up."""
+"""A node's two supervisors, and what follows when one of them gives up."""
 
 import asyncio
 
-from chat_actors.actors.base import MOST_CRASHES
 from chat_actors.actors.events import Restore, Returning, Send
 from chat_actors.cluster.backlog import Backlog
 from chat_actors.cluster.views import highest
 from chat_actors.protocol.codes import CloseCode
 from tests.support.cluster.fabric import Person
-from tests.support.cluster.world import World, world
-from tests.support.fakes import POISON, log_lines, settle
+from tests.support.cluster.world import World, crash, leave, member, members, world
+from tests.support.fakes import log_lines, settle
 
 
 @world()
 async def test_when_the_supervisor_of_the_topics_gives_up_another_one_takes_its_place(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.topic((here, nodes.all))
-    alice, bob = Person(there), Person(there)
-    await alice.joins("alice", topic)
+    alice = await member(there, "alice", topic)
+    bob = Person(there)
     before = here.back
-    for _ in range(MOST_CRASHES + 1):
-        before.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
+    crash(before.post)
     await settle()
     assert before.task.done()
     assert alice.outbox.closed is CloseCode.RESTARTING
@@ -36,11 +34,9 @@ async def test_when_the_supervisor_of_the_topics_gives_up_another_one_takes_its_
 async def test_when_the_supervisor_of_the_members_gives_up_the_node_can_serve_again(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.topic((there, nodes.all))
-    alice, bob, carol = Person(here), Person(there), Person(here)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
-    for _ in range(MOST_CRASHES + 1):
-        here.front.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
+    alice, bob = await members(topic, alice=here, bob=there)
+    carol = Person(here)
+    crash(here.front.post)
     await asyncio.wait({here.front.task})
     await settle()
     assert alice.outbox.closed is CloseCode.RESTARTING
@@ -77,9 +73,9 @@ async def test_a_topic_that_cannot_be_opened_costs_no_other(nodes: World) -> Non
     owner, here = await nodes.start(2)
     both = [owner.me, here.me]
     mine = (name for name in map("topic-{}".format, range(1000)) if highest(name, both) == owner.me)
-    members = [Person(here), Person(here)]
-    for member in members:
-        await member.joins("member", next(mine))
+    people = [Person(here), Person(here)]
+    for person in people:
+        await person.joins("member", next(mine))
     watch, watched = here.watch, []
 
     def fail_once(backlog: Backlog) -> None:
@@ -92,23 +88,20 @@ async def test_a_topic_that_cannot_be_opened_costs_no_other(nodes: World) -> Non
     with log_lines() as lines:
         await nodes.kill(owner)
     assert sum("topic not opened" in line for line in lines) == 1
-    for member in members:
-        member.says("one")
+    for person in people:
+        person.says("one")
     await settle()
-    assert sorted(member.texts for member in members) == [[], ["ack 1"]]
+    assert sorted(person.texts for person in people) == [[], ["ack 1"]]
 
 
 @world()
-async def test_what_comes_to_the_supervisor_from_somebody_who_has_left_is_for_nobody(nodes: World) -> None:
+async def test_a_message_to_the_supervisor_from_a_member_that_left_is_dropped(nodes: World) -> None:
     owner, here = await nodes.start(2)
     topic = nodes.owned_by(owner)
-    alice, bob = Person(here), Person(owner)
-    await alice.joins("alice", topic)
-    await bob.joins("bob", topic)
+    alice, bob = await members(topic, alice=here, bob=owner)
     (attachment,) = (one for one in owner.estates.open[topic].seating.attachments.values() if one.name == here.me)
     (seat,) = attachment.seats.values()
-    alice.leaves()
-    await settle()
+    await leave(alice)
     with log_lines() as lines:
         owner.back.pass_on(Send(seat, "late"))
         await settle()
@@ -119,12 +112,10 @@ async def test_what_comes_to_the_supervisor_from_somebody_who_has_left_is_for_no
 async def test_mail_that_a_failed_supervisor_did_not_pass_on_is_not_on_its_way(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.topic((here, nodes.all))
-    alice = Person(there)
-    await alice.joins("alice", topic)
+    alice = await member(there, "alice", topic)
     estate = here.estates.open[topic]
     ((seat,),) = (attachment.seats.values() for attachment in estate.seating.attachments.values())
-    for _ in range(MOST_CRASHES + 1):
-        here.back.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
+    crash(here.back.post)
     estate._pass_on(Send(seat, "one"))
     estate._pass_on(Restore(topic, [Returning(seat, "alice")], lambda *_: None))
     await settle()

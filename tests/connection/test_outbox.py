@@ -1,4 +1,4 @@
-"""Both lanes, on a transport and an ASGI server made up for it, and the stall clock that watches them."""
+"""Both lanes, on a fake transport and a fake ASGI server, and the stall clock that watches them."""
 
 import asyncio
 import gc
@@ -31,7 +31,7 @@ DISCONNECT = {"type": "websocket.disconnect"}
 async def test_both_lanes_give_the_server_the_same_json_texts(kind: type[Lane]) -> None:
     lane = kind()
     texts = ["1", "ünï", "3" * 200, "4" * 70_000]
-    lane.outbox.write(frame(texts[0]))
+    lane.write(texts[0])
     lane.outbox.write(b"".join(frame(text) for text in texts[1:]))
     await settle()
     frames = [{"type": "message", "id": 1, "username": "alice", "message": text, "timestamp": 0} for text in texts]
@@ -41,7 +41,7 @@ async def test_both_lanes_give_the_server_the_same_json_texts(kind: type[Lane]) 
 @in_clean_loop
 async def test_the_plain_lane_keeps_nothing_of_a_frame_that_was_sent() -> None:
     lane = Lane()
-    lane.outbox.write(frame(" ".join(["east", "west"])))
+    lane.write(" ".join(["east", "west"]))
     await settle()
     assert len(lane.server.sent) == 1
     lane.server.sent.clear()
@@ -51,15 +51,14 @@ async def test_the_plain_lane_keeps_nothing_of_a_frame_that_was_sent() -> None:
 @both_lanes
 @in_clean_loop
 async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=1000)
-    lane.stall()
+    lane = kind.stalled(most_bytes=1000)
     for _ in range(2):
-        lane.outbox.write(frame("x" * 700))
+        lane.write("x" * 700)
         assert not slow(lane)
-    lane.outbox.write(frame("x"))
+    lane.write("x")
     reason = lane.outbox.reason
     assert (reason or "").startswith("slow: too much unread, 1")
-    lane.outbox.write(frame("x"))
+    lane.write("x")
     await lane.seconds(50)
     assert lane.outbox.reason == reason
 
@@ -67,14 +66,13 @@ async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane
 @in_clean_loop
 async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
     lane = FastLane(most_bytes=1000)
-    for _ in range(50):
-        lane.outbox.write(frame("x" * 300))
+    lane.write(*["x" * 300] * 50)
     lane.stall()
     waiting = []
     while not slow(lane):
         waiting.append(lane.transport.unread)
-        lane.outbox.write(frame("x" * 300))
-    assert max(waiting) > 1000  # by one write, and no more
+        lane.write("x" * 300)
+    assert max(waiting) > 1000  # by one write at the most
     assert sorted(waiting)[-2] <= 1000
 
 
@@ -82,7 +80,7 @@ async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
 async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_written() -> None:
     lane = Lane(most_bytes=1000)
     for _ in range(50):
-        lane.outbox.write(frame("x" * 300))
+        lane.write("x" * 300)
         await settle()
     assert not slow(lane)
 
@@ -90,11 +88,10 @@ async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_wr
 @both_lanes
 @in_clean_loop
 async def test_an_answer_longer_than_the_bound_makes_nobody_slow_and_many_do(kind: type[Lane]) -> None:
-    lane = kind()
-    lane.stall()
+    lane = kind.stalled()
     lane.outbox.write_answer(frame("x" * 5000))
     await settle()
-    lane.outbox.write(frame("small"))
+    lane.write("small")
     assert not slow(lane)
     for _ in range(3):
         lane.outbox.write_answer(frame("x" * 5000))
@@ -104,7 +101,7 @@ async def test_an_answer_longer_than_the_bound_makes_nobody_slow_and_many_do(kin
 @in_clean_loop
 async def test_a_transport_that_has_forgotten_its_buffer_has_nothing_to_write() -> None:
     lane = FastLane()
-    del lane.transport.unread  # asyncio's TLS transports have none once they were closed twice: AttributeError
+    del lane.transport.unread  # a TLS transport of asyncio has none after a second close: AttributeError
     assert lane.outbox.buffered() == 0
 
 
@@ -113,7 +110,7 @@ async def test_a_connection_is_open_until_its_peer_has_read_the_end() -> None:
     lane = FastLane()
     assert lane.outbox.is_open()
     lane.stall()
-    lane.outbox.write(frame("unread"))
+    lane.write("unread")
     await lane.outbox.finish()
     assert lane.outbox.is_open()
     await lane.read_one("unread")
@@ -135,32 +132,25 @@ async def test_the_kernel_takes_little_ahead_of_what_it_sends(family: socket.Add
 @both_lanes
 @in_clean_loop
 async def test_a_replay_comes_on_top_of_what_may_wait(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=1000)
-    lane.stall()
+    lane = kind.stalled(most_bytes=1000)
     lane.outbox.write_answer(frame("x" * 5000))
     for _ in range(2):
-        lane.outbox.write(frame("x" * 700))
+        lane.write("x" * 700)
         assert not slow(lane)
-    lane.outbox.write(frame("x"))
+    lane.write("x")
     assert slow(lane)
 
 
 @in_clean_loop
 async def test_an_aborted_peer_loses_its_connection_on_the_fast_lane() -> None:
-    lane = FastLane(most_bytes=0)
-    lane.stall()
-    lane.outbox.write(frame("1"))
-    lane.outbox.write(frame("2"))
+    lane = FastLane.stalled("1", "2", most_bytes=0)
     assert lane.transport.aborted.is_set()
     assert len(lane.texts) == 1
 
 
 @in_clean_loop
 async def test_an_aborted_peer_ends_the_conversation_on_the_plain_lane() -> None:
-    lane = Lane(most_bytes=0)
-    lane.stall()
-    lane.outbox.write(frame("1"))
-    lane.outbox.write(frame("2"))
+    lane = Lane.stalled("1", "2", most_bytes=0)
     assert await lane.outbox.receive() == DISCONNECT
     lane.server.peer_reads = True
     await settle()
@@ -171,15 +161,15 @@ async def test_an_aborted_peer_ends_the_conversation_on_the_plain_lane() -> None
 async def test_nothing_is_written_to_a_transport_that_is_closing() -> None:
     lane = FastLane()
     lane.transport.closing = True
-    lane.outbox.write(frame("1"))
+    lane.write("1")
     assert lane.texts == []
 
 
 @in_clean_loop
 async def test_a_transport_that_was_closed_in_between_is_no_error() -> None:
     lane = FastLane()
-    lane.transport.error = RuntimeError("the handler is closed")  # what uvloop says
-    lane.outbox.write(frame("1"))
+    lane.transport.error = RuntimeError("the handler is closed")  # the words of uvloop
+    lane.write("1")
     assert lane.outbox.reason is None
 
 
@@ -187,12 +177,12 @@ async def test_a_transport_that_was_closed_in_between_is_no_error() -> None:
 async def test_a_peer_that_is_gone_ends_the_plain_lane_without_a_word() -> None:
     lane = Lane()
     lane.server.error = OSError("gone")
-    lane.outbox.write(frame("1"))
+    lane.write("1")
     assert await lane.outbox.receive() == DISCONNECT
     lane.server.error = None
     with log_lines() as lines:
         for _ in range(5):
-            lane.outbox.write(frame("x" * 700))
+            lane.write("x" * 700)
         await settle()
     assert (lane.server.sent, lines, lane.outbox.reason) == ([], [], None)
 
@@ -203,9 +193,7 @@ async def test_a_peer_that_is_gone_ends_the_plain_lane_without_a_word() -> None:
 @both_lanes
 @in_clean_loop
 async def test_a_peer_that_reads_nothing_for_ten_seconds_is_aborted(kind: type[Lane]) -> None:
-    lane = kind()
-    lane.stall()
-    lane.outbox.write(frame("1"))
+    lane = kind.stalled("1")
     await lane.seconds(9)
     assert lane.outbox.reason is None
     await lane.seconds(10)
@@ -215,16 +203,13 @@ async def test_a_peer_that_reads_nothing_for_ten_seconds_is_aborted(kind: type[L
 @both_lanes
 @in_clean_loop
 async def test_progress_starts_the_ten_seconds_again(kind: type[Lane]) -> None:
-    lane = kind(window=1000)
-    lane.stall()
-    for _ in range(5):
-        lane.outbox.write(frame("1"))
+    lane = kind.stalled(*["1"] * 5, window=1000)
     await settle()
     for _ in range(4):
         await lane.seconds(9)
         await lane.read_one("1")
     await lane.seconds(10)
-    assert not slow(lane)  # the last look but nine saw progress
+    assert not slow(lane)  # the look ten seconds ago saw progress
     await lane.seconds(1)
     assert slow(lane)
 
@@ -234,10 +219,7 @@ async def test_progress_starts_the_ten_seconds_again(kind: type[Lane]) -> None:
 async def test_a_frame_that_outlives_its_message_aborts_a_peer_though_it_makes_progress(
     kind: type[Lane],
 ) -> None:
-    lane = kind(most_bytes=100_000)
-    lane.stall()
-    for _ in range(60):
-        lane.outbox.write(frame("1"))
+    lane = kind.stalled(*["1"] * 60, most_bytes=100_000)
     await settle()
     for _ in range(30):
         await lane.seconds(1)
@@ -250,13 +232,9 @@ async def test_a_frame_that_outlives_its_message_aborts_a_peer_though_it_makes_p
 @both_lanes
 @in_clean_loop
 async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=100_000)
-    lane.stall()
-    for _ in range(29):
-        lane.outbox.write(frame("1"))
+    lane = kind.stalled(*["1"] * 29, most_bytes=100_000)
     await lane.seconds(1)
-    for _ in range(60):
-        lane.outbox.write(frame("1"))
+    lane.write(*["1"] * 60)
     for _ in range(31):
         assert lane.outbox.reason is None
         await lane.seconds(1)
@@ -267,10 +245,9 @@ async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind:
 @both_lanes
 @in_clean_loop
 async def test_a_peer_that_is_always_a_little_behind_is_left_alone(kind: type[Lane]) -> None:
-    lane = kind()
-    lane.stall()
+    lane = kind.stalled()
     for second in range(50):
-        lane.outbox.write(frame("1"))
+        lane.write("1")
         await lane.seconds(1)
         if second >= 5:  # so each frame waits for five seconds
             await lane.read_one("1")
@@ -282,7 +259,7 @@ async def test_a_peer_that_is_always_a_little_behind_is_left_alone(kind: type[La
 async def test_a_peer_for_whom_nothing_waits_is_left_alone(kind: type[Lane]) -> None:
     lane = kind()
     await lane.seconds(50)
-    lane.outbox.write(frame("1"))
+    lane.write("1")
     await lane.seconds(50)
     assert lane.outbox.reason is None
 
@@ -294,10 +271,10 @@ async def test_a_peer_for_whom_nothing_waits_is_left_alone(kind: type[Lane]) -> 
 @in_clean_loop
 async def test_the_first_close_counts_and_nothing_follows_it(kind: type[Lane]) -> None:
     lane = kind()
-    lane.outbox.write(frame("1"))
+    lane.write("1")
     lane.outbox.close(CloseCode.CRASHED)
     lane.outbox.close(CloseCode.RESTARTING)
-    lane.outbox.write(frame("2"))
+    lane.write("2")
     await lane.outbox.finish()
     assert len(lane.texts) == 1
     close = {"type": "websocket.close", "code": 1011, "reason": "the topic crashed, join again"}
@@ -309,10 +286,7 @@ async def test_the_first_close_counts_and_nothing_follows_it(kind: type[Lane]) -
 @both_lanes
 @in_clean_loop
 async def test_a_peer_that_was_aborted_gets_no_close(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=0)
-    lane.stall()
-    lane.outbox.write(frame("1"))
-    lane.outbox.write(frame("2"))
+    lane = kind.stalled("1", "2", most_bytes=0)
     lane.outbox.close(CloseCode.RESTARTING)
     lane.server.peer_reads = True
     await lane.outbox.finish()
@@ -334,8 +308,7 @@ async def test_a_close_that_cannot_be_sent_is_no_error(kind: type[Lane]) -> None
 @in_clean_loop
 async def test_a_close_that_never_returns_is_given_up(kind: type[Lane]) -> None:
     before = tasks()
-    lane = kind()
-    lane.stall()
+    lane = kind.stalled()
     lane.outbox.close(CloseCode.RESTARTING)
     finishing = asyncio.ensure_future(lane.outbox.finish())
     await settle()
@@ -353,9 +326,7 @@ async def test_a_close_that_never_returns_is_given_up(kind: type[Lane]) -> None:
 @pytest.mark.parametrize("closed_by_uvicorn", [False, True])
 @in_clean_loop
 async def test_a_peer_that_leaves_bytes_unread_at_the_end_is_aborted(reads_on: bool, closed_by_uvicorn: bool) -> None:
-    lane = FastLane()
-    lane.stall()
-    lane.outbox.write(frame("1"))
+    lane = FastLane.stalled("1")
     if closed_by_uvicorn:
         lane.transport.closing = True
         lane.outbox.check(lane.clock.now + 1)
@@ -387,7 +358,7 @@ async def test_nothing_is_left_of_an_outbox_that_has_finished(kind: type[Lane]) 
 
 
 @in_clean_loop
-async def test_whoever_is_turned_away_is_told_why() -> None:
+async def test_a_connection_that_is_turned_away_is_told_why() -> None:
     server = FakeServer()
     await turn_away(server.send, CloseCode.OVERLOADED, Error(ErrorCode.SERVER_FULL, "come back later"))
     error = '{"type":"error","error":"server_full","detail":"come back later"}'
@@ -440,7 +411,7 @@ UvicornsProtocol.__module__ = "uvicorn.protocols.websockets.some_impl"
 
 
 class AnotherProtocol(UvicornsProtocol):
-    """Stands for another server's."""
+    """Stands for the protocol of another server."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The metrics: what is measured, how it is counted, and what an operator can tell from it."""
+"""The metrics: their names, their counts, and what they tell an operator."""
 
 import asyncio
 from typing import Any
@@ -21,7 +21,7 @@ NOTHING = Statistics(0, [], [], 0, 0)
 
 
 def scrape(snapshot: Statistics, counters: Counters) -> Samples:
-    """What Prometheus would read; the process's own is left out."""
+    """The samples that Prometheus would read, without those of the process."""
     text = generate_latest(registry(lambda: snapshot, counters)).decode()
     samples = [sample for family in parse(text) for sample in family.samples if sample.name.startswith("chat_")]
     return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
@@ -115,7 +115,7 @@ async def test_what_happens_in_a_chat_is_counted() -> None:
     assert (seen["chat_messages_accepted_total",], seen["chat_messages_delivered_total",]) == (3, 6)
     assert (seen["chat_messages_duplicate_total",], seen["chat_messages_evicted_total",]) == (1, 1)
     assert seen["chat_messages_expired_total",] == 0
-    assert seen["chat_busiest_messages", "sports"] == 2  # of the window, that is
+    assert seen["chat_busiest_messages", "sports"] == 2  # those in the window
     assert seen["chat_frames_refused_total", "invalid_json"] == 1
     assert seen["chat_turn_events_count",] == 7
     assert seen["chat_fan_out_seconds_count",] == 4
@@ -127,7 +127,7 @@ async def test_what_happens_in_a_chat_is_counted() -> None:
     seen = of(chat)
     assert (seen["chat_messages_expired_total",], seen["chat_busiest_messages", "sports"]) == (2, 0)
     assert (seen["chat_connections",], seen["chat_members",]) == (2, 2)
-    assert seen["chat_sent_bytes_total",] == sent  # of those who have gone as well
+    assert seen["chat_sent_bytes_total",] == sent  # bytes of closed connections still count
     await end(chat, clock)
     seen = of(chat)
     assert seen["chat_closes_total", "restarting", "1012"] == 2
@@ -143,7 +143,7 @@ async def test_a_reader_that_does_not_read_is_named_and_then_counted() -> None:
     alice, bob = Connection(chat), Connection(chat)
     await alice.says(JOIN)
     await bob.says('{"username": "bob", "topic": "sports"}')
-    eve = Connection(chat)  # is no member, and no name is known
+    eve = Connection(chat)  # not a member, so her name is not known
     await eve.says("/list")
     bob.peer_reads = eve.peer_reads = False
     eve.events.put_nowait({"type": "websocket.receive", "text": "{"})
@@ -179,7 +179,9 @@ async def test_mail_that_waits_has_an_age() -> None:
     supervisor: Any = chat.start()
     (active,) = supervisor._topics.values()
     for _ in range(3):
-        active.topic.mailbox.put_nowait(None)  # its end, and mail behind it: the topic has not had its turn yet
+        active.topic.mailbox.put_nowait(
+            None
+        )  # the topic has not had its turn yet: ``None`` ends it, the others wait behind
     clock.now += 2
     seen = of(chat)
     assert (seen["chat_mailbox_events", "topics"], seen["chat_mailbox_age_seconds",]) == (3, 2)

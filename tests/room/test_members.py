@@ -1,4 +1,4 @@
-"""Who is in a topic and who may come back as himself, on data alone."""
+"""The members of a topic, and the members that left recently enough to resume; on data alone."""
 
 from typing import Optional
 
@@ -15,7 +15,7 @@ ACK = Ack(id=1, timestamp=0, recipients=0)
 
 
 class Connection(Outbox):
-    """An outbox that the members are found by, and that they never use."""
+    """An outbox by which a member is found. Members never write to it."""
 
     def write(self, frames: bytes) -> None:
         raise AssertionError
@@ -28,7 +28,7 @@ class Connection(Outbox):
 
 
 class Topic:
-    """Its members, and short words for their joins and leaves."""
+    """A topic's members and its time, with short words for joins and leaves."""
 
     def __init__(self) -> None:
         self.members: Members[Outbox] = Members(30.0)
@@ -46,29 +46,40 @@ class Topic:
     def resume(self, member: Member, username: str = "anyone", events: bool = False) -> tuple[Outbox, Member]:
         return self.join(username, Window(resume=member.token, events=events))
 
+    def join_and_leave_with_a_ref(self, username: str) -> Member:
+        """A member that left; its ref ``r`` has the ack ``ACK``."""
+        outbox, member = self.join(username)
+        assert member.refs is not None
+        member.refs["r"] = ACK
+        self.leave(outbox)
+        return member
+
     def leave(self, outbox: Outbox) -> Optional[Member]:
         return self.members.leave(outbox, self.now)
+
+
+@pytest.fixture
+def topic() -> Topic:
+    return Topic()
 
 
 # Coming and going.
 
 
-def test_a_member_that_asks_for_nothing_has_neither_token_nor_refs() -> None:
-    _, member = Topic().join("alice", PLAIN)
+def test_a_member_that_asks_for_nothing_has_neither_token_nor_refs(topic: Topic) -> None:
+    _, member = topic.join("alice", PLAIN)
     assert (member.token, member.refs, member.events) == ("", None, False)
 
 
-def test_tokens_are_long_and_no_two_are_the_same() -> None:
-    topic = Topic()
+def test_tokens_are_long_and_no_two_are_the_same(topic: Topic) -> None:
     tokens = {topic.join("alice")[1].token for _ in range(1000)}
     assert len(tokens) == 1000
-    assert min(map(len, tokens)) >= 22  # 128 bits in base 64
+    assert min(map(len, tokens)) >= 22  # 128 bits in base64
     for place in range(21):  # no part of them is fixed or counts up
         assert len({token[place] for token in tokens}) > 32
 
 
-def test_whoever_is_no_member_does_not_leave() -> None:
-    topic = Topic()
+def test_a_connection_that_is_no_member_does_not_leave(topic: Topic) -> None:
     outbox, member = topic.join("alice")
     assert topic.leave(Connection()) is None
     assert topic.leave(outbox) is member
@@ -77,15 +88,13 @@ def test_whoever_is_no_member_does_not_leave() -> None:
 
 
 @pytest.mark.parametrize("window", [PLAIN, ASKS])
-def test_the_name_of_someone_who_left_is_free(window: Optional[Window]) -> None:
-    topic = Topic()
+def test_the_name_of_a_member_that_left_is_free(topic: Topic, window: Optional[Window]) -> None:
     outbox, _ = topic.join("alice", window)
     topic.leave(outbox)
     assert topic.join("ALICE", window)[1].username == "ALICE"
 
 
-def test_names_are_told_oldest_member_first() -> None:
-    topic = Topic()
+def test_names_are_told_oldest_member_first(topic: Topic) -> None:
     outbox, _ = topic.join("alice")
     topic.join("bob", PLAIN)
     topic.leave(outbox)
@@ -97,8 +106,7 @@ def test_names_are_told_oldest_member_first() -> None:
 # Taking over a connection that hangs.
 
 
-def test_a_token_takes_over_from_the_connection_that_has_it() -> None:
-    topic = Topic()
+def test_a_token_takes_over_from_the_connection_that_has_it(topic: Topic) -> None:
     old, member = topic.join("alice")
     topic.join("bob")
     new, same = topic.resume(member, username="carol")
@@ -109,8 +117,7 @@ def test_a_token_takes_over_from_the_connection_that_has_it() -> None:
     assert topic.leave(new) is member
 
 
-def test_a_token_takes_over_again_and_again() -> None:
-    topic = Topic()
+def test_a_token_takes_over_again_and_again(topic: Topic) -> None:
     connections, member = [], topic.join("alice")[1]
     for _ in range(3):
         outbox, same = topic.resume(member)
@@ -120,8 +127,7 @@ def test_a_token_takes_over_again_and_again() -> None:
     assert [*topic.members.present] == connections[2:]
 
 
-def test_a_name_stays_taken_through_a_takeover() -> None:
-    topic = Topic()
+def test_a_name_stays_taken_through_a_takeover(topic: Topic) -> None:
     topic.resume(topic.join("alice")[1])
     assert topic.join("alice")[1].username == "alice#2"
 
@@ -129,34 +135,25 @@ def test_a_name_stays_taken_through_a_takeover() -> None:
 # Coming back.
 
 
-def test_a_token_brings_name_and_refs_back_within_the_window() -> None:
-    topic = Topic()
-    outbox, member = topic.join("alice")
-    assert member.refs is not None
-    member.refs["r"] = ACK
-    topic.leave(outbox)
+def test_a_token_brings_name_and_refs_back_within_the_window(topic: Topic) -> None:
+    member = topic.join_and_leave_with_a_ref("alice")
     topic.join("bob")
     topic.now += 29.75
     _, same = topic.resume(member)
     assert (same.username, same.refs, same.token) == ("alice", {"r": ACK}, member.token)
     assert topic.replaced == []
-    assert topic.members.names() == ["bob", "alice"]  # that was a leave and a join
+    assert topic.members.names() == ["bob", "alice"]  # she left and joined, so she is last
 
 
-def test_a_name_that_was_taken_meanwhile_is_not_given_back_but_all_else_is() -> None:
-    topic = Topic()
-    outbox, member = topic.join("alice")
-    assert member.refs is not None
-    member.refs["r"] = ACK
-    topic.leave(outbox)
+def test_a_name_that_was_taken_meanwhile_is_not_given_back_but_all_else_is(topic: Topic) -> None:
+    member = topic.join_and_leave_with_a_ref("alice")
     topic.join("Alice")
     _, same = topic.resume(member, username="alice")
     assert (same.username, same.refs, same.token) == ("alice#2", {"r": ACK}, member.token)
     assert topic.join("alice#2")[1].username == "alice#2#2"
 
 
-def test_a_token_is_good_until_thirty_seconds_after_the_leave() -> None:
-    topic = Topic()
+def test_a_token_is_good_until_thirty_seconds_after_the_leave(topic: Topic) -> None:
     outbox, member = topic.join("alice")
     topic.leave(outbox)
     topic.now += 30
@@ -166,8 +163,7 @@ def test_a_token_is_good_until_thirty_seconds_after_the_leave() -> None:
     assert topic.members.oldest_deadline is None
 
 
-def test_the_thirty_seconds_begin_with_each_leave() -> None:
-    topic = Topic()
+def test_the_thirty_seconds_begin_with_each_leave(topic: Topic) -> None:
     outbox, member = topic.join("alice")
     for _ in range(3):
         topic.leave(outbox)
@@ -177,9 +173,8 @@ def test_the_thirty_seconds_begin_with_each_leave() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "unknown"])
-def test_a_token_that_nobody_has_is_an_ordinary_join(token: str) -> None:
-    topic = Topic()
-    topic.join("alice", PLAIN)  # whose token is empty
+def test_a_token_that_nobody_has_is_an_ordinary_join(topic: Topic, token: str) -> None:
+    topic.join("alice", PLAIN)  # her token is empty
     outbox, _ = topic.join("alice", PLAIN)
     topic.leave(outbox)
     _, member = topic.join("bob", Window(resume=token))
@@ -187,8 +182,7 @@ def test_a_token_that_nobody_has_is_an_ordinary_join(token: str) -> None:
     assert member.token not in ("", token)
 
 
-def test_those_who_left_are_forgotten_each_when_its_time_has_come() -> None:
-    topic = Topic()
+def test_members_that_left_are_forgotten_each_in_its_time(topic: Topic) -> None:
     joined = [topic.join(username) for username in ("alice", "bob", "carol")]
     for outbox, _ in joined:
         topic.leave(outbox)
@@ -204,8 +198,7 @@ def test_those_who_left_are_forgotten_each_when_its_time_has_come() -> None:
     assert not [member for _, member in joined if topic.resume(member)[1] is member]
 
 
-def test_of_a_plain_member_that_left_nothing_is_held() -> None:
-    topic = Topic()
+def test_nothing_is_kept_of_a_plain_member_that_left(topic: Topic) -> None:
     topic.leave(topic.join("alice", PLAIN)[0])
     assert topic.members.oldest_deadline is None
 
@@ -213,8 +206,7 @@ def test_of_a_plain_member_that_left_nothing_is_held() -> None:
 # Events.
 
 
-def test_those_who_want_events_are_counted_through_all_that_can_happen() -> None:
-    topic = Topic()
+def test_members_that_want_events_are_counted_through_all_changes(topic: Topic) -> None:
     members = topic.members
     alice, member = topic.join("alice", Window(events=True))
     topic.join("bob", PLAIN)
@@ -233,8 +225,7 @@ def test_those_who_want_events_are_counted_through_all_that_can_happen() -> None
     assert members.watchers == 0
 
 
-def test_cleared_members_are_no_members() -> None:
-    topic = Topic()
+def test_cleared_members_are_no_members(topic: Topic) -> None:
     topic.leave(topic.join("alice")[0])
     topic.join("bob")
     topic.members.clear()

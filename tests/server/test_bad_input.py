@@ -1,4 +1,4 @@
-"""Frames that break the contract, on live sockets: they cost their sender an error frame, and nobody else anything."""
+"""Frames that break the contract, on live sockets: the sender gets an error frame, the others notice nothing."""
 
 import json
 import re
@@ -7,15 +7,15 @@ from typing import Callable, Optional, Union
 
 import pytest
 
-from tests.support.server import APP, Frame, Server, Visit, in_loop
+from tests.support.server import APP, Client, Frame, Server, Visit, in_loop
 
 StartServer = Callable[..., Server]
 
-SECRET = "the secret"  # in each text that must not get into the log
+SECRET = "the secret"  # part of every text that must not get into the log
 DEEP = "[" * 10_000 + "]" * 10_000
 DIGITS = "9" * 5_000
 
-Table = dict[str, tuple[Union[str, bytes], str]]  # what is wrong with it: (frame, error code)
+Table = dict[str, tuple[Union[str, bytes], str]]  # by its fault: (frame, error code)
 
 BAD_FROM_ANYONE: Table = {
     "not JSON": (SECRET, "invalid_json"),
@@ -69,11 +69,24 @@ BAD_FROM_A_STRANGER: Table = {
 }
 
 
-compressed_or_not = pytest.mark.parametrize("compression", ["deflate", None])  # two ways from the socket
+compressed_or_not = pytest.mark.parametrize("compression", ["deflate", None])  # the two ways in
 
 
 def cases(table: Table) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("frame, code", table.values(), ids=table)
+
+
+async def costs_an_error(eve: Client, frame: Union[str, bytes], code: str) -> None:
+    """A frame is answered with the error of this code."""
+    error = await eve.ask(frame)
+    assert (error["type"], error["error"]) == ("error", code)
+    assert error["detail"]
+
+
+async def is_refused(eve: Client, times: int) -> None:
+    """So many bad frames in a row are refused."""
+    for _ in range(times):
+        assert (await eve.ask("{"))["error"] == "invalid_json"
 
 
 @compressed_or_not
@@ -87,9 +100,7 @@ async def test_a_members_bad_frame_costs_one_error_one_log_line_and_nobody_else_
         eve = await visit.join("eve", "sports", compression=compression)
         alice = await visit.join("alice", "sports")
         bob, carol = await visit.join("bob", "movies"), await visit.join("carol", "movies")
-        error = await eve.ask(frame)
-        assert (error["type"], error["error"]) == ("error", code)
-        assert error["detail"]
+        await costs_an_error(eve, frame, code)
         # The connection is open; nothing was stored, numbered or sent to anyone, in this topic or the other.
         assert (await eve.ask({"message": SECRET}))["id"] == 1
         assert (await alice.recv())["id"] == 1
@@ -107,9 +118,7 @@ async def test_a_wrong_first_frame_may_be_tried_again(server: Server, frame: Uni
     async with Visit(server) as visit:
         alice = await visit.join("alice", "sports")
         eve = await visit.connect()
-        error = await eve.ask(frame)
-        assert (error["type"], error["error"]) == ("error", code)
-        assert error["detail"]
+        await costs_an_error(eve, frame, code)
         assert (await eve.ask("/list"))["topics"] == [{"topic": "sports", "users": 1}]
         assert (await eve.join("eve", "sports"))["users"] == 2
         assert (await eve.ask({"message": SECRET}))["id"] == 1
@@ -118,7 +127,7 @@ async def test_a_wrong_first_frame_may_be_tried_again(server: Server, frame: Uni
 
 
 def check_log(lines: list[str], code: str, members: int, topics: int) -> None:
-    """One line for the bad frame, those of the joins and leaves, and no others."""
+    """The log has one line for the bad frame, one for each join and leave, and no others."""
     event = re.compile(r"\S+ \S+ INFO +(frame refused|joined|left|topic created|topic removed) [a-z]+=")
     events = Counter(match and match[1] for match in map(event.match, lines))
     assert events == {
@@ -141,8 +150,7 @@ async def test_twenty_refused_frames_in_a_row_close_the_connection(server: Serve
         eve = await visit.connect()
         if joined:
             await eve.join("eve", "sports")
-        for _ in range(20):
-            assert (await eve.ask("{"))["error"] == "invalid_json"
+        await is_refused(eve, times=20)
         assert await eve.close_code() == 1008
         if joined:
             await visit.see_leaves(1, reason="too_many_refused")
@@ -170,8 +178,7 @@ async def test_a_good_frame_starts_the_count_of_refused_frames_again(server: Ser
     async with Visit(server) as visit:
         eve = await visit.join("eve", "sports")
         for _ in range(2):
-            for _ in range(19):
-                assert (await eve.ask("{"))["error"] == "invalid_json"
+            await is_refused(eve, times=19)
             assert (await eve.ask(good))["type"] in ("ack", "topics")
 
 
@@ -180,17 +187,15 @@ async def test_a_good_frame_before_the_join_starts_the_count_again(server: Serve
     async with Visit(server) as visit:
         eve = await visit.connect()
         for _ in range(2):
-            for _ in range(19):
-                assert (await eve.ask("{"))["error"] == "invalid_json"
+            await is_refused(eve, times=19)
             assert (await eve.ask("/list"))["type"] == "topics"
         await eve.join("eve", "sports")
-        for _ in range(19):
-            assert (await eve.ask("{"))["error"] == "invalid_json"
+        await is_refused(eve, times=19)
         assert (await eve.ask("/list"))["type"] == "topics"
 
 
 HUGE = {
-    "text": json.dumps({"message": SECRET}).ljust(65_537),  # but for the white space behind it a good frame
+    "text": json.dumps({"message": SECRET}).ljust(65_537),  # a good frame but for the white space at its end
     "binary": json.dumps({"message": SECRET}).ljust(65_537).encode(),
     "more bytes than characters": json.dumps({"message": "é" * 40_000}, ensure_ascii=False),
 }
@@ -215,7 +220,7 @@ async def test_a_frame_over_64_kib_closes_the_connection(
 
 
 @in_loop
-async def test_who_does_not_join_in_time_is_closed(start: StartServer) -> None:
+async def test_a_connection_that_does_not_join_in_time_is_closed(start: StartServer) -> None:
     server = start(*APP, CHAT_JOIN_TIMEOUT="2")
     async with Visit(server) as visit:
         alice = await visit.join("alice", "sports")

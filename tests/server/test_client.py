@@ -1,4 +1,4 @@
-"""The client: what it promises, against a server that does what the test says, and in the end against a real one."""
+"""The promises of the client, against a scripted server, and at the end against a real one."""
 
 import asyncio
 import socket
@@ -32,12 +32,18 @@ def event(number: int, text: str = "hello", username: str = "bob") -> Message:
     return Message(number, username, text, TIMESTAMP)
 
 
+async def knocking(script: Script) -> tuple[asyncio.Future[Chat], Peer]:
+    """Alice enters ``sports``, and the server's side of the connection, which has not let her in yet."""
+    entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
+    return entering, await script.peer()
+
+
 async def take(chat: Chat, count: int) -> list[Union[Message, Gap]]:
     return [await chat.__anext__() for _ in range(count)]
 
 
 def recorder(connections: list[ClientConnection]) -> Callable[..., ClientConnection]:
-    """What ``websockets`` calls to make a connection; these are kept, so that a test can do something to them."""
+    """A factory of connections for ``websockets``. The test finds them in this list."""
 
     def create(*args: Any, **kwargs: Any) -> ClientConnection:
         connections.append(ClientConnection(*args, **kwargs))
@@ -52,8 +58,7 @@ def recorder(connections: list[ClientConnection]) -> Callable[..., ClientConnect
 @in_tidy_loop
 async def test_entering_asks_for_a_token_only_and_tells_the_name_the_server_gave() -> None:
     async with scripted() as script:
-        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
-        peer = await script.peer()
+        entering, peer = await knocking(script)
         assert await peer.recv() == {"username": "alice", "topic": "sports", "resume": ""}
         assert not entering.done()
         joined = {"username": "alice#2", "topic": "sports", "users": 2, "ttl": 30}
@@ -143,8 +148,7 @@ async def test_entering_is_one_attempt_that_raises_what_the_server_said(
     answer: Callable[[Peer], Any], raised: Exception
 ) -> None:
     async with scripted() as script:
-        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
-        peer = await script.peer()
+        entering, peer = await knocking(script)
         await answer(peer)
         with pytest.raises(type(raised)) as failed:
             await entering
@@ -179,8 +183,7 @@ async def test_entering_raises_where_the_server_does_not_answer_the_handshake_in
 @in_tidy_loop
 async def test_entering_can_be_cancelled_and_leaves_nothing_behind() -> None:
     async with scripted() as script:
-        entering = asyncio.ensure_future(connect(script.url, "alice", "sports").__aenter__())
-        peer = await script.peer()
+        entering, peer = await knocking(script)
         await peer.recv()
         entering.cancel()
         await asyncio.wait({entering})
@@ -217,7 +220,7 @@ async def test_send_returns_the_ack_and_topics_the_topics() -> None:
     ],
 )
 @in_tidy_loop
-async def test_what_is_no_message_is_refused_before_it_reaches_the_server(text: Any, code: ErrorCode) -> None:
+async def test_a_text_that_is_no_message_is_refused_before_it_reaches_the_server(text: Any, code: ErrorCode) -> None:
     async with scripted() as script, chatting(script, Tuning(longest=10)) as (chat, peer):
         with pytest.raises(Refused) as refused:
             await chat.send(text)
@@ -230,7 +233,7 @@ async def test_what_is_no_message_is_refused_before_it_reaches_the_server(text: 
 @in_tidy_loop
 async def test_what_the_server_refuses_raises_and_the_chat_goes_on() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        peer.send(ERROR)  # asked for by nobody
+        peer.send(ERROR)  # no request is waiting
         await settle()
         sends = [asyncio.ensure_future(chat.send(text)) for text in ("too long", "2")]
         await peer.recv()
@@ -248,7 +251,7 @@ async def test_several_at_once_go_one_by_one_in_order() -> None:
         asked = asyncio.gather(chat.send("1"), chat.topics(), chat.send("2"), chat.send("3"))
         first = await peer.recv()
         second = asyncio.ensure_future(peer.recv())
-        await (await peer.connection.ping())  # the pong stands behind all that the client has sent
+        await (await peer.connection.ping())  # the pong comes after all that the client has sent
         assert not second.done()
         peer.ack(first, 1)
         assert (first["message"], await second) == ("1", "/list")
@@ -259,7 +262,7 @@ async def test_several_at_once_go_one_by_one_in_order() -> None:
 
 
 @in_tidy_loop
-async def test_whoever_waits_for_a_turn_is_not_overtaken() -> None:
+async def test_a_request_that_waits_for_its_turn_is_not_overtaken() -> None:
     async def answer(chat: Chat) -> Ack:
         await chat.__anext__()
         return await chat.send("3")
@@ -296,16 +299,22 @@ async def test_a_send_cancelled_in_its_turn_is_sent_and_the_next_waits_for_its_a
         first.cancel()
         await asyncio.wait({first})
         second, third = (asyncio.ensure_future(chat.send(text)) for text in "23")
-        peer.cut()
-        peer = await script.admitted()
-        assert await peer.recv() == sent  # so it is resent as well
-        third.cancel()  # which waits as the second does
+        peer = await script.readmitted(peer)
+        assert await peer.recv() == sent  # so a cancelled send is sent again too
+        third.cancel()  # it waits like the second
         peer.ack(sent, 1)
         assert (await peer.deliver(2))["message"] == "2"
         assert (first.cancelled(), (await second).id) == (True, 2)
 
 
 # Coming back.
+
+
+async def lose_an_ack(script: Script, chat: Chat, peer: Peer, **joined: Any) -> tuple[asyncio.Future[Ack], Peer]:
+    """Alice sends "hi", the connection breaks before the ack, and she is let in again: her next frame is "hi" again."""
+    sending = asyncio.ensure_future(chat.send("hi"))
+    await peer.recv()
+    return sending, await script.readmitted(peer, **joined)
 
 
 @pytest.mark.parametrize("end", [Peer.cut, Peer.reset, Peer.cut_in_a_frame])
@@ -320,26 +329,23 @@ async def test_it_comes_back_to_where_it_was_however_the_connection_broke(end: C
         known = {"since": 5, "epoch": "epoch 1", "resume": "token 1"}
         assert join == {"username": "alice", "topic": "sports", **known}
         peer.send(message(5, replayed=True), message(6, replayed=True), message(7, replayed=True), message(8))
-        assert await take(chat, 3) == [event(6), event(7), event(8)]  # the one it knows does not come twice
+        assert await take(chat, 3) == [event(6), event(7), event(8)]  # a known message does not come twice
 
 
 @in_tidy_loop
 async def test_a_break_before_anything_came_asks_for_what_came_since_the_join() -> None:
     async with scripted() as script, chatting(script, joined={"last_id": 4}) as (_, peer):
-        peer.cut()
-        assert (await (await script.peer()).admit())["since"] == 4
+        assert (await script.readmitted(peer)).join["since"] == 4
 
 
 @in_tidy_loop
 async def test_it_rejoins_by_its_first_name_with_its_newest_token_and_epoch() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         for number in (2, 3):
-            peer.cut()
-            peer = await script.peer()
             renamed = {"username": f"alice#{number}", "epoch": f"epoch {number}", "resume": f"token {number}"}
-            join = await peer.admit(**renamed)
+            peer = await script.readmitted(peer, **renamed)
             known = f"epoch {number - 1}", f"token {number - 1}"
-            assert (join["username"], join["epoch"], join["resume"]) == ("alice", *known)
+            assert (peer.join["username"], peer.join["epoch"], peer.join["resume"]) == ("alice", *known)
         peer.send(message(1))
         await take(chat, 1)
         assert chat.username == "alice#3"
@@ -349,7 +355,7 @@ async def test_it_rejoins_by_its_first_name_with_its_newest_token_and_epoch() ->
 async def test_what_is_sent_while_there_is_no_connection_goes_to_the_next_one() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.cut()
-        peer = await script.peer()  # which has not let us in yet
+        peer = await script.peer()  # it has not let us in yet
         sending = asyncio.ensure_future(chat.send("1"))
         await peer.admit()
         assert (await peer.deliver(1))["message"] == "1"
@@ -364,8 +370,7 @@ async def test_what_is_sent_on_a_connection_that_is_closing_goes_to_the_next_one
         await settle()
         sending = asyncio.ensure_future(chat.send("1"))
         await settle()
-        peer.cut()
-        peer = await script.admitted()
+        peer = await script.readmitted(peer)
         assert (await peer.deliver(1))["message"] == "1"
         assert (await sending).id == 1
 
@@ -376,9 +381,8 @@ async def test_a_message_that_was_acknowledged_is_neither_asked_for_nor_sent_aga
         sending = asyncio.ensure_future(chat.send("1"))
         await peer.deliver(1)
         await sending
-        peer.cut()
-        peer = await script.peer()
-        assert (await peer.admit())["since"] == 1
+        peer = await script.readmitted(peer)
+        assert peer.join["since"] == 1
         sending = asyncio.ensure_future(chat.send("2"))
         assert (await peer.deliver(2))["message"] == "2"
         await sending
@@ -389,15 +393,13 @@ async def test_a_message_whose_ack_was_lost_is_sent_again_and_is_no_event_for_it
     async with scripted() as script, chatting(script) as (chat, peer):
         sending = asyncio.ensure_future(chat.send("hi"))
         sent = await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=2)
+        peer = await script.readmitted(peer, last_id=2)
         peer.send(message(1, "hi", "alice", replayed=True), message(2, replayed=True))
         assert await peer.deliver(1, duplicate=True) == sent
         ack = await sending
         assert (ack.id, ack.duplicate) == (1, True)
-        peer.cut()
-        peer = await script.peer()
-        assert (await peer.admit())["since"] == 2
+        peer = await script.readmitted(peer)
+        assert peer.join["since"] == 2
         peer.send(message(3))
         assert await take(chat, 2) == [event(2), event(3)]
 
@@ -405,10 +407,7 @@ async def test_a_message_whose_ack_was_lost_is_sent_again_and_is_no_event_for_it
 @in_tidy_loop
 async def test_what_could_be_our_own_message_waits_for_the_answer_that_tells_whose_it_is() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        sending = asyncio.ensure_future(chat.send("hi"))
-        await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=4)
+        sending, peer = await lose_an_ack(script, chat, peer, last_id=4)
         peer.send(message(1), message(2, "hi"), message(3, "hi", "alice"), message(4))
         assert await take(chat, 1) == [event(1)]
         following = asyncio.ensure_future(chat.__anext__())
@@ -423,10 +422,7 @@ async def test_what_could_be_our_own_message_waits_for_the_answer_that_tells_who
 @in_tidy_loop
 async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_somebody_elses() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        sending = asyncio.ensure_future(chat.send("hi"))
-        await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=1)
+        sending, peer = await lose_an_ack(script, chat, peer, last_id=1)
         peer.send(message(1, "hi"))
         await peer.deliver(2)
         await sending
@@ -437,17 +433,12 @@ async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_someb
 @in_tidy_loop
 async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own_message() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        sending = asyncio.ensure_future(chat.send("hi"))
-        await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=1)
+        sending, peer = await lose_an_ack(script, chat, peer, last_id=1)
         peer.send(message(1, "hi"))
         await peer.recv()
-        peer.cut()
-        peer = await script.admitted(epoch="epoch 2", gap={"from": 2, "to": None, "reason": "restarted"})
+        peer = await script.readmitted(peer, epoch="epoch 2", gap={"from": 2, "to": None, "reason": "restarted"})
         await peer.recv()
-        peer.cut()
-        peer = await script.admitted(epoch="epoch 2", last_id=1)
+        peer = await script.readmitted(peer, epoch="epoch 2", last_id=1)
         peer.send(message(1, "hi", "alice"))
         await peer.deliver(1, duplicate=True)
         await sending
@@ -455,7 +446,7 @@ async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own
         assert await take(chat, 3) == [event(1, "hi"), Gap(2, None, "restarted"), event(2)]
 
 
-# Gaps, and what has not been read.
+# Gaps and unread messages.
 
 
 @pytest.mark.parametrize("reason", ["expired", "evicted"])
@@ -464,12 +455,10 @@ async def test_what_the_server_no_longer_has_is_a_gap_with_its_ids(reason: Any) 
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.send(message(1))
         assert await take(chat, 1) == [event(1)]
-        peer.cut()
-        peer = await script.admitted(last_id=6, gap={"from": 2, "to": 5, "reason": reason})
+        peer = await script.readmitted(peer, last_id=6, gap={"from": 2, "to": 5, "reason": reason})
         assert await take(chat, 1) == [Gap(2, 5, reason)]
-        peer.cut()
-        peer = await script.peer()
-        assert (await peer.admit())["since"] == 5
+        peer = await script.readmitted(peer)
+        assert peer.join["since"] == 5
         peer.send(message(6))
         assert await take(chat, 1) == [event(6)]
 
@@ -477,13 +466,11 @@ async def test_what_the_server_no_longer_has_is_a_gap_with_its_ids(reason: Any) 
 @in_tidy_loop
 async def test_in_a_new_epoch_the_gap_has_no_end_and_the_ids_begin_at_one() -> None:
     async with scripted() as script, chatting(script, joined={"last_id": 5}) as (chat, peer):
-        peer.cut()
         restarted = {"from": 6, "to": None, "reason": "restarted"}
-        peer = await script.admitted(epoch="epoch 2", last_id=1, gap=restarted)
+        peer = await script.readmitted(peer, epoch="epoch 2", last_id=1, gap=restarted)
         peer.send(message(1, replayed=True), message(2))
         assert await take(chat, 3) == [Gap(6, None, "restarted"), event(1), event(2)]
-        peer.cut()
-        join = await (await script.peer()).admit()
+        join = (await script.readmitted(peer)).join
         assert (join["since"], join["epoch"]) == (2, "epoch 2")
 
 
@@ -495,7 +482,7 @@ async def test_while_as_many_messages_wait_as_may_the_socket_is_not_read() -> No
         await settle()
         pong = asyncio.ensure_future(await peer.connection.ping())
         await settle()
-        assert not pong.done()  # it stands behind messages that nobody takes off the socket
+        assert not pong.done()  # it waits behind messages that are not read from the socket
         assert await take(chat, 5) == [*map(event, range(1, 6))]
         await pong
 
@@ -528,8 +515,7 @@ async def test_while_a_request_waits_the_socket_is_read_and_surplus_messages_are
         peer.send(message(8))  # there is no room for it yet
         assert await take(chat, 2) == [event(2), Gap(3, 7, "unread")]
         assert await take(chat, 1) == [event(8)]
-        peer.cut()
-        assert (await (await script.peer()).admit())["since"] == 8
+        assert (await script.readmitted(peer)).join["since"] == 8
 
 
 @in_tidy_loop
@@ -539,8 +525,7 @@ async def test_a_gap_of_what_was_not_read_is_told_apart_from_the_one_before_it()
         await settle()
         asking = asyncio.ensure_future(chat.topics())
         await peer.recv()
-        peer.cut()
-        peer = await script.admitted(last_id=5, gap={"from": 2, "to": 3, "reason": "expired"})
+        peer = await script.readmitted(peer, last_id=5, gap={"from": 2, "to": 3, "reason": "expired"})
         peer.send(message(4), message(5), NO_TOPICS)
         await asking
         assert await take(chat, 3) == [event(1), Gap(2, 3, "expired"), Gap(4, 5, "unread")]
@@ -562,7 +547,7 @@ async def test_a_reader_loses_nothing_however_much_comes_while_a_request_waits()
 
 
 async def lose(script: Script, peer: Peer, times: int) -> Peer:
-    """End this connection and those that follow, which are not let in; returns the last, which is not ended."""
+    """End this connection and those after it, without letting them in; returns the next one."""
     for _ in range(times):
         peer.cut()
         peer = await script.peer()
@@ -605,8 +590,7 @@ async def test_an_attempt_that_fails_does_not_reset_it_however_long_it_takes() -
 
     async with scripted() as script, chatting(script, Tuning(random=lambda: 1.0, clock=clock)) as (_, peer):
         script.refuse = refuse
-        peer.cut()
-        await script.admitted()
+        await script.readmitted(peer)
         assert clock.naps == [0.5, 1.0, 2.0, 4.0]
 
 
@@ -648,12 +632,12 @@ async def test_a_final_close_is_raised_behind_the_last_event_and_by_every_reques
 @in_tidy_loop
 async def test_4409_may_come_of_a_join_of_our_own_that_came_late_and_then_it_comes_back() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        peer = await lose(script, peer, 2)  # one join has got no answer
+        peer = await lose(script, peer, 2)  # one join got no answer
         await peer.admit()
         await peer.close(4409)
         peer = await script.peer()
         assert (await peer.admit())["resume"] == "token 1"
-        await peer.close(4409)  # which only somebody else can have caused
+        await peer.close(4409)  # now only another client can be the cause
         with pytest.raises(Disconnected) as ended:
             await chat.topics()
         assert ended.value.code == 4409
@@ -790,7 +774,7 @@ async def test_a_lost_ack_doubles_nothing_on_a_real_server(start: StartServer) -
     connections: list[ClientConnection] = []
     broken = connect(server.url, "bob", "sports", QUICK, create_connection=recorder(connections))
     async with connect(server.url, "alice", "sports") as alice, broken as bob:
-        connections[-1].transport.pause_reading()  # so the ack does not come
+        connections[-1].transport.pause_reading()  # so that the ack does not arrive
         sending = asyncio.ensure_future(bob.send("1"))
         assert [one.message for one in await take(alice, 1) if isinstance(one, Message)] == ["1"]
         await alice.send("2")
@@ -817,7 +801,7 @@ async def test_a_restart_of_a_real_server_is_a_gap_and_what_was_to_be_sent_is_se
 
 
 @in_tidy_loop
-async def test_a_real_server_that_is_full_refuses_whoever_enters(start: StartServer) -> None:
+async def test_a_real_server_that_is_full_refuses_a_client_that_enters(start: StartServer) -> None:
     server = start(*APP, CHAT_CONNECTIONS="1")
     async with connect(server.url, "alice", "sports"):
         with pytest.raises(Refused) as refused:

@@ -1,4 +1,4 @@
-"""Several workers that are no cluster would split every topic: the one deployment that is refused."""
+"""Several workers without a cluster would split every topic, so they are refused."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_a_server_with_two_workers_says_why_not_and_ends(
         timeout=3 * PATIENCE,
     )
     assert SENTENCE in process.stderr
-    assert "Traceback" not in process.stderr or "gunicorn" in command  # whose main process may show one of its own
+    assert "Traceback" not in process.stderr or "gunicorn" in command  # gunicorn's main process may show its own
     assert "Application startup complete" not in process.stderr
 
 
@@ -68,11 +68,11 @@ def test_a_server_with_one_worker_starts(start: Callable[..., Server], option: l
     server.kill()
 
 
-# This process as it may find itself.
+# The process that imports the application.
 
 
 class Importing:
-    """What a server has on the stack while it imports the application."""
+    """Stands for the object of a server that imports the application: it is on the stack."""
 
     def __init__(self, config: object) -> None:
         self.cfg = config
@@ -84,62 +84,69 @@ class Importing:
         refuse_several_workers()
 
 
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """This process is a worker of a server. Returns the signals that it sends: process and number."""
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
+    return sent
+
+
 def test_the_number_is_taken_from_the_server_that_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     config = uvicorn.Config("app", workers=3)
     assert workers_of_the_server() == 1
     assert Importing(SimpleNamespace(workers=3)).count() == 1  # no server's configuration
-    assert Importing(config).count() == 1  # which this uvicorn ignores, for it has no parent
+    assert Importing(config).count() == 1  # uvicorn ignores it in a process without a parent
     monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
     assert Importing(config).count() == 3
-    assert Importing(uvicorn.Server(config)).count() == 1  # of uvicorn, but no configuration
+    assert Importing(uvicorn.Server(config)).count() == 1  # uvicorn's, but not a configuration
 
 
 @pytest.mark.parametrize(("parent", "killed"), [(PARENT, [(PARENT, signal.SIGTERM)]), (1, [])])
 def test_a_worker_ends_its_server_unless_that_has_ended(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], parent: int, killed: list[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    worker: list[tuple[int, int]],
+    parent: int,
+    killed: list[tuple[int, int]],
 ) -> None:
-    seen: list[tuple[int, int]] = []
-    monkeypatch.setattr("os.kill", lambda pid, number: seen.append((pid, number)))
     monkeypatch.setattr("os.getppid", lambda: parent)  # 1: init has adopted it
-    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
     with pytest.raises(SystemExit) as ended:
         Importing(uvicorn.Config("app", workers=2)).refuse()
     assert ended.value.code == STARTUP_FAILURE
-    assert seen == killed
+    assert worker == killed
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(SENTENCE)
     assert line.endswith("Start it with one worker, or with an endpoint in CHAT_CLUSTER for each of them.")
 
 
-def test_the_refusal_is_a_single_write_for_each_of_the_workers_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("worker")
+def test_the_refusal_is_a_single_write_because_each_worker_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr("sys.stderr.write", written.append)
-    monkeypatch.setattr("os.kill", lambda pid, number: None)
-    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
     with pytest.raises(SystemExit):
         Importing(uvicorn.Config("app", workers=2)).refuse()
     (line,) = written
     assert line.endswith("each of them.\n")
 
 
+@pytest.mark.usefixtures("worker")
 def test_as_many_workers_as_endpoints_are_not_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CHAT_CLUSTER", "tcp/127.0.0.1:7447, tcp/127.0.0.1:7448,")
-    monkeypatch.setattr("os.kill", lambda pid, number: None)
-    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
     Importing(uvicorn.Config("app", workers=2)).refuse()
     assert capsys.readouterr().err == ""
     with pytest.raises(SystemExit):
         Importing(uvicorn.Config("app", workers=3)).refuse()
 
 
+@pytest.mark.usefixtures("worker")
 def test_several_workers_with_a_wrong_setting_end_their_server(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CHAT_CLUSTER", "localhost:7447,localhost:7448")
-    monkeypatch.setattr("os.kill", lambda pid, number: None)
-    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=PARENT))
     with pytest.raises(SystemExit) as ended:
         Importing(uvicorn.Config("app", workers=2)).refuse()
     assert ended.value.code == STARTUP_FAILURE

@@ -1,8 +1,8 @@
-"""Both ways out to a peer, on a transport and an ASGI server made up for it."""
+"""Both ways out to a peer, on a fake transport and a fake ASGI server."""
 
 import asyncio
 from types import SimpleNamespace
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 
@@ -13,13 +13,15 @@ from chat_actors.counters import Counters
 from chat_actors.protocol.frames import Message, finished, payloads
 from tests.support.fakes import FakeClock, FakeServer, FakeTransport, settle
 
+AnyLane = TypeVar("AnyLane", bound="Lane")
+
 
 def frame(text: str) -> bytes:
     return finished(Message(1, "alice", text, 0))
 
 
 class Lane:
-    """An outbox, what is behind it, and the stall clock that watches it."""
+    """An outbox on the plain lane, the fake server behind it, and the stall clock that watches it."""
 
     def __init__(self, most_bytes: int = 1000, window: float = 30.0) -> None:
         self.server = FakeServer()
@@ -29,15 +31,28 @@ class Lane:
         self.watching = asyncio.create_task(self.watch.run())
         self.outbox = self.open()
 
+    @classmethod
+    def stalled(cls: type[AnyLane], *unread: str, most_bytes: int = 1000, window: float = 30.0) -> AnyLane:
+        """A lane whose peer stopped reading before these messages were written."""
+        lane = cls(most_bytes, window)
+        lane.stall()
+        lane.write(*unread)
+        return lane
+
     def open(self) -> ConnectionOutbox:
         return open_outbox(self.watch, None, self.server.receive, self.server.send)
+
+    def write(self, *texts: str) -> None:
+        """Write a message for each text, one by one."""
+        for text in texts:
+            self.outbox.write(frame(text))
 
     def stall(self) -> None:
         """The peer stops reading."""
         self.server.peer_reads = False
 
     async def read_one(self, text: str) -> None:
-        """The peer reads this frame, and no more."""
+        """The peer reads this frame and nothing else."""
         self.server.let_pass.release()
         await settle()
 

@@ -1,4 +1,4 @@
-"""A server that does on demand what a real one rarely does: the test answers, breaks and closes each connection."""
+"""A server whose connections the test itself answers, breaks and closes: for what a real server rarely does."""
 
 import asyncio
 import functools
@@ -46,8 +46,10 @@ def message(number: int, text: str = "hello", username: str = "bob", **more: Any
 
 
 class Naps(Clock):
-    """Time that passes in sleep alone, and then at once; or, if it is not to ``wake``, never. ``naps``: each sleep's
-    seconds."""
+    """A clock on which only sleep takes time, and ends at once; without ``wake`` it never ends.
+
+    ``naps``: the seconds of each sleep.
+    """
 
     def __init__(self, wake: bool = True) -> None:
         self.now = 1000.0
@@ -70,6 +72,7 @@ class Peer:
 
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection
+        self.join: Frame = {}  # the client's first frame, once it is let in
 
     async def recv(self) -> Any:
         text = await self.connection.recv()
@@ -84,6 +87,7 @@ class Peer:
     async def admit(self, **joined: Any) -> Frame:
         """Read the join and answer it; returns it."""
         join: Frame = await self.recv()
+        self.join = join
         plain = {"username": join["username"], "topic": join["topic"], "users": 2, "ttl": 30}
         self.send({"type": "joined", **plain, "epoch": "epoch 1", "last_id": 0, "resume": "token 1", **joined})
         return join
@@ -136,6 +140,11 @@ class Script:
         await peer.admit(**joined)
         return peer
 
+    async def readmitted(self, peer: Peer, **joined: Any) -> Peer:
+        """Cut a connection and let the next one in."""
+        peer.cut()
+        return await self.admitted(**joined)
+
     async def keep(self, connection: ServerConnection) -> None:
         self._peers.put_nowait(Peer(connection))
         await connection.wait_closed()
@@ -148,7 +157,7 @@ class Script:
 
 @asynccontextmanager
 async def scripted(listener: Optional[socket.socket] = None) -> AsyncIterator[Script]:
-    """The server on a free port of the loopback, or that of a socket which listens."""
+    """The server on a free port of the loopback, or on a socket that listens already."""
     script = Script()
     place: dict[str, Any] = {"host": "127.0.0.1", "port": 0} if listener is None else {"sock": listener}
     settings: dict[str, Any] = {"process_request": script.judge, "compression": None, "ping_interval": None}
@@ -161,7 +170,7 @@ async def scripted(listener: Optional[socket.socket] = None) -> AsyncIterator[Sc
 async def chatting(
     script: Script, tuning: Optional[Tuning] = None, joined: Optional[Frame] = None, **options: Any
 ) -> AsyncIterator[tuple[Chat, Peer]]:
-    """Alice in ``sports``, and the server's side of her connection; where she sleeps she wakes at once."""
+    """Alice in ``sports``, and the server's side of her connection; her clock is one of ``Naps``."""
     admitting = asyncio.ensure_future(script.admitted(**(joined or {})))
     async with connect(script.url, "alice", "sports", tuning or Tuning(clock=Naps()), **options) as chat:
         yield chat, await admitting

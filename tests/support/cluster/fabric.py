@@ -1,4 +1,4 @@
-"""Nodes in one process on a mesh without an engine: what happens, and in which order, is for the test to say."""
+"""Nodes in one process on a mesh without an engine. The test says what happens, and in which order."""
 
 import asyncio
 from collections import deque
@@ -20,7 +20,7 @@ Seen = Callable[[str, bool], None]
 
 
 class Fabric:
-    """Carries mail between nodes, unless a way is ``held``. ``apart``: pairs of nodes that do not see each other."""
+    """Carrier of mail between nodes, unless a way is ``held``. ``apart``: pairs of nodes that do not see each other."""
 
     def __init__(self) -> None:
         self.ends: dict[str, End] = {}
@@ -34,12 +34,12 @@ class Fabric:
         self.held.setdefault((sender, receiver), deque())
 
     def pass_on(self, sender: str, receiver: str) -> None:
-        """Let go on what was kept, and what comes after it."""
+        """Deliver what was kept, and stop keeping."""
         for data in self.held.pop((sender, receiver)):
             self.deliver(sender, receiver, data)
 
     async def release(self, sender: str, receiver: str) -> None:
-        """The same, and all that follows from it."""
+        """The same; returns when everything that follows from it has happened."""
         self.pass_on(sender, receiver)
         await settle()
 
@@ -138,13 +138,13 @@ class Person:
         self.node.front.post(Leave(self.outbox, "closed by peer"))
 
     def hears(self) -> list[Frame]:
-        """All that has come since the last time."""
+        """The frames that have come since the last time."""
         heard, self.heard = self.heard + self.outbox.take(), []
         return heard
 
     @property
     def texts(self) -> list[str]:
-        """The same, messages by their text and acks by their id."""
+        """The same in short: a message by its text, an ack by its id."""
         return [_short(frame) for frame in self.hears()]
 
 
@@ -161,12 +161,12 @@ def _short(frame: Frame) -> str:
 
 
 class Nodes:
-    """Some nodes that have found each other, all with one clock."""
+    """Nodes that have found each other."""
 
     def __init__(self, quorum: bool = False, configured: int = 0, **settings: Any) -> None:
         self.fabric = Fabric()
         self._timers = FakeTimers()
-        self._clocks: dict[str, FakeClock] = {}  # a node that is frozen has its own idea of the time
+        self._clocks: dict[str, FakeClock] = {}  # of each node: that of a frozen one stands still
         self.all: list[Node] = []
         self._dead: list[Node] = []
         self._quorum = quorum
@@ -183,31 +183,31 @@ class Nodes:
         return node
 
     async def start(self, count: int) -> list[Node]:
-        """Start so many more."""
+        """Start this many more nodes."""
         for _ in range(count):
             self.make(self._configured or count, self._quorum)
         for one in self.all[-count:]:
             one.open()
         await settle()
         for one in self.all[-count:]:
-            one._settle()  # whatever was configured
+            one._settle()  # without waiting for as many as are configured
         await settle()
         return self.all[-count:]
 
     async def pass_time(self, seconds: float) -> None:
-        """Let so much time pass, in steps so small that no node believes it was stopped."""
+        """Let this much time pass, in steps so small that no node believes it was stopped."""
         for _ in range(round(seconds / BEAT_SECONDS)):
             for name, clock in self._clocks.items():
                 if name not in self.fabric.frozen:
                     await clock.advance(BEAT_SECONDS)
 
     async def run_out(self, seconds: float) -> None:
-        """Let the time of all timers pass that were set for so long, and no other time."""
+        """Ring the timers that were set for just this long, and no others."""
         self._timers.ring(lambda timer: timer.seconds == seconds)
         await settle()
 
     def end_process(self, node: Node) -> None:
-        """A process is gone, and the others will see it."""
+        """End a process without a close; the others will see that it is gone."""
         del self.fabric.ends[node.me]
         self.all.remove(node)
         self._dead.append(node)
@@ -216,12 +216,12 @@ class Nodes:
             self.fabric.tell(other, node.me, False)
 
     async def kill(self, node: Node) -> None:
-        """What happens to the others when a process is gone."""
+        """The same; returns when the others have seen it."""
         self.end_process(node)
         await settle()
 
     async def close(self, node: Node) -> None:
-        """Have a node end as it is meant to; what follows from it happens later."""
+        """Close a node properly; what follows from it happens later."""
         await node.close()
         self.all.remove(node)
         del self._clocks[node.me]
@@ -235,7 +235,7 @@ class Nodes:
         await self.pass_time(3)
 
     async def thaw(self, node: Node) -> None:
-        """Let it go on: it sees the others go and come back, and they see it come back."""
+        """Let a frozen process go on: it sees the others go and come back, and they see it come back."""
         waiting = self.fabric.frozen.pop(node.me)
         clock = self._clocks[node.me]
         clock.now = max(one.now for one in self._clocks.values())
@@ -249,7 +249,7 @@ class Nodes:
         await settle()
 
     async def stop(self, node: Node, seconds: float) -> None:
-        """Stop a process for less than the lease and let it go on: the others do not notice."""
+        """Stop a process for less than the lease, then let it go on: the others do not notice."""
         waiting = self.fabric.frozen[node.me] = deque()
         await self.pass_time(seconds)
         del self.fabric.frozen[node.me]
@@ -260,12 +260,12 @@ class Nodes:
         await clock.advance(0)
 
     def owned_by(self, node: Node, view: Optional[list[Node]] = None) -> str:
-        """A topic that this node owns, where these are there."""
+        """A topic that this node owns while these nodes are up; all nodes, unless a ``view`` is given."""
         names = [one.me for one in (view or self.all)]
         return next(topic for topic in map("topic-{}".format, range(1000)) if highest(topic, names) == node.me)
 
     async def listed(self, node: Node) -> list[dict[str, Any]]:
-        """What ``/list`` says at a node."""
+        """The answer of a node to ``/list``."""
         asker = FakeMember()
         node.front.post(ListTopics(asker))
         await settle()
