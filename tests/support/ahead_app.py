@@ -1,40 +1,20 @@
-"""The application with a clock that a test puts forward: ``POST /ahead?seconds=30``, and so much time has passed."""
+"""The application in a process whose time a test puts forward: ``POST /ahead?seconds=30``, and so much has passed.
 
-import asyncio
+It needs asyncio's own event loop, which asks ``time.monotonic`` what time it is: uvicorn's ``--loop asyncio``.
+"""
+
 import time
+from unittest.mock import patch
 
-from chat_actors.app import create_app
-from chat_actors.clock import Clock
+ahead = 0.0
+_monotonic, _wall = time.monotonic, time.time
+patch.object(time, "monotonic", lambda: _monotonic() + ahead).start()
+patch.object(time, "time", lambda: _wall() + ahead).start()
 
-
-class ClockAhead(Clock):
-    """The machine's time and what it was put forward by. Those who sleep wake when it is their time."""
-
-    def __init__(self) -> None:
-        self._ahead = 0.0
-        self._moved = asyncio.Event()
-        self.monotonic = lambda: time.monotonic() + self._ahead
-        self.wall = lambda: time.time() + self._ahead
-        self.sleep = self._sleep
-
-    def put_forward(self, seconds: float) -> None:
-        self._ahead += seconds
-        self._moved.set()
-        self._moved = asyncio.Event()
-
-    async def _sleep(self, seconds: float) -> None:
-        until = self.monotonic() + seconds
-        while (left := until - self.monotonic()) > 0:
-            try:
-                await asyncio.wait_for(self._moved.wait(), left)
-            except asyncio.TimeoutError:
-                break
-
-
-clock = ClockAhead()
-app = create_app(clock=clock)
+from chat_actors.app import app  # noqa: E402  # which is to find the time as it is here
 
 
 @app.post("/ahead")
-async def ahead(seconds: float) -> None:
-    clock.put_forward(seconds)
+async def put_forward(seconds: float) -> None:
+    global ahead
+    ahead += seconds

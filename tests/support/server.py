@@ -27,7 +27,7 @@ PATIENCE = 60.0  # seconds; only a test that fails waits so long
 PORTS = 50  # that one process may use, the first to claim the others
 ROOT = Path(__file__).parent.parent.parent
 APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
-AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", "--port", "0"  # whose clock ``put_forward`` moves
+AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", "--port", "0", "--loop", "asyncio"  # see ``put_forward``
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
 
 Frame = dict[str, Any]
