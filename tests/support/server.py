@@ -39,7 +39,12 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 3 * PATIENCE))
+        async def main() -> None:
+            await asyncio.wait_for(test(*args, **kwargs), 3 * PATIENCE)
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, f"the test leaves behind: {left}"
+
+        asyncio.run(main())
 
     return run
 
