@@ -6,11 +6,14 @@ from typing import Callable
 import pytest
 from playwright.sync_api import Browser
 
+from tests.support.left_behind import made_once, nothing_left_behind, orphans_are_ours, own_temporary_folder
 from tests.support.page import browser
 from tests.support.page.bot import Bot
 from tests.support.page.browser import People
 from tests.support.page.line import Line
 from tests.support.server import APP, Pair, Server
+
+__all__ = ["made_once", "nothing_left_behind", "orphans_are_ours", "own_temporary_folder"]  # for every test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

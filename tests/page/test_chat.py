@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from tests.support.page.bot import Bot
 from tests.support.page.browser import People, tab_to
 from tests.support.page.line import Line
-from tests.support.server import APP, Server
+from tests.support.server import AHEAD_APP, APP, Server, put_forward
 
 StartServer = Callable[..., Server]
 Bots = Callable[..., Bot]
@@ -97,18 +97,18 @@ RECORD = """() => {
 
 
 def test_a_message_fades_counts_down_and_goes_when_the_server_deletes_it(people: People, start: StartServer) -> None:
-    server = start(*APP, CHAT_MESSAGE_TTL="5")
+    server = start(*APP, CHAT_MESSAGE_TTL="3")
     alice = people.come(page_of(server)).enters("alice", "time")
-    expect(alice.room.get_by_text("Nothing said here lasts longer than 5 seconds.")).to_have_css("opacity", "1")
+    expect(alice.room.get_by_text("Nothing said here lasts longer than 3 seconds.")).to_have_css("opacity", "1")
     alice.page.evaluate(RECORD)
     alice.says("short")
     expect(alice.message("short")).to_have_attribute("data-state", "delivered")
     alice.sees()
-    expect(alice.room.get_by_text("Nothing said here lasts longer than 5 seconds.")).to_have_css("opacity", "1")
+    expect(alice.room.get_by_text("Nothing said here lasts longer than 3 seconds.")).to_have_css("opacity", "1")
     # Of as many frames as a busy machine has drawn.
     left, ink, burnt = zip(*alice.page.evaluate("record"))
     seconds = list(dict.fromkeys(map(int, filter(None, left))))
-    assert len(seconds) > 1 and seconds == sorted(seconds, reverse=True) and {*seconds} <= {*range(6)}
+    assert len(seconds) > 1 and seconds == sorted(seconds, reverse=True) and {*seconds} <= {*range(4)}
     assert list(burnt) == sorted(burnt) and 0 <= burnt[0] < burnt[-1] <= 1
     assert ink == pytest.approx([1 - (1 - 0.66) * share for share in burnt], abs=0.01)
 
@@ -156,7 +156,7 @@ def test_active_topics_are_listed_live_and_one_click_joins(people: People, bots:
 
 
 def test_several_topics_at_once_each_with_what_is_new_in_it(people: People, bots: Bots, start: StartServer) -> None:
-    server = start(*APP, CHAT_MESSAGE_TTL="5")
+    server = start(*AHEAD_APP)
     alice = people.come(page_of(server)).enters("alice", "one")
     alice.enters("alice", "two")
     bob = bots("bob", "one", server.url)
@@ -167,6 +167,7 @@ def test_several_topics_at_once_each_with_what_is_new_in_it(people: People, bots
     expect(yours).to_have_text(["one1 new", "two1 here"])
     expect(alice.page).to_have_title("(1) two · chat_actors")
     alice.sees()
+    put_forward(server, 30)
     expect(yours).to_have_text(["one2 here", "two1 here"])  # unseen, and gone
     bob.says("more")
     expect(yours).to_have_text(["one1 new", "two1 here"])

@@ -1,7 +1,6 @@
 """What the page looks like, to eyes and to assistive technology, light and dark, on a phone and on a desk."""
 
 import struct
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,12 +38,10 @@ def test_axe_finds_nothing_in_the_lobby(people: People, options: dict[str, Any])
 
 
 @every_screen
-def test_axe_finds_nothing_in_a_lively_room_and_it_can_be_pictured(
-    chromium: Browser, options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_axe_finds_nothing_in_a_lively_room_and_it_can_be_pictured(chromium: Browser, options: dict[str, Any]) -> None:
     with picture.lively_room(chromium, **options) as alice:
         assert violations(alice.page) == ""
-        content = alice.page.screenshot(path=tmp_path / "room.png", scale="css")
+        content = alice.page.screenshot(scale="css")
         paper = alice.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert size(content) == tuple(options["viewport"].values())
         assert paper == ("rgb(22, 20, 18)" if options.get("color_scheme") == "dark" else "rgb(250, 248, 244)")

@@ -10,7 +10,7 @@ from tests.support.page.bot import Bot
 from tests.support.page.browser import People, Person
 from tests.support.page.line import Line
 from tests.support.page.stand_in import TOKEN, StandIn
-from tests.support.server import APP, Server, free_ports
+from tests.support.server import AHEAD_APP, APP, Server, free_ports, put_forward
 
 StartServer = Callable[..., Server]
 Bots = Callable[..., Bot]
@@ -105,16 +105,20 @@ def test_messages_that_are_lost_are_counted_at_the_gap(
 def test_messages_that_lived_and_died_meanwhile_are_counted(
     people: People, start: StartServer, line_to: Lines, bots: Bots
 ) -> None:
-    server = start(*APP, CHAT_MESSAGE_TTL="4")
+    server = start(*AHEAD_APP)
     line = line_to(server)
-    alice = people.come(line.url).enters("alice", "gaps")
+    alice = people.person(line.url)
+    alice.page.clock.install()
+    alice.comes().enters("alice", "gaps")
     bob = bots("bob", "gaps", server.url, events=True)
     line.cut()
     expect(alice.status).to_have_text(re.compile("^Connection lost"))
     bob.says("unheard")
+    put_forward(server, 30)
     bob.hears("expired")
     line.mend()
     expect(alice.notes).to_have_text(["1 message lived and died while you were away."])
+    alice.page.clock.fast_forward(31_000)
     expect(alice.notes).to_have_count(0)  # nor does the note last
 
 
@@ -482,8 +486,11 @@ def test_a_list_that_needs_a_join_asks_for_the_token_and_no_more(people: People)
 
 
 def test_a_server_that_is_not_there_is_named(people: People, line: Line) -> None:
-    alice = people.come(line.url)
+    alice = people.person(line.url)
+    alice.page.clock.install()
+    alice.comes()
     line.cut()
+    alice.page.clock.fast_forward(5_000)  # to where it asks again
     expect(alice.page.locator("#active-word")).to_have_text("The server cannot be reached. Trying again…")
     alice.joins("alice", "sports")
     expect(alice.page.locator("#form-problem")).to_have_text("The server cannot be reached.")

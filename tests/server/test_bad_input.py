@@ -1,5 +1,6 @@
 """Frames that break the contract, on live sockets: the sender gets an error frame, the others notice nothing."""
 
+import asyncio
 import json
 import re
 from collections import Counter
@@ -7,7 +8,7 @@ from typing import Callable, Optional, Union
 
 import pytest
 
-from tests.support.server import APP, Client, Frame, Server, Visit, in_loop
+from tests.support.server import AHEAD_APP, APP, Client, Frame, Server, Visit, in_loop, put_forward
 
 StartServer = Callable[..., Server]
 
@@ -221,12 +222,13 @@ async def test_a_frame_over_64_kib_closes_the_connection(
 
 @in_loop
 async def test_a_connection_that_does_not_join_in_time_is_closed(start: StartServer) -> None:
-    server = start(*APP, CHAT_JOIN_TIMEOUT="2")
+    server = start(*AHEAD_APP)
     async with Visit(server) as visit:
         alice = await visit.join("alice", "sports")
         eve = await visit.connect()
         assert (await eve.ask("{"))["error"] == "invalid_json"
         assert (await eve.ask("/list"))["type"] == "topics"
+        await asyncio.to_thread(put_forward, server, 10)
         assert await eve.close_code() == 4408
         # Alice connected before Eve, so her time to join is over as well; but she has joined.
         assert (await alice.ask({"message": "hello"}))["id"] == 1

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any, Callable
 
-from tests.support.server import APP, Client, Frame, Server, Visit, in_loop
+from tests.support.server import AHEAD_APP, APP, Client, Frame, Server, Visit, in_loop, put_forward
 
 StartServer = Callable[..., Server]
 
@@ -149,10 +149,11 @@ async def test_a_wrong_wish_is_refused_and_can_be_corrected(server: Server) -> N
 
 @in_loop
 async def test_what_has_expired_is_told_and_is_a_gap_for_whoever_comes_later(start: StartServer) -> None:
-    server = start(*APP, CHAT_MESSAGE_TTL="0.5")
+    server = start(*AHEAD_APP)
     async with Visit(server) as visit:
         watcher = await ask(visit, "watcher", events=True)
         await watcher.ask({"message": "1", "ref": "r"})
+        await asyncio.to_thread(put_forward, server, 30)
         assert await watcher.recv() == {"type": "expired", "through": 1}
         late = await ask(visit, "late", since=0, epoch=watcher.joined["epoch"])
         assert late.joined["gap"] == {"from": 1, "to": 1, "reason": "expired"}

@@ -1,36 +1,70 @@
-"""The application with a clock that a test puts forward: ``POST /ahead?seconds=30``, and so much time has passed."""
+"""The server with a clock that a test puts forward: ``POST /ahead?seconds=30``, and so much time has passed."""
 
 import asyncio
 import time
+from typing import Any, Callable, Optional
 
 from chat_actors.application import create_app
 from chat_actors.clock import Clock
+from chat_actors.operations.logs import configure_logging
+
+
+class AheadTimer:
+    """A call of the clock: by the machine's time, or sooner if the clock is put forward."""
+
+    def __init__(self, clock: "ClockAhead", seconds: float, call: Callable[[], object]) -> None:
+        self._clock = clock
+        self._due = clock.monotonic() + seconds
+        self._call = call
+        self._handle: Optional[asyncio.TimerHandle] = None
+        clock.timers.add(self)
+        self.set()
+
+    def set(self) -> None:
+        """Ask the loop to ring when the time has come, by what the clock says now."""
+        if self._handle is not None:
+            self._handle.cancel()
+        left = max(0.0, self._due - self._clock.monotonic())
+        self._handle = asyncio.get_running_loop().call_later(left, self._ring)
+
+    def cancel(self) -> None:
+        self._clock.timers.discard(self)
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _ring(self) -> None:
+        self._clock.timers.discard(self)
+        self._call()
 
 
 class ClockAhead(Clock):
-    """The machine's time and what it was put forward by. Those who sleep wake when it is their time."""
+    """The machine's time, and the seconds by which it was put forward."""
 
     def __init__(self) -> None:
+        self.timers: set[AheadTimer] = set()
         self._ahead = 0.0
-        self._moved = asyncio.Event()
         self.monotonic = lambda: time.monotonic() + self._ahead
         self.wall = lambda: time.time() + self._ahead
         self.sleep = self._sleep
 
     def put_forward(self, seconds: float) -> None:
         self._ahead += seconds
-        self._moved.set()
-        self._moved = asyncio.Event()
+        for timer in list(self.timers):
+            timer.set()
+
+    def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> AheadTimer:
+        return AheadTimer(self, seconds, lambda: call(*args))
 
     async def _sleep(self, seconds: float) -> None:
-        until = self.monotonic() + seconds
-        while (left := until - self.monotonic()) > 0:
-            try:
-                await asyncio.wait_for(self._moved.wait(), left)
-            except asyncio.TimeoutError:
-                break
+        awake = asyncio.Event()
+        timer = self.call_later(seconds, awake.set)
+        try:
+            await awake.wait()
+        finally:
+            timer.cancel()
 
 
+configure_logging("INFO", as_json=False)
 clock = ClockAhead()
 app = create_app(clock=clock)
 

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import gc
 import json
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import filterfalse
 from typing import Any, Callable, Optional, Union
@@ -213,15 +213,20 @@ def everything() -> list[object]:
 
 def remains(*words: str) -> bool:
     """Whether any string or bytes in the process hold these words in a row (so tests keep them apart)."""
-    text = " ".join(words)
-    data = text.encode()
-    found = 0
+    return remaining(words)[0]
+
+
+def remaining(*phrases: Sequence[str]) -> list[bool]:
+    """``remains`` for each of several phrases, in one search."""
+    texts = [" ".join(words) for words in phrases]
+    data = [text.encode() for text in texts]
+    found = [False] * len(phrases)
     for thing in everything():
-        if isinstance(thing, str):
-            found += text in thing and thing is not text
-        elif isinstance(thing, (bytes, bytearray)):
-            found += data in thing and thing is not data
-    return found > 0
+        if isinstance(thing, (str, bytes, bytearray)):
+            for place, own in enumerate(texts if isinstance(thing, str) else data):
+                if own in thing and thing is not own:  # type: ignore[operator]
+                    found[place] = True
+    return found
 
 
 class FakeTransport(asyncio.Transport):

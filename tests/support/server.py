@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ PATIENCE = 60.0  # seconds; only a test that fails waits so long
 PORTS = 50  # that one process may use, the first to claim the others
 ROOT = Path(__file__).parent.parent.parent
 APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
+AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", "--port", "0"  # see ``put_forward``
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
 
 Frame = dict[str, Any]
@@ -37,7 +39,12 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 3 * PATIENCE))
+        async def main() -> None:
+            await asyncio.wait_for(test(*args, **kwargs), 3 * PATIENCE)
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, f"the test leaves behind: {left}"
+
+        asyncio.run(main())
 
     return run
 
@@ -135,6 +142,12 @@ class Server:
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def put_forward(server: Server, seconds: float) -> None:
+    """Let so much time have passed for a server of ``AHEAD_APP``."""
+    url = f"http://127.0.0.1:{server.port}/ahead?seconds={seconds}"
+    urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=PATIENCE).close()
 
 
 class Pair(Server):

@@ -20,7 +20,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-NAMES = "chromium", "chromium-browser", "google-chrome"
+NAMES = "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"
 WATCH = (
     "addEventListener('securitypolicyviolation', (event) => report(`${event.violatedDirective} ${event.blockedURI}`))"
 )

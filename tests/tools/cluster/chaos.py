@@ -122,8 +122,7 @@ class Chaos:
     async def run(self, faults: int) -> Report:
         """Break something so many times, and judge."""
         try:
-            for place in self.places:
-                await place.start()
+            await asyncio.gather(*(place.start() for place in self.places))
             for place in self.places:
                 await place.server.logged("node found", count=len(self.places) - 1)
             clients = [asyncio.ensure_future(self._live(number)) for number in range(self._clients)]
@@ -209,8 +208,12 @@ class Chaos:
         elif kind == "freeze":
             place.up = False
             place.taint()
+            others = [one.server for one in self.places if one is not place]
+            lost = [len(other.lines("node lost")) for other in others]
             kill(place.server.pid, signal.SIGSTOP)
-            await asyncio.sleep(LEASE_SECONDS + self._rng.uniform(0.5, 1.5))
+            for other, count in zip(others, lost):
+                await other.logged("node lost", count=count + 1)
+            await asyncio.sleep(self._rng.uniform(0.1, 0.5))
             kill(place.server.pid, signal.SIGCONT)
             place.up = True
         else:

@@ -67,11 +67,14 @@ async def flood(
     reading: bool = False,
     topics: int = 10,
     begin: bytes = b"",
-    **settings: str,
+    ping: float = 20.0,
 ) -> Outcome:
-    """The plain form: so many members send the same over and over. Unless ``reading``, they read nothing."""
+    """The plain form: so many members send the same over and over. Unless ``reading``, they read nothing.
+
+    ``ping``: seconds after which uvicorn asks whether a connection is still there, by itself 20.
+    """
     names = [f"noise-{i}" for i in range(clients)]
-    async with Scene(most_mib=most_mib, **settings) as scene:
+    async with Scene(most_mib=most_mib, FAULTS_PING=str(ping)) as scene:
         peers = await join_many(scene.port, names, [f"topic-{i}" for i in range(topics)], narrow=not reading, ask=True)
         for peer in peers:
             peer.transport.write(begin)
@@ -105,8 +108,8 @@ async def fragments(clients: int, seconds: float, ping: float) -> Outcome:
     """A message in empty fragments, without end. That a sender is gone is noticed by the next ``ping``, in seconds."""
     data = masked(b"", CONTINUATION)
     most = BASE_MIB + clients * UNREAD_MIB
-    begin, settings = masked(b"{", BEGINNING), {"FAULTS_PING": str(ping)}
-    return await flood("flood of fragments", clients, seconds, data, most, begin=begin, **settings)
+    begin = masked(b"{", BEGINNING)
+    return await flood("flood of fragments", clients, seconds, data, most, begin=begin, ping=ping)
 
 
 async def messages(clients: int, seconds: float) -> Outcome:

@@ -1,0 +1,102 @@
+"""What a test leaves behind fails it: processes, sockets and other descriptors, threads, files.
+
+A fixture of the session, the module or the class exists before ``nothing_left_behind`` looks for the first time, so
+what such fixtures hold is the test's only where they made it while it ran.
+"""
+
+import ctypes
+import gc
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import ROOT, free_ports
+
+PATIENCE = 10.0  # seconds for what is about to end; only a test that leaves something behind waits so long
+CACHES = re.compile(r"\.coverage|\.hypothesis$|\.pytest_cache$|__pycache__$")  # of what runs the tests
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This process's and its children's: what is new in it is from these tests. It goes with pytest's own folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_once() -> None:
+    """What this process has for as long as it lives: ports, and Python's tracker of what processes share."""
+    free_ports(1)
+    if os.name == "posix":
+        resource_tracker.ensure_running()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def orphans_are_ours() -> None:
+    """A process whose parent has ended becomes a child of this one, and is not missed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(own_temporary_folder: None, made_once: None, orphans_are_ours: None) -> Iterator[None]:
+    before = set(traces())
+    yield
+    left = left_since(before)
+    if left:
+        gc.collect()  # whoever forgot to close it is told where that was
+        deadline = time.monotonic() + PATIENCE
+        while (left := left_since(before)) and time.monotonic() < deadline:
+            _reap(left)
+            time.sleep(0.01)
+    assert not left, f"the test leaves behind: {', '.join(sorted(left))}"
+
+
+def _reap(left: "set[str]") -> None:
+    """Take note of the ends of orphans, which nobody else does."""
+    for one in left:
+        kind, name = one.split()[:2]
+        if kind == "process":
+            with suppress(ChildProcessError):
+                os.waitpid(int(name), os.WNOHANG)
+
+
+def left_since(before: "set[str]") -> "set[str]":
+    return set(traces()) - before
+
+
+def traces() -> Iterator[str]:
+    """All that there is now, a few words for each."""
+    yield from (f"thread {one.name} {one.ident}" for one in threading.enumerate() if not one.name.startswith("Dummy-"))
+    for folder in (tempfile.gettempdir(), str(ROOT)):
+        yield from (f"file {folder}/{name}" for name in os.listdir(folder) if not CACHES.match(name))
+    if sys.platform == "linux":
+        yield from _processes()
+        yield from _descriptors()
+
+
+def _processes() -> Iterator[str]:
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(FileNotFoundError):  # the thread has ended
+            for pid in Path(f"/proc/self/task/{thread}/children").read_text().split():
+                yield f"process {pid}"
+
+
+def _descriptors() -> Iterator[str]:
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing itself
+            target = os.readlink(f"/proc/self/fd/{number}")
+            if not target.startswith(("anon_inode:", "/dev/")):
+                yield f"descriptor {target}"
