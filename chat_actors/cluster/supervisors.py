@@ -35,7 +35,7 @@ class Front(Supervisor):
     def _tell_topics(self, event: ListTopics) -> None:
         self._node.registry.census(event)
 
-    def note(self, topic: str, what: str) -> None:
+    def note(self, topic: str, event: str) -> None:
         """A relay that comes or goes is no news: its topic lives elsewhere."""
 
 
@@ -66,7 +66,7 @@ class Back(Supervisor):
         if type(event) is Send:
             seat = cast(Seat, event.outbox)
             seat.estate.passed()
-            active = self._where.get(seat)
+            active = self._active_of.get(seat)
             if active is not None:  # it has not left
                 active.topic.post(event)
         elif type(event) is CountTopics:

@@ -8,7 +8,7 @@ import pytest
 from chat_actors.actors import fanout
 from chat_actors.actors.base import HIGH_WATER
 from chat_actors.actors.events import Expire, Leave
-from chat_actors.actors.outbox import Own
+from chat_actors.actors.outbox import Overrides
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster import node as node_module
 from chat_actors.cluster.census import COUNT_SECONDS
@@ -119,7 +119,7 @@ async def test_a_full_topic_refuses_joins_on_all_nodes(nodes: World) -> None:
         for other in others:
             asks(other, "other", topic)
         await settle()
-        full = CloseCode.OVERLOADED, "the topic has 1 members already"
+        full = CloseCode.OVERLOADED, "topic full (1 members): join another topic"
         assert [refusal(other) for other in others] == [full, full]
         assert await nodes.listed(there) == [{"topic": topic, "users": 1}]
         alice.says("still here")
@@ -138,7 +138,7 @@ async def test_an_owner_with_as_many_topics_as_may_be_refuses_joins_of_others(no
     await alice.joins("alice", topic)
     asks(bob, "bob", other)
     await settle()
-    assert refusal(bob) == (CloseCode.OVERLOADED, "the server has 1 topics already, join one of them")
+    assert refusal(bob) == (CloseCode.OVERLOADED, "too many topics (1): join an active topic")
     await settle()
     assert await nodes.listed(there) == [{"topic": topic, "users": 1}] and len(here.estates.open) == 1
 
@@ -569,8 +569,8 @@ async def test_what_is_for_someone_who_is_on_no_node_is_carried_to_none(nodes: W
     topic = nodes.owned_by(here)
     alice = Person(there)
     await alice.joins("alice", topic)
-    own: Own = {FakeMember(): [(0, b"nobody's")]}
-    await here.estates.open[topic].carry([b"\x81\x02{}"], [], own)
+    overrides: Overrides = {FakeMember(): [(0, b"nobody's")]}
+    await here.estates.open[topic].carry([b"\x81\x02{}"], [], overrides)
     (parcel,) = here.estates.open[topic].journal.backlog.after(0)
     assert parcel.own == []
 
@@ -831,7 +831,7 @@ async def test_who_joins_in_the_moment_in_which_the_topic_moves_is_a_member_of_t
     joined, *more = bob.hears()
     assert joined["users"] == 1 and more == []
     assert await nodes.listed(here) == [{"topic": topic, "users": 1}]
-    assert not here.estates.open and not here.back.rooms()
+    assert not here.estates.open and not here.back.active_topics()
 
 
 @world()
@@ -1097,7 +1097,7 @@ async def test_a_bequest_for_a_topic_that_goes_on_already_is_dropped(nodes: Worl
     assert topic in new.estates.open
     with log_lines() as lines:
         await nodes.fabric.release(here.me, new.me)
-    assert sum("bequest dropped: the topic goes on here already" in line for line in lines) == 1
+    assert sum("bequest dropped: topic open" in line for line in lines) == 1
     alice.says("one")
     await settle()
     assert alice.texts == ["ack 1"] and not new.estates._bequests
@@ -1166,7 +1166,7 @@ async def test_a_node_for_which_too_much_waits_is_lost_and_comes_back_with_all_t
     with log_lines() as lines:
         alice.says("long " * 300)
         await settle()
-    assert sum("node given up" in line for line in lines) == 1
+    assert sum("node dropped: send queue full" in line for line in lines) == 1
     assert presence(alice.hears()) == [("left", "bob")]
     nodes.fabric.most_waiting = 1 << 30
     await nodes.fabric.release(here.me, there.me)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from chat_actors.actors.base import MOST_CRASHES
+from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.events import Restore, Returning, Send
 from chat_actors.cluster.backlog import Backlog
 from chat_actors.cluster.views import highest
@@ -19,7 +19,7 @@ async def test_when_the_supervisor_of_the_topics_gives_up_another_one_takes_its_
     alice, bob = Person(there), Person(there)
     await alice.joins("alice", topic)
     before = here.back
-    for _ in range(MOST_CRASHES + 1):
+    for _ in range(MAX_CRASHES + 1):
         before.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
     await settle()
     assert before.task.done()
@@ -39,7 +39,7 @@ async def test_when_the_supervisor_of_the_members_gives_up_the_node_can_serve_ag
     alice, bob, carol = Person(here), Person(there), Person(here)
     await alice.joins("alice", topic)
     await bob.joins("bob", topic)
-    for _ in range(MOST_CRASHES + 1):
+    for _ in range(MAX_CRASHES + 1):
         here.front.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
     await asyncio.wait({here.front.task})
     await settle()
@@ -91,7 +91,7 @@ async def test_a_topic_that_cannot_be_opened_costs_no_other(nodes: World) -> Non
     here.watch = fail_once
     with log_lines() as lines:
         await nodes.kill(owner)
-    assert sum("topic not opened" in line for line in lines) == 1
+    assert sum("topic open failed" in line for line in lines) == 1
     for member in members:
         member.says("one")
     await settle()
@@ -123,7 +123,7 @@ async def test_what_a_supervisor_that_gives_up_has_not_passed_on_is_not_on_its_w
     await alice.joins("alice", topic)
     estate = here.estates.open[topic]
     ((seat,),) = (attachment.seats.values() for attachment in estate.seating.attachments.values())
-    for _ in range(MOST_CRASHES + 1):
+    for _ in range(MAX_CRASHES + 1):
         here.back.post(POISON)  # type: ignore[arg-type]  # what no supervisor takes
     estate._pass_on(Send(seat, "one"))
     estate._pass_on(Restore(topic, [Returning(seat, "alice")], lambda *_: None))
