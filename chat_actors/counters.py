@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class Histogram:
-    """Counts of measurements by powers of two of ``unit``."""
+    """Histogram of measurements, with a bucket for each power of two of ``unit``."""
 
     def __init__(self, unit: float, powers: int) -> None:
         self.unit = unit
@@ -22,7 +22,7 @@ class Histogram:
         return float(2**power - 1 if self.unit == 1 else 2**power * self.unit)
 
     def add(self, value: float) -> None:
-        """Count one measurement, in the unit of measure of ``unit``; it must not be negative."""
+        """Count one measurement; it must not be negative."""
         power = int(value / self.unit).bit_length()
         self.counts[power if power < self._last else self._last] += 1
         self.sum += value

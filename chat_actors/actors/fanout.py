@@ -9,10 +9,10 @@ from loguru import logger
 from chat_actors.actors.outbox import Carrier, Outbox, Overrides
 from chat_actors.room.members import Member
 
-MAX_FRAMES = 256  # of one fan-out; one with so many frames or bytes is full
-MAX_BYTES = 256 * 1024
-STRIDE_MEMBERS = 256  # members, or bytes, that are written to before other tasks run
-STRIDE_BYTES = 64 * 1024
+MAX_FRAMES = 256  # of one fan-out, or
+MAX_BYTES = 256 * 1024  # of one fan-out: then it is full, and the next turn handles the rest of the mail
+STRIDE_MEMBERS = 256  # that one stride writes to, at most
+STRIDE_BYTES = 64 * 1024  # that one stride writes, at most; then other tasks run
 
 
 class Audience:

@@ -93,7 +93,7 @@ class Topic(TopicActor):
         super().__init__(name, clock)
 
     async def turn(self, event: TopicEvent) -> None:
-        """Handle the mail that waits, then fan out. Every other event takes effect in its order among the messages."""
+        """Handle the mail that waits, then fan out. Joins, leaves and expiries keep their order among the messages."""
         if not self.mailbox.empty():  # busy: let the other readable sockets post their messages first
             await asyncio.sleep(0)
         self._now = self._clock.monotonic()
@@ -165,9 +165,7 @@ class Topic(TopicActor):
         ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
         joined = Joined(member.username, self.name, users, ttl)
         replay = b"" if window is None else self._open_window(window, member, joined)
-        if (
-            replaced is not None
-        ):  # posted before the reply, so that a /list of the new connection counts the member once
+        if replaced is not None:  # posted before the reply: a /list of the new connection counts the member once
             self._audience.remove(replaced)
             self._tell(Replaced(replaced))
             replaced.close(CloseCode.RESUMED_ELSEWHERE)
@@ -178,9 +176,8 @@ class Topic(TopicActor):
             outbox.write_answer(replay)
         if not event.reply.done():  # the session may be gone; its leave is on its way
             event.reply.set_result(self.mailbox)
-        self._log.bind(username=member.username, users=users).info(
-            "member joined" if replaced is None else "member resumed"
-        )
+        outcome = "member joined" if replaced is None else "member resumed"
+        self._log.bind(username=member.username, users=users).info(outcome)
 
     def _open_window(self, window: Window, member: Member, joined: Joined) -> bytes:
         """Add the keys of the window to ``joined``, and return the frames to replay."""

@@ -85,7 +85,7 @@ class Back(Supervisor):
         seat = cast(Seat, event.outbox)
         self._estate = seat.estate
         super()._join(event)
-        seat.carrier = seat.estate.voice  # of the life that it comes to be in
+        seat.carrier = seat.estate.voice  # of the epoch that it joins
 
     def _restore(self, event: Restore) -> None:
         seats = [cast(Seat, member.outbox) for member in event.members]
