@@ -1,4 +1,4 @@
-"""A real-time WebSocket chat server with topic rooms: one actor, one asyncio task, for each topic."""
+"""A real-time WebSocket chat server with topic rooms: one actor and one asyncio task for each topic."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["__version__", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load ``create_app`` on first use: a program that needs only the client loads no web framework."""
+    """Import ``create_app`` on first use, so that a program with only the client loads no web framework."""
     if name == "create_app":
         from chat_actors.application import create_app
 

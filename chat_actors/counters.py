@@ -1,6 +1,6 @@
-"""What has happened so far and what there is now, in plain numbers: written by those who act, read by ``metrics``.
+"""Counters, histograms and snapshots of one application: plain values that ``operations.metrics`` reads.
 
-One ``Counters`` for each application. The actors and connections add to it at most once a turn, or at rare events.
+Each application has one ``Counters``. Actors and connections update it at most once in a turn, or at rare events.
 """
 
 from collections import Counter
@@ -9,66 +9,66 @@ from msgspec import Struct
 
 
 class Histogram:
-    """How often a measurement lay below each power of two, in units of ``unit``."""
+    """Histogram of measurements, with a bucket for each power of two of ``unit``."""
 
     def __init__(self, unit: float, powers: int) -> None:
         self.unit = unit
-        self.counts = [0] * (powers + 1)  # place k: below 2**k units and not below half of that; last: all above
+        self.counts = [0] * (powers + 1)  # index k: from half of 2**k units to less than 2**k; last index: all above
         self.sum = 0.0
-        self._most = powers
+        self._last = powers
 
     def limit(self, power: int) -> float:
-        """The bound of the place ``power``: exclusive, or inclusive where the unit is a whole number."""
+        """Return the upper bound of ``counts[power]``: exclusive, or inclusive if ``unit`` is 1."""
         return float(2**power - 1 if self.unit == 1 else 2**power * self.unit)
 
     def add(self, value: float) -> None:
-        """Count one measurement (not negative)."""
+        """Count one measurement; it must not be negative."""
         power = int(value / self.unit).bit_length()
-        self.counts[power if power < self._most else self._most] += 1
+        self.counts[power if power < self._last else self._last] += 1
         self.sum += value
 
 
 class Counters:
-    """Numbers that only grow."""
+    """Counters and histograms of one application. They only grow."""
 
     def __init__(self) -> None:
-        self.accepted = 0  # messages, into the order of their topic
-        self.delivered = 0  # messages, times the members they were written to
-        self.duplicates = 0  # messages known by their ref and not sent again
-        self.expired = 0  # messages, at the end of the window
-        self.evicted = 0  # messages, before it
-        self.bytes_out = 0  # by connections that have ended
-        self.slow = 0  # readers aborted
+        self.accepted = 0  # messages that a topic has taken
+        self.delivered = 0  # messages, once for each member that they were written to
+        self.duplicates = 0  # messages whose ref was known, so that they were not sent again
+        self.expired = 0  # messages deleted at the end of the window
+        self.evicted = 0  # messages deleted before it, by the bounds of the history
+        self.bytes_out = 0  # of connections that have ended
+        self.slow = 0  # readers that were aborted
         self.refused: Counter[str] = Counter()  # frames, by the value of their ErrorCode
         self.closed: Counter[int] = Counter()  # connections that the server closed, by CloseCode
-        self.turns = Histogram(1, 9)  # events taken in one turn of a topic
+        self.turns = Histogram(1, 9)  # events in one turn of a topic
         self.fan_outs = Histogram(1e-6, 24)  # seconds from the first to the last member of a fan-out
         self.lag = Histogram(1e-6, 24)  # seconds that the event loop was late
 
 
 class TopicStatistics(Struct, frozen=True):
-    """One topic at one moment. ``messages``: of the window; ``mail``: events that wait, for ``mail_age`` seconds."""
+    """Snapshot of one topic."""
 
     topic: str
     users: int
-    messages: int
-    mail: int
-    mail_age: float
+    messages: int  # stored
+    mail: int  # events that wait in the mailbox
+    mail_age: float  # seconds that they have waited
 
 
 class ReaderStatistics(Struct, frozen=True):
-    """A member and the bytes that wait for it."""
+    """Snapshot of one member's outbox."""
 
     topic: str
     username: str
-    waiting: int
+    waiting: int  # bytes
 
 
 class Statistics(Struct, frozen=True):
-    """One application at one moment. ``mail``: events that wait for the supervisor; ``bytes_out``: since the start."""
+    """Snapshot of one application."""
 
     connections: int
     topics: list[TopicStatistics]  # oldest first
-    slowest: list[ReaderStatistics]  # those for whom most waits, if anything does
-    mail: int
-    bytes_out: int
+    slowest: list[ReaderStatistics]  # with the most bytes waiting first, if any wait
+    mail: int  # events that wait in the supervisor's mailbox
+    bytes_out: int  # since the start

@@ -121,7 +121,7 @@ class Server:
         """The active topics, oldest first; of a cluster, those of all nodes that answer in time."""
         if self._node is not None:
             return await self._node.registry.census()
-        return Topics.of([] if self._supervisor is None else self._supervisor.rooms())
+        return Topics.of([] if self._supervisor is None else self._supervisor.active_topics())
 
     async def _end(self) -> None:
         """Let nobody in any more, end the actors, and see everybody out: whoever does not go in time is aborted."""

@@ -1,4 +1,4 @@
-"""Every limit and its default, from ``CHAT_*`` environment variables. No limit is written down anywhere else."""
+"""Settings of an application, read from ``CHAT_*`` environment variables. Every limit and its default live here."""
 
 import re
 import sys
@@ -12,42 +12,55 @@ PREFIX = "CHAT_"
 
 
 class Settings(BaseSettings):
-    """A field ``x`` is set by the variable ``CHAT_X``; its description is its row in the README."""
+    """Settings, immutable. The variable ``CHAT_X`` sets the field ``x``.
+
+    The descriptions are shown by ``chat-actors --help`` and, for limits that a client can reach, by ``asyncapi``.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     host: str = Field("127.0.0.1", description="address to listen on (python -m chat_actors)")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (python -m chat_actors)")
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        "INFO", description="least level that is logged"
+        "INFO", description="lowest level of log lines"
     )
-    log_json: bool = Field(False, description="one JSON object for each log line")
-    message_ttl: float = Field(30.0, gt=0, le=86400, description="seconds a message is kept")
+    log_json: bool = Field(False, description="whether each log line is a JSON object")
+    message_ttl: float = Field(30.0, gt=0, le=86400, description="length of the window: seconds that a message is kept")
     message_chars: int = Field(4096, ge=1, le=65536, description="longest message, in characters")
     frame_bytes: int = Field(65536, ge=1024, le=1 << 20, description="longest frame from a client, in bytes")
-    join_timeout: float = Field(10.0, gt=0, description="seconds a connection may take to join")
-    refused_frames: int = Field(20, ge=1, description="refused frames in a row that close a connection")
-    rate_limit: float = Field(20.0, ge=0, description="frames a second one connection may send; 0: no limit")
-    rate_burst: int = Field(100, ge=1, description="frames one connection may send at any speed")
-    connections: int = Field(10_000, ge=1, description="connections at a time")
-    connections_per_address: int = Field(0, ge=0, description="connections at a time from one address; 0: no limit")
-    topics: int = Field(10_000, ge=1, description="active topics")
-    topic_members: int = Field(0, ge=0, description="members of one topic; 0: no limit")
-    allowed_origins: str = Field("", description="origins of web pages that may connect, besides the server's own")
-    require_origin: bool = Field(False, description="refuse programs, which name no origin")
-    token: str = Field("", description="shared secret that every connection must give; empty: none")
-    topics_page: bool = Field(True, description="answer GET /topics")
-    history_messages: int = Field(10_000, ge=0, description="messages a topic keeps, at most")
-    history_bytes: int = Field(8 << 20, ge=0, description="bytes of messages a topic keeps, at most")
-    outbox_bytes: int = Field(1 << 20, ge=1024, description="bytes that may wait for one reader")
-    stall_timeout: float = Field(10.0, gt=0, description="seconds a reader may make no progress")
-    cluster: str = Field(
-        "", description="endpoints of the nodes of a cluster, such as tcp/host:7447; empty: no cluster"
+    join_timeout: float = Field(10.0, gt=0, description="seconds until a connection must have joined")
+    refused_frames: int = Field(20, ge=1, description="refused frames in a row after which a connection is closed")
+    rate_limit: float = Field(20.0, ge=0, description="frames per second from one connection; 0: no limit")
+    rate_burst: int = Field(100, ge=1, description="frames from one connection before its rate limit applies")
+    connections: int = Field(10_000, ge=1, description="open connections, at most")
+    connections_per_address: int = Field(0, ge=0, description="open connections from one address, at most; 0: no limit")
+    topics: int = Field(10_000, ge=1, description="active topics, at most")
+    topic_members: int = Field(0, ge=0, description="members of one topic, at most; 0: no limit")
+    allowed_origins: str = Field(
+        "", description="origins of web pages that may connect, comma-separated, besides the server's own; *: all"
     )
-    cluster_config: str = Field("", description="zenoh's configuration file, for TLS between nodes")
-    cluster_quorum: bool = Field(False, description="serve nobody while fewer than half of the nodes are seen")
-    shutdown_timeout: int = Field(10, ge=3, description="seconds a shutdown may take (python -m chat_actors)")
-    proxy_headers: bool = Field(False, description="trust X-Forwarded-* of a proxy (python -m chat_actors)")
+    require_origin: bool = Field(
+        False, description="whether a handshake without an Origin header, as of a program, is refused"
+    )
+    token: str = Field("", description="shared secret that a client must give; empty: none")
+    topics_page: bool = Field(True, description="whether GET /topics lists the active topics")
+    history_messages: int = Field(10_000, ge=0, description="stored messages of one topic, at most")
+    history_bytes: int = Field(8 << 20, ge=0, description="bytes of the stored messages of one topic, at most")
+    outbox_bytes: int = Field(
+        1 << 20, ge=1024, description="bytes that wait for one reader, at most; beyond it the reader is aborted"
+    )
+    stall_timeout: float = Field(10.0, gt=0, description="seconds without progress after which a reader is aborted")
+    cluster: str = Field(
+        "", description="endpoints of the cluster's nodes, comma-separated, such as tcp/host:7447; empty: no cluster"
+    )
+    cluster_config: str = Field("", description="path of a zenoh configuration file, for TLS between nodes")
+    cluster_quorum: bool = Field(
+        False, description="whether a node that sees fewer than half of the nodes refuses all clients"
+    )
+    shutdown_timeout: int = Field(10, ge=3, description="seconds that a shutdown may take (python -m chat_actors)")
+    proxy_headers: bool = Field(
+        False, description="whether X-Forwarded-* headers of a proxy are trusted (python -m chat_actors)"
+    )
 
     @field_validator("allowed_origins")
     @classmethod
@@ -59,7 +72,7 @@ class Settings(BaseSettings):
 
     @property
     def endpoints(self) -> list[str]:
-        """Of the nodes of the cluster."""
+        """The endpoints of the cluster's nodes; empty if there is no cluster."""
         return [endpoint.strip() for endpoint in self.cluster.split(",") if endpoint.strip()]
 
     @field_validator("cluster")
@@ -71,7 +84,7 @@ class Settings(BaseSettings):
         return value
 
     def changed_limits(self) -> dict[str, float]:
-        """The limits that are not the defaults, by variable."""
+        """Return the limits that differ from their defaults, by variable. Texts, and so the token, are left out."""
         values = {name: getattr(self, name) for name in type(self).model_fields if name != "port"}
         return {
             variable(name): value
@@ -81,17 +94,20 @@ class Settings(BaseSettings):
 
 
 def variable(field: str) -> str:
-    """The environment variable of a field."""
+    """Return the environment variable of a field."""
     return PREFIX + field.upper()
 
 
 def load_settings() -> Settings:
-    """The settings of this process. A wrong value ends the program with a sentence for each wrong variable."""
+    """Return the settings of this process.
+
+    Raises SystemExit (status 2) if a variable has a wrong value, after a line on stderr for each such variable.
+    """
     try:
         return Settings.model_validate({})
     except ValidationError as wrong:
         for error in wrong.errors():
             field = "_".join(str(part) for part in error["loc"])
-            # In one write, for several workers say it at once.
+            # One write for each line: several workers may write at the same time.
             sys.stderr.write(f"{variable(field)}={error['input']!s}: {error['msg']}.\n")
         sys.exit(2)

@@ -1,1 +1,1 @@
-"""Who acts: the supervisor and the topics, the events they take, and the outbox they write to."""
+"""Actors: the supervisor and the topics, the events that they receive, and the outbox that they write to."""

@@ -1,7 +1,7 @@
-"""What every actor is: a mailbox, one task that takes events from it, an end, and a report of what went wrong.
+"""Base of every actor: a mailbox, one task that handles its events, and the log lines for handlers that fail.
 
-An actor takes events in the order in which they were posted, and nobody else touches its state. An exception costs
-the event that raised it. The end is an event too: mail before it is handled, mail behind it is ``undelivered``.
+An actor handles events in the order of posting, and only the actor touches its state. An exception costs the event
+whose handler raised it. The end is an event too: mail before it is handled, mail after it goes to ``undelivered``.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from chat_actors.clock import Clock
 
 Event = TypeVar("Event")
 
-MOST_CRASHES = 5  # so many events may fail within CRASH_SECONDS; one more, and the actor gives up
+MAX_CRASHES = 5  # handlers that may fail within CRASH_SECONDS; one more stops the actor
 CRASH_SECONDS = 30.0
-HIGH_WATER = 1024  # events that may wait in a mailbox before senders are expected to wait
+HIGH_WATER = 1024  # events in a mailbox from which on its senders should wait
 
 
 class Mailbox(asyncio.Queue[Optional[Event]]):
-    """Address of an actor. ``put_nowait`` never waits and never fails; who can wait asks ``crowded`` first."""
+    """Address of an actor. ``put_nowait`` never waits and never fails; a sender that can wait checks ``crowded``."""
 
-    _queue: deque[Optional[Event]]  # asyncio.Queue's own, which its subclasses fill and empty
+    _queue: deque[Optional[Event]]  # of asyncio.Queue, whose subclasses may fill it
 
     def __init__(self) -> None:
         super().__init__()
-        self._undelivered: Optional[Callable[[Event], None]] = None  # takes all mail once the actor has ended
-        self._senders: list[asyncio.Future[None]] = []  # that wait until the actor has caught up
+        self._undelivered: Optional[Callable[[Event], None]] = None  # takes all mail after the end of the actor
+        self._senders: list[asyncio.Future[None]] = []  # waiting for ``drained``
 
     def _put(self, event: Optional[Event]) -> None:
-        """Where ``asyncio.Queue`` lets a subclass say what becomes of an item."""
+        """Store an item, or pass it on after the end: the hook of ``asyncio.Queue`` for its subclasses."""
         if self._undelivered is None:
             self._queue.append(event)
         elif event is not None:
@@ -39,28 +39,28 @@ class Mailbox(asyncio.Queue[Optional[Event]]):
 
     @property
     def ended(self) -> bool:
-        """Whether the actor takes no more mail."""
+        """Whether the actor has ended and handles no more mail."""
         return self._undelivered is not None
 
     def end(self, undelivered: Callable[[Event], None]) -> None:
-        """Give what is in the mailbox, and whatever comes after this, to ``undelivered`` (for the actor alone)."""
+        """Pass all mail, now and later, to ``undelivered``. Called only by the actor."""
         self._undelivered = undelivered
         while not self.empty():
             self._put(self.get_nowait())
         self.release_senders()
 
     def crowded(self) -> bool:
-        """Whether a sender is expected to wait for ``drained`` before it posts more."""
+        """Return whether a sender should wait for ``drained`` before it posts more."""
         return self.qsize() >= HIGH_WATER
 
     def drained(self) -> asyncio.Future[None]:
-        """A future that is done when the actor has caught up, or has ended."""
+        """Return a future that is done when the mailbox is crowded no more, or the actor has ended."""
         caught_up = asyncio.get_running_loop().create_future()
         self._senders.append(caught_up)
         return caught_up
 
     def release_senders(self) -> None:
-        """Let the senders go on that wait (for the actor alone)."""
+        """Complete the futures that ``drained`` returned. Called only by the actor."""
         if not self._senders:
             return
         senders, self._senders = self._senders, []
@@ -70,53 +70,54 @@ class Mailbox(asyncio.Queue[Optional[Event]]):
 
 
 class Actor(ABC, Generic[Event]):
-    """Runs from its construction, in the running loop. Subclasses handle one event each in ``handle``."""
+    """Owner of a piece of state: one task, started by the constructor in the running loop, handles its events."""
 
     def __init__(self, clock: Clock, **fields: Any) -> None:
+        """``fields`` are bound to each log line of the actor."""
         self.mailbox: Mailbox[Event] = Mailbox()
-        self.running = True  # False as soon as it is decided that no more mail will be handled
+        self.running = True  # False: the actor handles no more mail
         self._clock = clock
         self._log = logger.bind(**fields)
-        self._crashes: deque[float] = deque(maxlen=MOST_CRASHES + 1)
+        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES + 1)
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
 
     def post(self, event: Event) -> None:
-        """Put an event into the mailbox; never waits."""
+        """Post an event to the actor; never waits."""
         self.mailbox.put_nowait(event)
 
     def stop(self) -> None:
-        """End behind all the mail there is; ``task`` is done when it has ended. Can be called twice."""
+        """End the actor after the mail that waits now; then ``task`` is done. May be called twice."""
         self.mailbox.put_nowait(None)
 
     @abstractmethod
     def handle(self, event: Event) -> None:
-        """Take one event. What it raises costs this event only, unless too many events raise in a short time."""
+        """Handle one event. An exception costs this event only, until more than MAX_CRASHES stop the actor."""
 
     async def turn(self, event: Event) -> None:
-        """Take the event that came, and as many of those behind it as suits the actor."""
+        """Handle an event; a subclass may handle some of those that wait after it as well."""
         self.attempt(event)
 
     def undelivered(self, event: Event) -> None:
-        """An event that came behind the end: dropped, unless the actor knows better."""
+        """Dispose of an event that came after the end; does nothing by default."""
 
     async def ended(self) -> None:
-        """The last thing the actor does."""
+        """Clean up, as the last step of the task; does nothing by default."""
 
     def attempt(self, event: Event) -> None:
-        """Handle one event and contain what it raises."""
+        """Handle one event, and log an exception instead of raising it."""
         try:
             self.handle(event)
         except Exception as exception:
             self.crashed(event, exception)
 
     def crashed(self, event: Event, exception: Exception) -> None:
-        """Report that an event was lost to a bug; past the budget, end the actor."""
+        """Log that a handler failed; stop the actor if more than MAX_CRASHES failed within CRASH_SECONDS."""
         now = self._clock.monotonic()
         self._crashes.append(now)
-        if len(self._crashes) > MOST_CRASHES and now - self._crashes[0] < CRASH_SECONDS:
+        if len(self._crashes) > MAX_CRASHES and now - self._crashes[0] < CRASH_SECONDS:
             self.running = False
-        outcome = "the event is skipped" if self.running else "the actor gives up"
-        self._log.bind(event=type(event).__name__, outcome=outcome).opt(exception=exception).error("crashed")
+        outcome = "event skipped" if self.running else "actor stopped"
+        self._log.bind(event=type(event).__name__, outcome=outcome).opt(exception=exception).error("handler failed")
 
     async def _run(self) -> None:
         take = self.mailbox.get
@@ -129,10 +130,10 @@ class Actor(ABC, Generic[Event]):
                     await self.turn(event)
                 except Exception as exception:
                     self.crashed(event, exception)
-                del event  # the name would keep the event alive until the next one comes
+                del event  # else the name keeps the event alive until the next event
                 if not self.mailbox.crowded():
                     self.mailbox.release_senders()
-                if not self.mailbox.empty():  # nobody has two turns in a row
+                if not self.mailbox.empty():  # one turn, then the other tasks
                     await asyncio.sleep(0)
         finally:
             self.running = False

@@ -1,4 +1,7 @@
-"""What is posted to a topic, and what a topic tells: plain data, so that who posts it needs no more than an address."""
+"""Events that a topic receives, and the event that a topic sends to its supervisor. Plain data, no behaviour.
+
+A sender needs these types and a mailbox, never the actor.
+"""
 
 import asyncio
 from typing import Callable, Optional, Union
@@ -11,13 +14,13 @@ from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
 from chat_actors.room.history import Refs, Stored
 
-# What a topic receives.
+# Events that a topic receives.
 
 
 class JoinFailed(Exception):
-    """What ``Join.reply`` raises where nobody became a member: the connection is to be closed with ``code``.
+    """Error that ``Join.reply`` raises if the join failed: the session must close the connection with ``code``.
 
-    ``detail``: a sentence for the client where the server is full; empty otherwise.
+    ``detail``: the error detail for the client if something is full; else empty.
     """
 
     def __init__(self, code: CloseCode, detail: str = "") -> None:
@@ -27,29 +30,29 @@ class JoinFailed(Exception):
 
 
 class Join(Struct, eq=False):
-    """Become a member. ``reply`` is set to the topic's mailbox once ``joined`` is on its way."""
+    """Request to add a member. ``reply`` gets the topic's mailbox when ``joined`` is written, or raises JoinFailed."""
 
     topic: str
     username: str
     outbox: Outbox
     reply: "asyncio.Future[Mailbox[TopicEvent]]"
-    window: Optional[Window] = None  # what the joiner wants beyond the plain contract
+    window: Optional[Window] = None  # None: the plain contract
 
     def refuse(self, code: CloseCode, detail: str = "") -> None:
-        """Answer that nobody became a member; the session may be gone."""
+        """Make ``reply`` raise JoinFailed. No-op if it is done, for example because the session has ended."""
         if not self.reply.done():
             self.reply.set_exception(JoinFailed(code, detail))
 
 
 class Leave(Struct, eq=False):
-    """Be a member no more. Of an outbox that is not a member: nothing."""
+    """Request to remove a member. No-op if the outbox is not a member."""
 
     outbox: Outbox
-    reason: str
+    reason: str  # for the log
 
 
 class Send(Struct, eq=False, gc=False):
-    """Give the topic a message."""
+    """Message of a member. No-op if the outbox is not a member."""
 
     outbox: Outbox
     message: str
@@ -57,7 +60,7 @@ class Send(Struct, eq=False, gc=False):
 
 
 class Returning(Struct, eq=False):
-    """A member of an earlier life of the topic; ``token`` and ``refs`` if it asked for the window."""
+    """Present member of an earlier epoch of the topic; ``token`` and ``refs`` are set if it asked for the window."""
 
     outbox: Outbox
     username: str
@@ -67,20 +70,22 @@ class Returning(Struct, eq=False):
 
 
 class Departed(Struct, eq=False):
-    """Someone who has left an earlier life of the topic, and may come back until then (monotonic seconds)."""
+    """Member that left an earlier epoch of the topic, and may resume."""
 
     username: str
     token: str
-    until: float
+    until: float  # monotonic seconds
     refs: Refs
 
 
 class Restore(Struct, eq=False):
-    """Go on where an earlier life of the topic has ended, or take in members of another.
+    """Request to continue an earlier epoch of the topic, or to add the members of another one.
 
-    ``epoch``: that of the life that goes on; empty where not all of it is known.
-    ``messages``: oldest first; ``last_id``: the highest id that anybody has seen.
-    ``done`` is told the usernames of all members, oldest first, and who of ``members`` had to get which other name.
+    ``done``: called with the usernames of all members, oldest first, and the new names of those ``members`` whose name
+    was taken.
+    ``epoch``: the epoch to continue; empty if parts of it are unknown, so that the topic keeps its own.
+    ``messages``: stored messages, oldest first.
+    ``last_id``: the highest id that any member has seen.
     """
 
     topic: str
@@ -92,19 +97,19 @@ class Restore(Struct, eq=False):
     departed: list[Departed] = []
 
     def refuse(self, code: CloseCode) -> None:
-        """Close them all, for none of them is a member now."""
+        """Close the connections of all ``members``: the restore failed, and none of them is a member."""
         for member in self.members:
             member.outbox.close(code)
 
 
 class Expire(Struct):
-    """Something that is remembered has reached its end."""
+    """Timer event: the oldest stored message or departed member has reached its deadline."""
 
 
 class Shutdown(Struct):
-    """The server ends: every member is closed, and has left; those with ``events`` are told when to come back.
+    """Request to close all members with ``code``. Members with ``events`` first get ``closing`` with a delay.
 
-    ``first``, ``step``: milliseconds until the first member may, and between one and the next.
+    ``first``, ``step``: the delay of the first member, and its increase from one member to the next, in milliseconds.
     """
 
     first: int
@@ -115,10 +120,10 @@ class Shutdown(Struct):
 TopicEvent = Union[Join, Leave, Send, Restore, Expire, Shutdown]
 
 
-# What a topic tells the one who made it.
+# The event that a topic sends to its supervisor.
 
 
 class Replaced(Struct, eq=False):
-    """This outbox is a member no more: another connection has taken its place, without a leave and a join."""
+    """Fact that another connection has resumed this outbox's member: its leave, without a notice to the others."""
 
     outbox: Outbox

@@ -1,4 +1,4 @@
-"""One turn's way from a topic to its members: frames in order, joined once, one write for each member."""
+"""Fan-out of one turn of a topic: its frames in order, joined once, with one write for each member."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,114 +6,114 @@ from typing import Optional
 
 from loguru import logger
 
-from chat_actors.actors.outbox import Carrier, Outbox, Own
+from chat_actors.actors.outbox import Carrier, Outbox, Overrides
 from chat_actors.room.members import Member
 
-MOST_FRAMES = 256  # of one fan-out, at most; what is left waits for the next turn
-MOST_BYTES = 256 * 1024
-STRIDE_MEMBERS = 256  # written to, or
-STRIDE_BYTES = 64 * 1024  # written, before other tasks get their turn
+MAX_FRAMES = 256  # of one fan-out, or
+MAX_BYTES = 256 * 1024  # of one fan-out: then it is full, and the next turn handles the rest of the mail
+STRIDE_MEMBERS = 256  # that one stride writes to, at most
+STRIDE_BYTES = 64 * 1024  # that one stride writes, at most; then other tasks run
 
 
 class Audience:
-    """The members of a topic by the way to them: one by one, or by the carrier of the others."""
+    """Members of a topic by the path to them: those that the topic writes to, and the carrier for all others."""
 
     def __init__(self) -> None:
-        self.near: dict[Outbox, Member] = {}  # written to one by one
-        self.carrier: Optional[Carrier] = None  # of all others
+        self.direct: dict[Outbox, Member] = {}  # the topic writes to each
+        self.carrier: Optional[Carrier] = None  # None: there are no others
 
     def add(self, outbox: Outbox, member: Member) -> None:
         if outbox.carrier is None:
-            self.near[outbox] = member
+            self.direct[outbox] = member
         else:
             self.carrier = outbox.carrier
 
     def remove(self, outbox: Outbox) -> None:
-        self.near.pop(outbox, None)
+        self.direct.pop(outbox, None)
 
     def clear(self) -> None:
-        self.near.clear()
+        self.direct.clear()
 
 
 class FanOut:
-    """What one turn has to say: messages to all, notices to those who asked for them, acks to the senders."""
+    """Output of one turn: messages to all members, notices to members with ``events``, acks to the senders."""
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []
         self._bytes = 0
         self._notices: list[int] = []  # places of the frames that are only for members with ``events``
-        self._own: Own = {}
+        self._overrides: Overrides = {}
 
     @classmethod
-    def of(cls, frames: list[bytes], notices: list[int], own: Own) -> "FanOut":
-        """One that was made elsewhere."""
+    def of(cls, frames: list[bytes], notices: list[int], overrides: Overrides) -> "FanOut":
+        """Make a fan-out from the parts that a carrier took."""
         fan_out = cls()
-        fan_out._frames, fan_out._notices, fan_out._own = frames, notices, own
+        fan_out._frames, fan_out._notices, fan_out._overrides = frames, notices, overrides
         return fan_out
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def full(self) -> bool:
-        """Whether it is time to write."""
-        return len(self._frames) >= MOST_FRAMES or self._bytes >= MOST_BYTES
+        """Return whether it has so many frames or bytes that it must be written."""
+        return len(self._frames) >= MAX_FRAMES or self._bytes >= MAX_BYTES
 
     def message(self, frame: bytes, sender: Outbox, ack: bytes) -> None:
-        """A frame for everyone; for its sender, the ack in its place. ``frame`` is empty for a duplicate."""
-        place = len(self._frames), ack
-        own = self._own.get(sender)
-        if own is None:
-            self._own[sender] = [place]
+        """Add a frame for all members but its sender, which gets the ack. For a duplicate, ``frame`` is empty."""
+        piece = len(self._frames), ack
+        pieces = self._overrides.get(sender)
+        if pieces is None:
+            self._overrides[sender] = [piece]
         else:
-            own.append(place)
+            pieces.append(piece)
         self._frames.append(frame)
         self._bytes += len(frame)
 
-    def notice(self, frame: bytes, about: Optional[Outbox] = None) -> None:
-        """A frame for those with ``events``, except the one it is about."""
+    def notice(self, frame: bytes, exclude: Optional[Outbox] = None) -> None:
+        """Add a frame for the members with ``events``, except the member that it is about."""
         place = len(self._frames)
         self._notices.append(place)
-        if about is not None:
-            self._own.setdefault(about, []).append((place, b""))
+        if exclude is not None:
+            self._overrides.setdefault(exclude, []).append((place, b""))
         self._frames.append(frame)
         self._bytes += len(frame)
 
     async def write(self, members: dict[Outbox, Member], carrier: Optional[Carrier] = None) -> None:
-        """Write to each member once, and to the carrier of the others. Only the caller changes members meanwhile."""
+        """Write once to each of ``members``, and to the carrier. ``members`` must not change before this returns."""
         if carrier is not None:
-            await carrier.carry(self._frames, self._notices, self._own)
+            await carrier.carry(self._frames, self._notices, self._overrides)
         for _ in self.strides(members):
             await asyncio.sleep(0)
 
     def is_short(self, members: int) -> bool:
-        """Whether so many members can be written to without giving others their turn in between."""
+        """Return whether one stride can write to so many members."""
         return members <= STRIDE_MEMBERS and members * sum(map(len, self._frames)) <= STRIDE_BYTES
 
     def strides(self, members: dict[Outbox, Member]) -> Iterator[None]:
-        """Write to each member once; it is the others' turn whenever this yields."""
-        frames, own, hidden = self._frames, self._own, [(place, b"") for place in self._notices]
+        """Write once to each member; yield after each stride, so that the caller can let other tasks run."""
+        frames, overrides, hidden = self._frames, self._overrides, [(place, b"") for place in self._notices]
         everything = frames[0] if len(frames) == 1 else b"".join(frames)
         plain = _spliced(frames, hidden) if hidden else everything
         stride = max(1, min(STRIDE_MEMBERS, STRIDE_BYTES // (len(everything) or 1)))
         count = 0
-        for outbox in members:  # what else is known of a member lies elsewhere in memory, and is seldom needed
+        for outbox in members:  # the key alone, as a rule: reading each Member costs a cache miss
             sees_all = not hidden or members[outbox].events
             data = everything if sees_all else plain
-            if outbox in own:
-                pieces = own[outbox]
+            if outbox in overrides:
+                pieces = overrides[outbox]
                 data = _spliced(frames, pieces if sees_all else sorted(pieces + hidden))
             if data:
                 try:
                     outbox.write(data)
-                except Exception as exception:  # a bug in one way out must not cost the others their frames
-                    logger.opt(exception=exception).error("write failed")
+                except Exception as exception:  # a bug in one outbox must not cost the other members their frames
+                    logger.opt(exception=exception).error("member write failed")
                 count += 1
                 if not count % stride:
                     yield
 
 
 def _spliced(frames: list[bytes], pieces: list[tuple[int, bytes]]) -> bytes:
-    """The frames joined, with each piece in the place of the frame that stands there."""
+    """Join the frames, with each piece instead of the frame at its place."""
     parts: list[bytes] = []
     start = 0
     for place, piece in pieces:

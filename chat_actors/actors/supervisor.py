@@ -1,7 +1,7 @@
-"""The supervisor: which topics there are, and which of them each member is in.
+"""The supervisor: the active topics, and the topic of each member.
 
-Every join, leave and list passes through this one mailbox, so one order decides them all: a topic is active from
-the first join until the leave that empties it, and no join can meet a topic that is on its way out.
+Every join, leave and list passes through this one mailbox, so that one order decides them all: a topic is active from
+its first join until its last leave, and no join reaches a topic that is about to end.
 """
 
 import asyncio
@@ -19,27 +19,27 @@ from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Topics, TopicUsers, finished
 from chat_actors.settings import Settings
 
-RETRY_MS = 1000  # for the server to be there again, before the first member comes back
-RETRY_STEP_MS = 2  # between one member and the next
+RETRY_MS = 1000  # after a shutdown, until the first member should reconnect: the time of a restart
+RETRY_STEP_MS = 2  # from one member to the next
 
-# What the actor receives.
+# Events that the supervisor receives, besides those of ``events``.
 
 
 class ListTopics(Struct, eq=False):
-    """Tell the active topics to the one who asks."""
+    """Request to send the active topics to an outbox."""
 
     outbox: Outbox
 
 
 class _Active(Struct, eq=False):
-    """A topic and how many are in it: joins forwarded less leaves forwarded."""
+    """Active topic and the count of its members."""
 
     topic: TopicActor
-    users: int = 0
+    users: int = 0  # joins forwarded to the topic, less leaves
 
 
 class TopicEnded(Struct, eq=False):
-    """The task of a topic has ended: because it was retired, or because it gave up."""
+    """Fact that the task of a topic has ended: after its last leave, or after too many failures."""
 
     active: _Active
 
@@ -48,14 +48,14 @@ SupervisorEvent = Union[Join, Leave, Replaced, Restore, ListTopics, TopicEnded]
 
 
 class Supervisor(Actor[SupervisorEvent]):
-    """The actor."""
+    """Actor that owns the set of active topics: creates and ends them, and forwards joins and leaves to them."""
 
     def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
         self._settings = settings
         self._counters = counters
-        self._topics: dict[str, _Active] = {}  # the active ones, oldest first
-        self._where: dict[Outbox, _Active] = {}  # every member: joined, and not left
-        self._tasks: set[asyncio.Task[None]] = set()  # of all topics that have not ended yet
+        self._topics: dict[str, _Active] = {}  # by name, oldest first
+        self._active_of: dict[Outbox, _Active] = {}  # for each member
+        self._tasks: set[asyncio.Task[None]] = set()  # of the topics that have not ended
         self._list: Optional[bytes] = None  # the answer to /list, until a join or leave changes it
         super().__init__(clock, actor="supervisor")
 
@@ -76,14 +76,14 @@ class Supervisor(Actor[SupervisorEvent]):
             raise TypeError(f"not an event of the supervisor: {type(event)}")
 
     def _join(self, event: Join) -> None:
-        active, most = self._topics.get(event.topic), self._settings.topics
-        if active is None and len(self._topics) >= most:
-            event.refuse(CloseCode.OVERLOADED, f"the server has {most} topics already, join one of them")
+        active, max_topics = self._topics.get(event.topic), self._settings.topics
+        if active is None and len(self._topics) >= max_topics:
+            event.refuse(CloseCode.OVERLOADED, f"too many topics ({max_topics}): join an active topic")
             return
         if active is None:
             active = self._create(event.topic)
         active.users += 1
-        self._where[event.outbox] = active
+        self._active_of[event.outbox] = active
         self._list = None
         active.topic.post(event)
 
@@ -91,7 +91,7 @@ class Supervisor(Actor[SupervisorEvent]):
         active = self._topics.get(event.topic) or self._create(event.topic)
         for member in event.members:
             active.users += 1
-            self._where[member.outbox] = active
+            self._active_of[member.outbox] = active
         self._list = None
         active.topic.post(event)
 
@@ -103,12 +103,12 @@ class Supervisor(Actor[SupervisorEvent]):
 
     def _replaced(self, event: Replaced) -> None:
         active = self._take_out(event.outbox)
-        if active is not None:  # the one who took its place may have left already
+        if active is not None:  # the connection that resumed the member may have left already
             self._retire_if_empty(active)
 
     def _take_out(self, outbox: Outbox) -> Optional[_Active]:
-        """Count a member out of its topic; None if it was counted out before."""
-        active = self._where.pop(outbox, None)
+        """Count a member out of its topic and return that; None if the outbox is not a member."""
+        active = self._active_of.pop(outbox, None)
         if active is not None:
             active.users -= 1
             self._list = None
@@ -116,16 +116,16 @@ class Supervisor(Actor[SupervisorEvent]):
 
     def _tell_topics(self, event: ListTopics) -> None:
         if self._list is None:
-            self._list = finished(Topics.of(self.rooms()))
+            self._list = finished(Topics.of(self.active_topics()))
         event.outbox.write_answer(self._list)
 
     def open(self, name: str) -> TopicActor:
-        """The actor that stands for a topic in this process."""
+        """Start the actor of a topic; a subclass may start another kind."""
         return Topic(name, self._settings, self._clock, self._counters, self.post)
 
-    def note(self, topic: str, what: str) -> None:
-        """Log what has become of a topic."""
-        self._log.bind(topic=topic).info(what)
+    def note(self, topic: str, event: str) -> None:
+        """Log the creation or the removal of a topic."""
+        self._log.bind(topic=topic).info(event)
 
     def _create(self, name: str) -> _Active:
         active = _Active(self.open(name))
@@ -137,7 +137,7 @@ class Supervisor(Actor[SupervisorEvent]):
         return active
 
     def _retire_if_empty(self, active: _Active) -> None:
-        """End a topic behind its last leave; a join after this meets a new topic of that name."""
+        """End a topic after its last leave. The next join creates a new topic of that name."""
         if active.users:
             return
         active.topic.stop()
@@ -147,26 +147,26 @@ class Supervisor(Actor[SupervisorEvent]):
 
     def _topic_ended(self, active: _Active) -> None:
         self._tasks.discard(active.topic.task)
-        if active.users and self._topics.get(active.topic.name) is active:  # it gave up
+        if active.users and self._topics.get(active.topic.name) is active:  # it was not retired
             del self._topics[active.topic.name]
             self._list = None
-            self._log.bind(topic=active.topic.name).error("topic removed after too many crashes")
+            self._log.bind(topic=active.topic.name).error("topic removed after too many failures")
         for join in active.topic.stranded:
-            if self._where.get(join.outbox) is active:  # it has not left in the meantime
+            if self._active_of.get(join.outbox) is active:  # else it has left meanwhile
                 active.users -= 1
                 self._join(join)
 
-    def rooms(self) -> list[TopicUsers]:
-        """The active topics, oldest first."""
+    def active_topics(self) -> list[TopicUsers]:
+        """Return the active topics with the counts of their members, oldest first."""
         return [TopicUsers(name, active.users) for name, active in self._topics.items()]
 
     def statistics(self) -> list[TopicStatistics]:
-        """A snapshot of the active topics, oldest first."""
+        """Return a snapshot of each active topic, oldest first."""
         return [active.topic.statistics() for active in self._topics.values()]
 
     def member(self, outbox: Outbox) -> Optional[tuple[str, str]]:
-        """The topic and the username of a connection; None if it is not a member."""
-        active = self._where.get(outbox)
+        """Return the topic and the username of an outbox; None if it is not a member."""
+        active = self._active_of.get(outbox)
         username = None if active is None else active.topic.username(outbox)
         return None if active is None or username is None else (active.topic.name, username)
 
@@ -182,14 +182,14 @@ class Supervisor(Actor[SupervisorEvent]):
                 one.refuse(CloseCode.RESTARTING)
 
     def dismiss(self, code: CloseCode) -> None:
-        """Have every member of every topic closed with ``code``."""
+        """Post a shutdown to every topic: it closes its members with ``code``."""
         first = RETRY_MS
         for active in self._topics.values():
             active.topic.post(Shutdown(first, RETRY_STEP_MS, code))
             first += active.users * RETRY_STEP_MS
 
     async def ended(self) -> None:
-        """Have every member told that the server restarts, and see every topic end."""
+        """Close every member with RESTARTING, and wait until every topic has ended."""
         self.dismiss(CloseCode.RESTARTING)
         for name, active in self._topics.items():
             active.topic.stop()

@@ -1,7 +1,7 @@
-"""One topic: the order of its messages, of its joins and of its leaves, and their end.
+"""The actor of one topic: it orders messages, joins and leaves, and expires what is older than the window.
 
-What lives here is touched by this actor alone. A turn takes the mail that waits, makes each message into a finished
-frame once, and writes once to each member: under load one system call carries a whole batch.
+A turn takes the mail that waits, encodes each message once as a finished frame, and writes once to each member: under
+load one system call carries a whole batch.
 """
 
 import asyncio
@@ -35,12 +35,15 @@ from chat_actors.room.history import History, Stored
 from chat_actors.room.members import Member, Members
 from chat_actors.settings import Settings
 
-TURN_EVENTS = 256  # taken from the mailbox, at most, before other tasks get their turn
-EXPIRY_GRAIN = 0.1  # seconds: a topic expires what it has to at most this often
+TURN_EVENTS = 256  # that one turn takes from the mailbox, at most, before other tasks run
+EXPIRY_GRAIN = 0.1  # seconds between two expiries of one topic, at least
 
 
 class TopicActor(Actor[TopicEvent]):
-    """What stands for a topic in a process. ``stranded``: joins behind its end, for the supervisor to place anew."""
+    """Base of the actors that a supervisor runs for a topic.
+
+    ``stranded``: joins that came after the end of the topic; the supervisor forwards them to a new one.
+    """
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
@@ -49,11 +52,11 @@ class TopicActor(Actor[TopicEvent]):
 
     @abstractmethod
     def statistics(self) -> TopicStatistics:
-        """A snapshot."""
+        """Return a snapshot of the topic; may be called at any time."""
 
     @abstractmethod
     def username(self, outbox: Outbox) -> Optional[str]:
-        """Who a connection is; None if it is not a member."""
+        """Return the username of an outbox; None if it is not a member."""
 
     def crashed(self, event: TopicEvent, exception: Exception) -> None:
         super().crashed(event, exception)
@@ -68,7 +71,7 @@ class TopicActor(Actor[TopicEvent]):
 
 
 class Topic(TopicActor):
-    """The actor."""
+    """Actor that owns one topic: orders its messages, joins and leaves. Tells its supervisor of a replaced member."""
 
     def __init__(
         self, name: str, settings: Settings, clock: Clock, counters: Counters, tell: Callable[[Replaced], None]
@@ -76,22 +79,22 @@ class Topic(TopicActor):
         self._tell = tell
         self._counters = counters
         self._ttl = settings.message_ttl
-        self._most_members = settings.topic_members
-        self._epoch = secrets.token_hex(4)  # tells this life of the topic from the one before
+        self._max_members = settings.topic_members
+        self._epoch = secrets.token_hex(4)  # of this lifetime of the topic
         self._members: Members[Outbox] = Members(settings.message_ttl)
         self._audience = Audience()
         self._history = History(settings.history_messages, settings.history_bytes)
         self._expiry: Optional[asyncio.Task[None]] = None
-        # Of this turn.
+        # State of the current turn.
         self._fan_out = FanOut()
-        self._metered = 0  # messages up to this id are counted
+        self._counted_id = 0  # messages up to this id are in the counters
         self._now = 0.0
         self._timestamp = 0
         super().__init__(name, clock)
 
     async def turn(self, event: TopicEvent) -> None:
-        """Drain, then fan out. Joins, leaves and expiries take effect where they stand among the messages."""
-        if not self.mailbox.empty():  # it is busy: the other sockets that are readable now post theirs first
+        """Handle the mail that waits, then fan out. Joins, leaves and expiries keep their order among the messages."""
+        if not self.mailbox.empty():  # busy: let the other readable sockets post their messages first
             await asyncio.sleep(0)
         self._now = self._clock.monotonic()
         self._timestamp = int(self._clock.wall())
@@ -103,7 +106,7 @@ class Topic(TopicActor):
             self.attempt(following)
             if not self.running or taken == TURN_EVENTS or self._fan_out.full() or self.mailbox.empty():
                 break
-            if type(following) is Join:  # a replay may be long
+            if type(following) is Join:  # its replay may be long
                 break
             following = self.mailbox.get_nowait()
             taken += 1
@@ -132,7 +135,7 @@ class Topic(TopicActor):
     def _send(self, event: Send) -> None:
         outbox, ref = event.outbox, event.ref
         member = self._members.present.get(outbox)
-        if member is None:  # posted behind its own leave, or its place was taken
+        if member is None:  # it has left, or another connection has resumed it
             return
         refs = None if ref is UNSET else member.refs
         if refs is not None and ref in refs:
@@ -143,7 +146,7 @@ class Topic(TopicActor):
         message = Message(message_id, member.username, event.message, self._timestamp)
         ack = Ack(id=message_id, ref=ref, timestamp=self._timestamp, recipients=len(self._members.present) - 1)
         frame, acknowledgment = finished(message), finished(ack)
-        # From here on nothing fails: the message is in the topic's order or it is not.
+        # Nothing below can fail: either all of the state has the message, or none.
         stored = Stored(message_id, frame, self._now + self._ttl)
         if refs is not None and ref is not UNSET:
             stored.refs, stored.ref = refs, ref
@@ -153,8 +156,8 @@ class Topic(TopicActor):
 
     def _join(self, event: Join) -> None:
         outbox, window = event.outbox, event.window
-        if 0 < self._most_members <= len(self._members.present) and not self._members.is_here(window):
-            event.refuse(CloseCode.OVERLOADED, f"the topic has {self._most_members} members already")
+        if 0 < self._max_members <= len(self._members.present) and not self._members.would_replace(window):
+            event.refuse(CloseCode.OVERLOADED, f"topic full ({self._max_members} members): join another topic")
             return
         member, replaced = self._members.join(outbox, event.username, window, self._now)
         self._audience.add(outbox, member)
@@ -162,7 +165,7 @@ class Topic(TopicActor):
         ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
         joined = Joined(member.username, self.name, users, ttl)
         replay = b"" if window is None else self._open_window(window, member, joined)
-        if replaced is not None:  # told before the one who joined is, so that a /list of his counts him once
+        if replaced is not None:  # posted before the reply: a /list of the new connection counts the member once
             self._audience.remove(replaced)
             self._tell(Replaced(replaced))
             replaced.close(CloseCode.RESUMED_ELSEWHERE)
@@ -173,10 +176,11 @@ class Topic(TopicActor):
             outbox.write_answer(replay)
         if not event.reply.done():  # the session may be gone; its leave is on its way
             event.reply.set_result(self.mailbox)
-        self._log.bind(username=member.username, users=users).info("joined" if replaced is None else "resumed")
+        outcome = "member joined" if replaced is None else "member resumed"
+        self._log.bind(username=member.username, users=users).info(outcome)
 
     def _open_window(self, window: Window, member: Member, joined: Joined) -> bytes:
-        """Complete ``joined`` with what only those get who ask for it; returns the frames to replay."""
+        """Add the keys of the window to ``joined``, and return the frames to replay."""
         joined.epoch, joined.last_id, joined.resume = self._epoch, self._history.last_id, member.token
         if window.events:
             joined.members = self._members.names()
@@ -197,17 +201,17 @@ class Topic(TopicActor):
         users = len(self._members.present)
         if self._members.watchers:
             self._fan_out.notice(finished(Presence("left", member.username, users)))
-        self._log.bind(username=member.username, users=users, reason=event.reason).info("left")
+        self._log.bind(username=member.username, users=users, reason=event.reason).info("member left")
 
     def _restore(self, event: Restore) -> None:
         self._epoch = event.epoch or self._epoch
         self._history.restore(event.messages, event.last_id)
-        self._metered = self._history.last_id
+        self._counted_id = self._history.last_id
         for gone in event.departed:
             self._members.restore_departed(gone.username, gone.token, gone.refs, gone.until)
         renamed: dict[Outbox, str] = {}
         for known in event.members:
-            if self._members.has_returned(known.token):  # by another connection, meanwhile
+            if self._members.is_connected(known.token):  # it has resumed by another connection
                 self._tell(Replaced(known.outbox))
                 known.outbox.close(CloseCode.RESUMED_ELSEWHERE)
                 continue
@@ -217,20 +221,20 @@ class Topic(TopicActor):
                 renamed[known.outbox] = member.username
         event.done(self._members.names(), renamed)
         users = len(self._members.present)
-        self._log.bind(members=len(event.members), users=users, renamed=len(renamed)).info("restored")
+        self._log.bind(members=len(event.members), users=users, renamed=len(renamed)).info("members restored")
 
     async def _write(self) -> None:
-        """Write what this turn has to say so far."""
+        """Write the frames of this turn so far, and count its messages."""
         if not self._fan_out:
             return
         counters = self._counters
         counters.evicted += self._note_deleted(self._history.evict())
         fan_out, self._fan_out = self._fan_out, FanOut()
-        accepted, self._metered = self._history.last_id - self._metered, self._history.last_id
+        accepted, self._counted_id = self._history.last_id - self._counted_id, self._history.last_id
         counters.accepted += accepted
         counters.delivered += accepted * (len(self._members.present) - 1)
         began = self._clock.monotonic()
-        await fan_out.write(self._audience.near, self._audience.carrier)
+        await fan_out.write(self._audience.direct, self._audience.carrier)
         counters.fan_outs.add(self._clock.monotonic() - began)
 
     def _shut_down(self, event: Shutdown) -> None:
@@ -240,7 +244,7 @@ class Topic(TopicActor):
         self._dismiss(event.code)
 
     def _dismiss(self, code: CloseCode) -> None:
-        """Close every member, which is its leave."""
+        """Close every member with ``code``, and remove it."""
         for outbox in list(self._members.present):
             outbox.close(code)
             self._leave(Leave(outbox, code.name.lower()))
@@ -248,15 +252,16 @@ class Topic(TopicActor):
     def _expire(self) -> None:
         self._expiry = None
         self._counters.expired += self._note_deleted(self._history.expire(self._now))
-        self._members.forget(self._now)
+        self._members.expire(self._now)
 
     def _note_deleted(self, count: int) -> int:
+        """Notify the members with ``events`` if messages were deleted; return their count unchanged."""
         if count and self._members.watchers:
             self._fan_out.notice(finished(Expired(self._history.deleted_through)))
         return count
 
     def _await_expiry(self) -> None:
-        """Have an expire event posted when the oldest thing that is remembered reaches its end."""
+        """Schedule an Expire at the next deadline, unless one is scheduled."""
         if self._expiry is None:
             deadlines = self._history.oldest_deadline, self._members.oldest_deadline
             oldest = min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -268,8 +273,7 @@ class Topic(TopicActor):
         self.post(Expire())
 
     def statistics(self) -> TopicStatistics:
-        # Of a topic that is busy, in the middle of a turn.
-        mail = self.mailbox.qsize()
+        mail = self.mailbox.qsize()  # its oldest event is about as old as the current turn
         age = max(0.0, self._clock.monotonic() - self._now) if mail else 0.0
         return TopicStatistics(self.name, len(self._members.present), len(self._history), mail, age)
 
@@ -278,14 +282,14 @@ class Topic(TopicActor):
         return None if member is None else member.username
 
     def legacy(self) -> tuple[str, list[Departed]]:
-        """What another life of this topic could not know otherwise: the epoch, and who may come back or is here."""
+        """Return what a later epoch needs to continue this one: the epoch, and the members that may resume."""
         until = self._clock.monotonic() + self._ttl
         here = [(until, member) for member in self._members.present.values() if member.token]
         known = [*self._members.departed(), *here]
         return self._epoch, [Departed(one.username, one.token, until, one.refs or {}) for until, one in known]
 
     async def ended(self) -> None:
-        self._dismiss(CloseCode.CRASHED)  # nobody is left, unless the actor gave up
+        self._dismiss(CloseCode.CRASHED)  # no member is left, unless too many failures stopped the actor
         self._members.clear()
         self._audience.clear()
         self._history.clear()

@@ -55,7 +55,7 @@ class Sender(threading.Thread):
                 try:
                     self._publisher.put(data)
                 except Exception as exception:  # the session is closed; the node is, or will be, seen as gone
-                    logger.bind(error=str(exception)).debug("not sent to a node")
+                    logger.bind(error=str(exception)).debug("mail dropped: send failed")
             self._done += len(data)
         with suppress(zenoh.ZError):  # the session is closed
             self._publisher.undeclare()
@@ -108,7 +108,7 @@ class Caller(threading.Thread):
                 why = ""
             except zenoh.ZError as wrong:  # as a rule: nobody listens there
                 if why != (why := str(wrong)):
-                    logger.bind(error=why).debug("cannot call a node")
+                    logger.bind(error=why).debug("node call failed")
             self._ending.wait(CALL_AGAIN_SECONDS)
 
     def _hold(self, session: Any) -> None:

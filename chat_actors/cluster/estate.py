@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join, JoinFailed, Leave, Restore, Send, TopicEvent
-from chat_actors.actors.outbox import Carrier, Own
+from chat_actors.actors.outbox import Carrier, Overrides
 from chat_actors.actors.topic import Topic
 from chat_actors.cluster.backlog import acks_in
 from chat_actors.cluster.gather import Legacy, last_message_id, missing
@@ -50,9 +50,9 @@ class Voice(Carrier):
     def __init__(self, estate: "Estate") -> None:
         self._estate = estate
 
-    async def carry(self, frames: list[bytes], notices: list[int], own: Own) -> None:
+    async def carry(self, frames: list[bytes], notices: list[int], overrides: Overrides) -> None:
         if self._estate.voice is self:
-            await self._estate.carry(frames, notices, own)
+            await self._estate.carry(frames, notices, overrides)
 
 
 class Estate:
@@ -102,10 +102,10 @@ class Estate:
 
     # What the topic says.
 
-    async def carry(self, frames: list[bytes], notices: list[int], own: Own) -> None:
+    async def carry(self, frames: list[bytes], notices: list[int], overrides: Overrides) -> None:
         """Send a parcel, and wait a moment until all have taken it: what is said meanwhile goes with the next."""
         pieces = []
-        for outbox, replaced in own.items():
+        for outbox, replaced in overrides.items():
             if isinstance(outbox, Seat):
                 tally = outbox.tally
                 pieces.append((outbox.attachment.name, outbox.number, tally.acked, replaced, outbox.token or ""))

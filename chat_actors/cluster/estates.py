@@ -48,7 +48,7 @@ class Estates:
     def inherit(self, node: str, bequest: Bequest) -> None:
         """What a node has to tell of a topic."""
         if self._node.settled and bequest.topic in self.open:
-            self._node.log.bind(topic=bequest.topic, node=node).info("bequest dropped: the topic goes on here already")
+            self._node.log.bind(topic=bequest.topic, node=node).info("bequest dropped: topic open")
         else:
             self._bequests.setdefault(bequest.topic, []).append(bequest)
 
@@ -56,7 +56,7 @@ class Estates:
         """Open the topics that others had before, and those that were asked for meanwhile."""
         for topic in list(self._waiting):
             if self._node.owns(topic):
-                with self._node.contained("topic not opened", topic=topic):
+                with self._node.contained("topic open failed", topic=topic):
                     self._open(topic)
         self._bequests.clear()
 
@@ -80,7 +80,7 @@ class Estates:
         """Let go of the topics that other nodes own now; what those have to know."""
         bequests: dict[str, Bequest] = {}
         for topic in [topic for topic in self.open if not self._node.owns(topic)]:
-            with self._node.contained("topic not bequeathed", topic=topic):
+            with self._node.contained("topic bequest failed", topic=topic):
                 bequest = self.open.pop(topic).abdicate()
                 if bequest is not None:
                     bequests[topic] = bequest
@@ -89,7 +89,7 @@ class Estates:
     def abandon(self) -> None:
         """Let go of all topics, and forget what waits."""
         for topic in list(self.open):
-            with self._node.contained("topic not let go", topic=topic):
+            with self._node.contained("topic release failed", topic=topic):
                 self.open.pop(topic).abdicate()
         self._waiting.clear()
         self._bequests.clear()
@@ -125,5 +125,5 @@ class Estates:
 
     def counted(self, number: int) -> Counted:
         """The answer to a census of that number."""
-        rooms = [room for room in self._node.back.rooms() if room.topic in self.open]
+        rooms = [room for room in self._node.back.active_topics() if room.topic in self.open]
         return Counted(number, [(room.topic, room.users, self.open[room.topic].journal.age) for room in rooms])

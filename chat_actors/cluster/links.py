@@ -132,7 +132,7 @@ class Links:
 
     def _post(self, node: str, link: _Link, items: list[msgspec.Raw]) -> None:
         if not self._mesh.send(node, seal(self.me, link.mine, link.theirs, items)):
-            logger.bind(node=node).warning("node given up: too much waits for it")
+            logger.bind(node=node).warning("node dropped: send queue full")
             self._mesh.forget(node)
             self._lose(node)
             self._meet(node)
@@ -162,7 +162,7 @@ class Links:
         try:
             envelope = opened(data)
         except (msgspec.DecodeError, RecursionError, UnicodeError) as wrong:
-            logger.bind(bytes=len(data), reason=str(wrong)).warning("mail of a node dropped: it cannot be read")
+            logger.bind(bytes=len(data), reason=str(wrong)).warning("mail refused: unreadable")
             return
         node = envelope.sender
         link = self._links.get(node)

@@ -89,10 +89,10 @@ class ZenohMesh(Mesh):
             try:
                 session = zenoh.open(config)
             except zenoh.ZError as wrong:  # somebody was faster, or zenoh cannot do what it was told
-                logger.bind(endpoint=own, error=str(wrong)).debug("cannot listen")
+                logger.bind(endpoint=own, error=str(wrong)).debug("endpoint not bound")
                 why = f": {wrong}"
                 continue
-            logger.bind(endpoint=own).info("node of a cluster")
+            logger.bind(endpoint=own).info("endpoint bound")
             return own, session
         raise OSError(f"cannot listen on any of {', '.join(self._endpoints)}{why}")
 
@@ -102,7 +102,7 @@ class ZenohMesh(Mesh):
             while size and self._unread and self._unread + size > MOST_UNREAD and self._is_read():
                 self._taken.wait(CLOSE_SECONDS)
             if self._loop.is_closed():
-                logger.debug("mail of a node dropped: the loop is closed")
+                logger.debug("mail dropped: loop closed")
                 self._inbox, self._unread = [], 0
                 return
             first = not self._inbox
@@ -123,7 +123,7 @@ class ZenohMesh(Mesh):
             try:
                 call(*args)
             except Exception as exception:  # a bug met by one of them must not cost the others
-                logger.opt(exception=exception).error("mail of a node skipped")
+                logger.opt(exception=exception).error("mail handler failed")
 
     # Who is there.
 

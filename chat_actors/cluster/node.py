@@ -172,7 +172,7 @@ class Node:
         """Where this process was stopped for long, the others went on without it: begin anew as well."""
         before, self._beat_at = self._beat_at, self.now()
         if self._beat_at - before > FROZEN_SECONDS:
-            self.log.bind(seconds=round(self._beat_at - before, 1)).warning("this node was stopped for a while")
+            self.log.bind(seconds=round(self._beat_at - before, 1)).warning("node frozen")
             self._deadline.cancel()
             self._start()
             self.estates.abandon()
@@ -181,7 +181,7 @@ class Node:
             own = [relay for relay in self._relays if relay.owner == self.me]
             self._links.begin_anew()
             for relay in own:
-                with self.contained("not attached to its owner", topic=relay.name):
+                with self.contained("relay attach failed", topic=relay.name):
                     relay.attach(self.me)
 
     def _up(self, node: str) -> None:
@@ -214,14 +214,14 @@ class Node:
         for relay in self._relays:
             owner = self.owner(relay.name)
             if owner != relay.owner and owner:
-                with self.contained("not attached to its owner", topic=relay.name):
+                with self.contained("relay attach failed", topic=relay.name):
                     relay.attach(owner)
         self._views.clear()  # what was true of this view once need not be true again
         for node in self.view:
             self.send(node, Settled(self.view, node != self.me))
         self.registry.ask_again()
         if self.in_minority() and self.me in self.view:
-            self.log.bind(nodes=len(self.view), configured=self._configured).warning("in the minority: all are closed")
+            self.log.bind(nodes=len(self.view), configured=self._configured).warning("quorum lost: members closed")
             self.front.dismiss(CloseCode.OVERLOADED)
 
     def _start(self) -> None:
@@ -279,7 +279,7 @@ class Node:
     def _gather(self) -> None:
         talking, self._talking = self._talking, []
         for relay in talking:
-            with self.contained("not said", topic=relay.name):
+            with self.contained("relay flush failed", topic=relay.name):
                 relay.flush()
 
     def new_life(self, relay: Relay) -> int:

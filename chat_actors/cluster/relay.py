@@ -14,7 +14,7 @@ from msgspec import UNSET
 from chat_actors.actors.base import HIGH_WATER
 from chat_actors.actors.events import Join, Leave, Send, Shutdown
 from chat_actors.actors.fanout import FanOut
-from chat_actors.actors.outbox import Outbox, Own
+from chat_actors.actors.outbox import Outbox, Overrides
 from chat_actors.actors.topic import TopicActor
 from chat_actors.cluster.backlog import acks_among
 from chat_actors.cluster.guests import Deliver, Guest, Hand, RelayMailbox, Shut
@@ -232,18 +232,18 @@ class Relay(TopicActor):
 
     def _carry(self, parcel: Parcel) -> None:
         self._journal.add(parcel)
-        own: Own = {}
+        overrides: Overrides = {}
         for node, number, _, pieces, _ in parcel.own:
             guest = self._guests.get(number) if node == self._node.me else None
             if guest is not None:
-                own[guest.outbox] = pieces
+                overrides[guest.outbox] = pieces
                 self._acknowledge(guest, len(acks_among(pieces)))
         if not self.mailbox.crowded():
             self.mailbox.release_senders()
         if self._roster is not None:
             for place in parcel.notices:
                 self._roster.note(parcel.frames[place])
-        self._deliver(FanOut.of(parcel.frames, parcel.notices, own), parcel.number)
+        self._deliver(FanOut.of(parcel.frames, parcel.notices, overrides), parcel.number)
 
     def _acknowledge(self, guest: Guest, count: int) -> None:
         """The oldest messages of a member are in the topic."""

@@ -13,7 +13,7 @@ from chat_actors.protocol.codes import CloseCode
 
 
 class Return(Struct, eq=False):
-    """``foreign``: it was a member of another life of the topic; ``state``: what its relay says of it."""
+    """``foreign``: it was a member of another epoch of the topic; ``state``: what its relay says of it."""
 
     foreign: bool
     state: SeatState

@@ -45,7 +45,7 @@ class Seat(Outbox):
         self, estate: "Estate", attachment: "Attachment", number: int, tally: Tally, token: Optional[str]
     ) -> None:
         self.estate = estate
-        self.carrier: Optional[Carrier] = None  # until it is known which life of the topic it is in
+        self.carrier: Optional[Carrier] = None  # until the epoch that it joins is known
         self.attachment = attachment
         self.number = number
         self.tally = tally

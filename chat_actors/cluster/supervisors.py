@@ -35,7 +35,7 @@ class Front(Supervisor):
     def _tell_topics(self, event: ListTopics) -> None:
         self._node.registry.census(event)
 
-    def note(self, topic: str, what: str) -> None:
+    def note(self, topic: str, event: str) -> None:
         """A relay that comes or goes is no news: its topic lives elsewhere."""
 
 
@@ -66,7 +66,7 @@ class Back(Supervisor):
         if type(event) is Send:
             seat = cast(Seat, event.outbox)
             seat.estate.passed()
-            active = self._where.get(seat)
+            active = self._active_of.get(seat)
             if active is not None:  # it has not left
                 active.topic.post(event)
         elif type(event) is CountTopics:
@@ -85,7 +85,7 @@ class Back(Supervisor):
         seat = cast(Seat, event.outbox)
         self._estate = seat.estate
         super()._join(event)
-        seat.carrier = seat.estate.voice  # of the life that it comes to be in
+        seat.carrier = seat.estate.voice  # of the epoch that it joins
 
     def _restore(self, event: Restore) -> None:
         seats = [cast(Seat, member.outbox) for member in event.members]

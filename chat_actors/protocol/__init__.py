@@ -1,1 +1,1 @@
-"""What is said: every frame, its codes, and what a client has sent, judged. No asyncio, no socket, no state."""
+"""The wire contract: frames, codes, names and decoding. No asyncio, no socket, no state."""

@@ -1,7 +1,7 @@
-"""The wire contract for machines: an AsyncAPI 3.0 document, made from the types of ``protocol``. No I/O, no state.
+"""The wire contract as an AsyncAPI 3.0 document, generated from the types of ``protocol``. No I/O, no state.
 
-Frames, fields and codes are written down there alone, with their sentences; names' lengths in ``names``, limits in
-``settings``. Here is only how they hang together: which frame answers which, and an example of each.
+The frames, fields and codes and their descriptions live in ``frames`` and ``codes``, the lengths of names in ``names``,
+the limits in ``settings``. Only two things live here: which frame answers which, and an example of each frame.
 """
 
 import re
@@ -37,36 +37,37 @@ from chat_actors.protocol.names import MAX_TOPIC, MAX_USERNAME
 from chat_actors.settings import Settings
 from chat_actors.version import __version__
 
-Object = dict[str, Any]  # of JSON
+Object = dict[str, Any]  # a JSON object
 
 _OVERVIEW = """\
-A chat with topic rooms. The document is written from the server's side: what the server receives, a client sends.
+A chat with topic rooms. The document takes the server's side: a client sends what the server receives.
 
-Each frame is one JSON object in a text frame; in a binary frame it is read the same way. The first one joins a topic.
-After ``joined`` the connection is a member of that topic until it closes. Another topic needs another connection.
+Each frame is one JSON object in a WebSocket text frame; the server reads a binary frame in the same way. The first
+frame joins a topic. After ``joined`` the connection is a member of that topic until it closes. Another topic needs
+another connection.
 
-What the server sends has a ``type``; a ``message`` with ``replayed`` is one from the past. The server ignores keys that
-it does not know, and so must a client. Nothing is sent that was not asked for: who joins with ``username`` and
-``topic`` alone gets ``joined``, ``message``, ``ack``, ``topics`` and ``error``, and of these no key of the window.
+Every frame of the server has a ``type``; a ``message`` with ``replayed`` is a stored one. The server ignores unknown
+keys, and a client must do the same. A client gets only what it asks for: after a join with ``username`` and ``topic``
+alone it receives ``joined``, ``message``, ``ack``, ``topics`` and ``error``, without the keys of the window.
 
-The acks of a connection come in the order of its messages, and messages in the order of their ids. Characters are
-Unicode code points."""
+Acks arrive in the order of the connection's messages, and messages in the order of their ids. Lengths of texts are
+counted in Unicode code points."""
 
 _SERVER = """\
-Where this document was found: by ``wss`` if that was ``https``. A handshake is answered with 403 where it comes from a
-web page of another origin that is not allowed, or gives a wrong token."""
+The host that this document comes from, over ``wss`` if the document came over ``https``. The server answers a handshake
+with 403 if its origin is not allowed or its token is wrong."""
 
-_TOKEN = "The server's shared secret, in the handshake; or else as the ``token`` of the join."
+_TOKEN = "The server's shared secret: in the handshake, or as ``token`` in the join frame."
 
-# What answers a frame. Whatever else the server sends comes unasked.
+# The name of each operation, and the frames that answer it. The server sends all other frames unasked.
 _ANSWERS: dict[type, tuple[str, tuple[type, ...]]] = {
     JoinFrame: ("join", (Joined, Error)),
     SendFrame: ("send", (Ack, Error)),
     ListCommand: ("list", (Topics, Error)),
 }
-_ALSO_UNASKED = Error  # the server is full
+_ALSO_UNASKED = Error  # if the server is full
 
-# The limits that a client can run into.
+# The limits that a client can reach.
 _LIMITS = (
     *("message_ttl", "message_chars", "frame_bytes", "join_timeout", "refused_frames"),
     *("rate_limit", "rate_burst", "outbox_bytes", "stall_timeout"),
@@ -93,17 +94,17 @@ _EXAMPLES: tuple[Struct, ...] = (
     Topics.of([TopicUsers("sports", 2), TopicUsers("movies", 1)]),
     Topics.of([]),
     Topics.of([TopicUsers("sports", 2)], partial=True),
-    Error(ErrorCode.EMPTY_MESSAGE, "message must hold more than white space"),
+    Error(ErrorCode.EMPTY_MESSAGE, "message must not be empty: send more than white space"),
 )
 
 _CHANNEL = {"$ref": "#/channels/chat"}
 _LIST_TEXT = "ListText"
-# Of a docstring: what is about one field, from its name in front of a colon to the next or to an empty line.
+# In a docstring: the description of one field, from its name and a colon to the next field or an empty line.
 _FIELD = re.compile(r"^``(\w+)``: (.+(?:\n(?!``\w+``: ).+)*)\n?", re.MULTILINE)
 
 
 def document(settings: Settings) -> Object:
-    """The contract as a server with these settings keeps it; can be written as JSON."""
+    """Return the AsyncAPI document of a server with these settings, as an object that can be encoded as JSON."""
     frames = *get_args(ClientFrame), *get_args(ServerFrame)
     components: Object = {
         "messages": {frame.__name__: _message(frame) for frame in frames},
@@ -131,15 +132,15 @@ def document(settings: Settings) -> Object:
 
 
 def _add_list_text(messages: Object, schemas: Object) -> None:
-    """The one frame that is not JSON."""
-    about = f"``{LIST}`` as bare text."
+    """Add the one frame that is not JSON."""
+    summary = f"``{LIST}`` as bare text."
     messages[_LIST_TEXT] = {
-        "summary": about,
+        "summary": summary,
         "contentType": "text/plain",
         "payload": _schema_ref(_LIST_TEXT),
         "examples": [{"payload": LIST}],
     }
-    schemas[_LIST_TEXT] = {"title": _LIST_TEXT, "description": about, "type": "string", "const": LIST}
+    schemas[_LIST_TEXT] = {"title": _LIST_TEXT, "description": summary, "type": "string", "const": LIST}
 
 
 def _channel(messages: Iterable[str], settings: Settings) -> Object:
@@ -158,7 +159,7 @@ def _channel(messages: Iterable[str], settings: Settings) -> Object:
 
 
 def _operations() -> Object:
-    """What is received, with its answers; what is sent unasked."""
+    """Return the operations: each frame that the server receives, with its answers, and each that it sends unasked."""
     operations: Object = {}
     answers: set[type] = set()
     for frame in get_args(ClientFrame):
@@ -197,7 +198,7 @@ def _message(frame: type[Struct]) -> Object:
 
 
 def _schemas(settings: Settings) -> Object:
-    """The payloads. A client's have no other keys, so that every frame is of one kind; a server's may get more."""
+    """Return the schemas of the payloads. A client's frames allow no other keys, so that each matches one schema."""
     client, server = get_args(ClientFrame), get_args(ServerFrame)
     template = "#/components/schemas/{name}"
     _, of_clients = msgspec.json.schema_components(client, ref_template=template)
@@ -206,7 +207,7 @@ def _schemas(settings: Settings) -> Object:
         schema["additionalProperties"] = False
     for schema in of_servers.values():
         for name, field in schema.get("properties", {}).items():
-            if "default" in field:  # it is always written
+            if "default" in field:  # the server always sends it
                 del field["default"]
                 schema["required"].append(name)
     of_servers[Message.__name__]["not"] = {"required": ["replayed"]}
@@ -214,8 +215,8 @@ def _schemas(settings: Settings) -> Object:
     schemas: Object = {**of_clients, **of_servers}
     for schema in schemas.values():
         text = cleandoc(schema.get("description", ""))
-        for name, about in _FIELD.findall(text):
-            schema["properties"][name]["description"] = about
+        for name, description in _FIELD.findall(text):
+            schema["properties"][name]["description"] = description
         schema["description"] = _FIELD.sub("", text).strip()
         for field in schema.get("properties", {}).values():
             if len(field.get("enum", ())) == 1:

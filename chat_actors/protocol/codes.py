@@ -1,13 +1,13 @@
-"""The codes of the wire contract: why a frame was refused, and why a connection was closed. Each with its cause.
+"""The codes of the wire contract, each with its cause: of a refused frame, and of a closed connection.
 
-The docstrings are published with them (by ``asyncapi``).
+``asyncapi`` publishes the codes with their causes and the docstrings of the two classes.
 """
 
 import enum
 
 
 class ErrorCode(str, enum.Enum):
-    """Why a frame was refused. The connection stays open and nothing else changes, but for ``server_full``."""
+    """Reason for refusing a frame. Nothing else changes, and the connection stays open except after ``server_full``."""
 
     def __new__(cls, code: str, cause: str = "") -> "ErrorCode":
         member = str.__new__(cls, code)
@@ -17,24 +17,27 @@ class ErrorCode(str, enum.Enum):
 
     cause: str
 
-    INVALID_JSON = "invalid_json", "not one JSON object in valid UTF-8"
-    INVALID_JOIN = "invalid_join", "a key of the join is missing or of the wrong type, or the token is wrong"
-    INVALID_USERNAME = "invalid_username", "refused by the rules of names"
-    INVALID_TOPIC = "invalid_topic", "refused by the rules of names"
-    INVALID_MESSAGE = "invalid_message", "message is missing or no string, or ref is not one of 1 to 64 characters"
-    EMPTY_MESSAGE = "empty_message", "nothing but white space"
-    MESSAGE_TOO_LONG = "message_too_long", "more characters than the server takes"
-    UNKNOWN_COMMAND = "unknown_command", "starts with a slash and is not /list"
-    ALREADY_JOINED = "already_joined", "another topic needs another connection"
-    NOT_JOINED = "not_joined", "a message before the join; or a list, where the server has a token that was not given"
-    SERVER_FULL = "server_full", "too many connections, topics or members of the topic; a close with 1013 follows"
+    INVALID_JSON = "invalid_json", "the frame is not one JSON object in valid UTF-8"
+    INVALID_JOIN = "invalid_join", "a key of the join is missing or has the wrong type, or the token is wrong"
+    INVALID_USERNAME = "invalid_username", "the username breaks the rules for names"
+    INVALID_TOPIC = "invalid_topic", "the topic breaks the rules for names"
+    INVALID_MESSAGE = "invalid_message", "``message`` is not a string, or ``ref`` is not a string of 1 to 64 characters"
+    EMPTY_MESSAGE = "empty_message", "the message holds only white space"
+    MESSAGE_TOO_LONG = "message_too_long", "the message has more characters than the server accepts"
+    UNKNOWN_COMMAND = "unknown_command", "the message starts with a slash and is not ``/list``"
+    ALREADY_JOINED = "already_joined", "the connection has joined a topic; another topic needs another connection"
+    NOT_JOINED = (
+        "not_joined",
+        "a message before the join, or ``/list`` before it without the token that the server requires",
+    )
+    SERVER_FULL = "server_full", "too many connections, topics or members of the topic; the server closes with 1013"
 
 
 class CloseCode(enum.IntEnum):
-    """Why the server closed a connection. 4000 and above are this protocol's own (RFC 6455, section 7.4.2).
+    """Reason for closing a connection. This protocol defines the codes from 4000 up (RFC 6455, section 7.4.2).
 
-    After 1008, 1009 and 4409 the same client would be closed again; after any other it may come back. A reader that is
-    too slow is aborted without a close frame: it would not read that either.
+    After 1008, 1009 and 4409 a client should not reconnect by itself: it would be closed again. After any other code it
+    may reconnect. The server aborts a reader that is too slow without a close frame: it would not read that either.
     """
 
     def __new__(cls, code: int, reason: str) -> "CloseCode":
@@ -47,15 +50,15 @@ class CloseCode(enum.IntEnum):
 
     TOO_MANY_REFUSED = 1008, "too many refused frames in a row"
     FRAME_TOO_BIG = 1009, "frame too big"
-    CRASHED = 1011, "the topic crashed, join again"
-    RESTARTING = 1012, "the server restarts, come back"
+    CRASHED = 1011, "internal error, join again"
+    RESTARTING = 1012, "the server restarts, reconnect later"
     OVERLOADED = 1013, "the server is full, try again later"
-    NO_JOIN = 4408, "no join in time"
+    NO_JOIN = 4408, "no join within the time limit"
     RESUMED_ELSEWHERE = 4409, "another connection has resumed this member"
 
 
 def close_code(code: int) -> CloseCode:
-    """The close code of that number. Raises KeyError."""
+    """Return the CloseCode with this value. Raises KeyError if there is none."""
     return _CLOSE_CODES[code]
 
 

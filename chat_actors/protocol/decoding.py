@@ -1,18 +1,18 @@
-"""What a client has sent: decoded, validated, or refused with a reason. No asyncio, no socket, no state."""
+"""Decoding and validation of what a client sends: a frame, or a refusal with its reason. No asyncio, no state."""
 
 from typing import Any, NoReturn, Union
 
 import msgspec
 
 from chat_actors.protocol.codes import ErrorCode
-from chat_actors.protocol.frames import LIST, MOST_ID, JoinFrame, ListCommand, SendFrame
+from chat_actors.protocol.frames import LIST, MAX_ID, JoinFrame, ListCommand, SendFrame
 from chat_actors.protocol.names import InvalidName, clean_topic, clean_username
 
 Data = Union[str, bytes]  # the payload of a text or of a binary frame
 
 
 class Refused(Exception):
-    """A client's frame that breaks the contract: the client's fault, and costs nothing but an error frame."""
+    """Error for a client's frame that breaks the contract. The client is told the code and the detail."""
 
     def __init__(self, code: ErrorCode, detail: str) -> None:
         super().__init__(code, detail)
@@ -20,7 +20,7 @@ class Refused(Exception):
         self.detail = detail
 
 
-# Decoding: one typed decode where the frame is right, a second look only where it is wrong.
+# A valid frame takes one typed decode; only an invalid one is decoded again, to explain what is wrong.
 
 _decode_join = msgspec.json.Decoder(JoinFrame).decode
 _decode_send = msgspec.json.Decoder(SendFrame).decode
@@ -30,12 +30,15 @@ _decode_any = msgspec.json.Decoder(Any).decode
 # UnicodeError: a lone surrogate or broken UTF-8; RecursionError: nesting deeper than the decoder goes.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-_WINDOW_FORM = f"since must be an integer from 0 to {MOST_ID}, epoch, resume and token strings, events true or false"
+_WINDOW_FORM = (
+    f"since must be an integer from 0 to {MAX_ID}, epoch, resume and token must be strings, "
+    "and events must be true or false"
+)
 _JOIN_FORM = 'the first frame must be {"username": "…", "topic": "…"}'
 
 
 def decode_first(data: Data) -> Union[JoinFrame, ListCommand]:
-    """A frame of a client that has not joined. Raises Refused."""
+    """Decode a frame of a client that has not joined; its names are cleaned. Raises Refused."""
     try:
         frame = _decode_join(_text(data))
     except _UNDECODABLE as why:
@@ -51,28 +54,28 @@ def decode_first(data: Data) -> Union[JoinFrame, ListCommand]:
     return frame
 
 
-def decode_next(data: Data, longest: int) -> Union[SendFrame, ListCommand]:
-    """A frame of a member; a message may have ``longest`` characters. Raises Refused."""
+def decode_next(data: Data, max_chars: int) -> Union[SendFrame, ListCommand]:
+    """Decode a frame of a member. Raises Refused, also for a message of more than ``max_chars`` code points."""
     try:
         frame = _decode_send(_text(data))
     except _UNDECODABLE as why:
         return _explain_next(data, why)
     message = frame.message
-    if len(message) > longest:
-        detail = f"message must have at most {longest} characters, not {len(message)}"
+    if len(message) > max_chars:
+        detail = f"message must have at most {max_chars} characters, not {len(message)}"
         raise Refused(ErrorCode.MESSAGE_TOO_LONG, detail)
     start = message[:1]
-    if start == "/" or not start or start.isspace():  # a plain message is none of them: one look at one character
+    if start == "/" or not start or start.isspace():  # one test passes a plain message
         command = message.strip()
         if not command:
-            raise Refused(ErrorCode.EMPTY_MESSAGE, "message must hold more than white space")
+            raise Refused(ErrorCode.EMPTY_MESSAGE, "message must not be empty: send more than white space")
         if command[0] == "/":
             return _command(command)
     return frame
 
 
 def is_bigger(data: Data, size: int) -> bool:
-    """Whether a payload has more than ``size`` bytes (of UTF-8, where it is text)."""
+    """Return whether a payload has more than ``size`` bytes; text is measured in UTF-8."""
     if isinstance(data, str) and len(data) * 4 > size and not data.isascii():
         return len(data.encode(errors="surrogatepass")) > size
     return len(data) > size
@@ -85,7 +88,9 @@ def _text(data: Data) -> str:
 def _command(text: str) -> ListCommand:
     if text == LIST:
         return ListCommand()
-    raise Refused(ErrorCode.UNKNOWN_COMMAND, f"there is one command, {LIST}; a message cannot start with a slash")
+    raise Refused(
+        ErrorCode.UNKNOWN_COMMAND, f"unknown command: send {LIST}, or a message that does not start with a slash"
+    )
 
 
 def _explain_first(data: Data, why: Exception) -> ListCommand:
@@ -96,7 +101,7 @@ def _explain_first(data: Data, why: Exception) -> ListCommand:
         message = _string(keys, "message", ErrorCode.INVALID_MESSAGE).strip()
         if message.startswith("/"):
             return _command(message)
-        raise Refused(ErrorCode.NOT_JOINED, f"join before you send: {_JOIN_FORM}")
+        raise Refused(ErrorCode.NOT_JOINED, f"join before sending: {_JOIN_FORM}")
     if "username" not in keys or "topic" not in keys:
         raise Refused(ErrorCode.INVALID_JOIN, _JOIN_FORM)
     _string(keys, "username", ErrorCode.INVALID_USERNAME)
@@ -112,13 +117,13 @@ def _explain_next(data: Data, why: Exception) -> ListCommand:
         _string(keys, "message", ErrorCode.INVALID_MESSAGE)
         raise Refused(ErrorCode.INVALID_MESSAGE, f"ref must be a string of 1 to 64 characters: {why}")
     if "username" in keys or "topic" in keys:
-        detail = "this connection is in a topic; open another connection to join another topic"
+        detail = "already joined: open another connection to join another topic"
         raise Refused(ErrorCode.ALREADY_JOINED, detail)
-    raise Refused(ErrorCode.INVALID_MESSAGE, 'a frame must be {"message": "…"}')
+    raise Refused(ErrorCode.INVALID_MESSAGE, 'a frame of a member must be {"message": "…"} or /list')
 
 
 def _keys(data: Data) -> Union[ListCommand, dict[str, msgspec.Raw]]:
-    """The object's keys and undecoded values, or the command that came as bare text. Raises Refused."""
+    """Return the object's keys with undecoded values, or the command that came as bare text. Raises Refused."""
     try:
         text = _text(data)
         if text.lstrip().startswith("/"):
@@ -133,7 +138,7 @@ def _keys(data: Data) -> Union[ListCommand, dict[str, msgspec.Raw]]:
 def _string(keys: dict[str, msgspec.Raw], key: str, code: ErrorCode) -> str:
     try:
         value = _decode_any(keys[key])
-    except msgspec.DecodeError:  # a number beyond every range
+    except msgspec.DecodeError:  # for example an integer that is out of range
         value = None
     if not isinstance(value, str):
         raise Refused(code, f"{key} must be a string")

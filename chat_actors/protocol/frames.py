@@ -1,8 +1,10 @@
-"""The wire contract: every frame there is, and how a frame is written. Its codes are in ``codes``.
+"""Every frame of the wire contract, and the encoding of those that the server sends. The codes are in ``codes``.
 
-No asyncio, no socket, no state. What a client sends is a ``ClientFrame``, once ``decoding`` has judged it; what it gets
-is a ``ServerFrame``, made into the bytes of a finished WebSocket frame by ``finished``. The docstrings are published
-with them (by ``asyncapi``): what begins with a field's name and a colon is about that field.
+``decoding`` turns what a client sends into a ``ClientFrame``. ``finished`` turns a ``ServerFrame`` into the bytes of a
+whole WebSocket frame. No asyncio, no socket, no state.
+
+``asyncapi`` publishes the docstrings of the frames for authors of clients: the first paragraph is the summary, and a
+line that begins with a field's name and a colon describes that field.
 """
 
 from collections.abc import Iterator
@@ -13,22 +15,22 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from chat_actors.protocol.codes import ErrorCode
 
-# What more than one frame holds.
+# Types of fields that several frames share.
 
-MOST_ID = 2**53 - 1  # every JSON parser knows an integer up to here (RFC 8259, section 6)
-Id = Annotated[int, Meta(ge=1, description="1, 2, 3 … in the topic's order, the same for all.")]
-Timestamp = Annotated[int, Meta(description="Unix seconds, the server's.")]
+MAX_ID = 2**53 - 1  # JSON parsers agree on integers up to here (RFC 8259, section 6)
+Id = Annotated[int, Meta(ge=1, description="place in the topic: 1, 2, 3 …, the same for every member.")]
+Timestamp = Annotated[int, Meta(description="Unix time in seconds, by the server's clock.")]
 Users = Annotated[int, Meta(ge=1, description="members of the topic now.")]
-Name = Annotated[str, Meta(description="a member's, as the server gave it.")]
-Ref = Annotated[str, Meta(min_length=1, max_length=64, description="the client's own reference for the message.")]
+Name = Annotated[str, Meta(description="name of a member, as the server gave it.")]
+Ref = Annotated[str, Meta(min_length=1, max_length=64, description="the client's own reference to the message.")]
 Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]  # present and true, or absent
 
 
-# From a client: unknown keys are ignored.
+# From a client. Unknown keys are ignored.
 
 
 class Window(Struct, frozen=True):
-    """What a join asks for beyond the plain contract. ``since``: the highest message id that the client has seen."""
+    """Request for the window, taken from a ``JoinFrame``; its fields mean the same as there."""
 
     since: Union[int, UnsetType] = UNSET
     epoch: Union[str, UnsetType] = UNSET
@@ -37,28 +39,33 @@ class Window(Struct, frozen=True):
 
 
 class JoinFrame(Struct):
-    """Become a member of a topic: a connection's first frame. After an error it may be tried again.
+    """Join a topic: the first frame of a connection. After an error the client may send another join.
 
-    Any of ``since``, ``epoch``, ``resume`` and ``events`` asks for the window: ``joined`` then carries ``epoch``,
-    ``last_id`` and ``resume``, and a ``ref`` that this member has used within the window, on this connection or the one
-    before, does not send again.
+    Any of the keys ``since``, ``epoch``, ``resume`` and ``events`` asks for the window. ``joined`` then carries
+    ``epoch``, ``last_id`` and ``resume``, and the server recognises a ``ref`` that this member has used within the
+    window, also on a connection that it resumed: it acknowledges that message again and does not send it again.
 
-    ``username``: without control and format characters. Shown as given, compared as RFC 8266 (Nickname) does; if it
-    is taken in the topic, the server appends the smallest free ``#n``, n from 2.
-    ``topic``: without control and format characters; compared exactly, after NFC.
-    ``since``: the highest id that the client has seen, of a message or an ack. Behind ``joined`` come the stored
-    messages above it, oldest first, the client's own among them, and then what is newer. 0: all there is.
-    ``epoch``: with ``since``, the ``epoch`` of the last ``joined``: the next one then has a ``gap`` if something after
-    ``since`` is lost.
-    ``resume``: the token of an earlier ``joined``, to come back as that member and under its name, if that is free; its
-    old connection is closed with 4409. Unknown, expired or empty, it is an ordinary join with a new token.
-    ``events``: whether to be told the ``members``, and by ``presence``, ``expired`` and ``closing`` what happens.
-    ``token``: the server's shared secret, where it has one and the handshake did not give it.
+    ``username``: the name to be shown, without control and format characters. Names that are equal by RFC 8266
+    (Nickname) are the same; if another member of the topic has the name, the server appends the smallest free ``#n``,
+    n from 2.
+    ``topic``: the topic to join, without control and format characters. Topics are the same if they are equal in
+    Unicode normalization form C (NFC).
+    ``since``: the highest id of a message or an ack that the client has seen; 0 asks for all stored messages. After
+    ``joined`` the server sends the stored messages with a higher id, oldest first and the client's own included,
+    before any newer message.
+    ``epoch``: the ``epoch`` of the client's last ``joined``. With ``since``, the new ``joined`` then has a ``gap`` if
+    messages after ``since`` are lost.
+    ``resume``: the ``resume`` token of an earlier ``joined``. The client comes back as that member, with its old name
+    if that is free, and the server closes its old connection with 4409. If the token is unknown, expired or empty,
+    the client joins as a new member.
+    ``events``: whether to receive ``members`` in ``joined``, and the frames ``presence``, ``renamed``, ``expired`` and
+    ``closing``.
+    ``token``: the server's shared secret; required if the server has one and the handshake did not give it.
     """
 
     username: str
     topic: str
-    since: Union[Annotated[int, Meta(ge=0, le=MOST_ID)], UnsetType] = UNSET
+    since: Union[Annotated[int, Meta(ge=0, le=MAX_ID)], UnsetType] = UNSET
     epoch: Union[str, UnsetType] = UNSET
     resume: Union[str, UnsetType] = UNSET
     events: Union[bool, UnsetType] = UNSET
@@ -66,16 +73,18 @@ class JoinFrame(Struct):
 
     @property
     def window(self) -> Optional[Window]:
-        """None where the frame has none of the window's keys: that client sees the plain contract."""
+        """The request for the window; None if the frame has none of its keys: that client sees the plain contract."""
         if self.since is self.epoch is self.resume is self.events is UNSET:
             return None
         return Window(self.since, self.epoch, self.resume or "", self.events is True)
 
 
 class SendFrame(Struct):
-    """Send a message to the topic.
+    """Send a message to the topic of this connection.
 
-    ``message``: more than white space. What starts with a slash, white space before it not counted, is a command.
+    ``message``: the text, not only white space. A text whose first character after white space is a slash is a command.
+    ``ref``: the client's own reference, repeated in the ack. A member that asked for the window may send a message
+    again with the same ``ref``: within the window the topic takes it only once.
     """
 
     message: str
@@ -86,21 +95,22 @@ LIST = "/list"
 
 
 class ListCommand(Struct, tag_field="message", tag=LIST):
-    """List the active topics, before or after the join: as a message, or as bare text. It is never broadcast."""
+    """List the active topics, before or after the join: as a message or as bare text. It is never broadcast."""
 
 
 ClientFrame = Union[JoinFrame, SendFrame, ListCommand]
 
 
-# To a client: ``type`` comes first and names the kind.
+# To a client. ``type`` comes first and names the frame.
 
 
 class ReplayGap(Struct):
-    """Where something is lost: the ids that cannot be replayed.
+    """Range of ids after ``since`` whose messages are lost.
 
-    ``to``: null where nobody knows: the topic has died since.
-    ``reason``: older than the window, more than the topic keeps, or (then all that is stored is replayed) of a life of
-    the topic that is over.
+    ``from``: the first lost id.
+    ``to``: the last lost id; null if it is unknown, because the topic has another epoch now.
+    ``reason``: ``expired`` (older than the window), ``evicted`` (more than the topic keeps) or ``restarted`` (the topic
+    has another epoch now, and the server replays all of its stored messages).
     """
 
     from_: Id = msgspec.field(name="from")
@@ -109,15 +119,18 @@ class ReplayGap(Struct):
 
 
 class Joined(Struct, tag_field="type", tag="joined"):
-    """To the one who joined. What may be absent is for those who asked for the window.
+    """Answer to a join: the client is a member now. An optional key is sent only if the join asked for the window.
 
-    ``username``: as asked for, or with the number that made it free.
+    ``username``: the member's name: as requested, or with ``#n`` appended.
+    ``topic``: the topic in NFC, without the white space around it.
     ``users``: members of the topic now, this one included.
-    ``ttl``: seconds a message is kept, a ref recognised, a token good: the window.
-    ``epoch``: this life of the topic; each has its own, and ids begin at 1 with it.
-    ``last_id``: the topic's newest message; 0 if there was none.
-    ``resume``: this member's token, by which it may come back as itself.
-    ``members``: the usernames, oldest member first; for those who asked for ``events``.
+    ``ttl``: length of the window in seconds: the server keeps a message and its ``ref`` for so long, and the ``resume``
+    token of a member that left.
+    ``epoch``: identifier of this lifetime of the topic. A topic ends with its last member; the next topic of the same
+    name has another epoch, and ids of different epochs are not comparable.
+    ``last_id``: id of the topic's newest message; 0 if there is none.
+    ``resume``: token of this member; a join that gives it comes back as the same member.
+    ``members``: the usernames of all members, oldest member first; sent only if the join asked for ``events``.
     """
 
     username: Name
@@ -132,7 +145,7 @@ class Joined(Struct, tag_field="type", tag="joined"):
 
 
 class Message(Struct, tag_field="type", tag="message"):
-    """To everyone in the topic but the sender."""
+    """Message of another member: sent to every member of the topic except its sender."""
 
     id: Id
     username: Name
@@ -141,7 +154,7 @@ class Message(Struct, tag_field="type", tag="message"):
 
 
 class Replayed(Struct, tag_field="type", tag="message"):
-    """A message from the past, to a member that joined with ``since``; its own are among them."""
+    """Stored message: sent to a member that joined with ``since``, its own messages included."""
 
     id: Id
     username: Name
@@ -151,7 +164,7 @@ class Replayed(Struct, tag_field="type", tag="message"):
 
 
 class Presence(Struct, tag_field="type", tag="presence"):
-    """To members with ``events``: somebody else came or went."""
+    """Another member has joined or left: sent to members with ``events``."""
 
     event: Literal["joined", "left"]
     username: Name
@@ -159,9 +172,10 @@ class Presence(Struct, tag_field="type", tag="presence"):
 
 
 class Renamed(Struct, tag_field="type", tag="renamed"):
-    """To members with ``events``: where two parts of a split cluster met, a name was in use on both sides.
+    """A member has another name, because two parts of a split cluster met: sent to members with ``events``.
 
-    ``username``: the name until now. ``renamed``: what that member is called from here on.
+    ``username``: the member's name until now.
+    ``renamed``: the member's name from now on.
     """
 
     username: Name
@@ -169,26 +183,30 @@ class Renamed(Struct, tag_field="type", tag="renamed"):
 
 
 class Expired(Struct, tag_field="type", tag="expired"):
-    """To members with ``events``: the messages up to the id ``through`` have been deleted."""
+    """Messages have been deleted: sent to members with ``events``.
+
+    ``through``: the highest deleted id; the messages up to it are deleted too.
+    """
 
     through: Id
 
 
 class Closing(Struct, tag_field="type", tag="closing"):
-    """To members with ``events``, before the server ends.
+    """The server is about to close this connection: sent to members with ``events``.
 
-    ``retry_after_ms``: when to come back, each at a time of its own.
+    ``retry_after_ms``: milliseconds to wait before the client reconnects; the server spreads its members over time.
     """
 
     retry_after_ms: Annotated[int, Meta(ge=0)]
 
 
 class Ack(Struct, tag_field="type", tag="ack", kw_only=True):
-    """To the sender: the message is in the topic, with the ``id`` and the ``timestamp`` that the others saw.
+    """Answer to a message: the topic has it, with the same ``id`` and ``timestamp`` for the other members.
 
-    ``recipients``: how many others it went to.
-    ``ref``: only where one was given.
-    ``duplicate``: this member's ``ref`` was used before, and this is the ack of the message that had it.
+    ``recipients``: count of the other members that the message went to.
+    ``ref``: the ``ref`` of the message; absent if it had none.
+    ``duplicate``: present if the member has used this ``ref`` before: the server did not send the message again, and
+    the other keys are those of the first ack.
     """
 
     status: Literal["delivered"] = "delivered"
@@ -200,16 +218,18 @@ class Ack(Struct, tag_field="type", tag="ack", kw_only=True):
 
 
 class TopicUsers(Struct):
-    """One active topic and the number of its members."""
+    """Active topic with the count of its members."""
 
     topic: str
     users: Users
 
 
 class Topics(Struct, tag_field="type", tag="topics"):
-    """The answer to ``/list``: for people in ``message``, for programs in ``topics``; oldest topic first.
+    """Answer to ``/list``: the active topics, oldest topic first.
 
-    ``partial``: a node of the cluster did not answer in time, so topics may be missing.
+    ``message``: the list as text, for people.
+    ``topics``: the list for programs.
+    ``partial``: present if a node of the cluster did not answer in time: topics may be missing.
     """
 
     message: str
@@ -218,14 +238,15 @@ class Topics(Struct, tag_field="type", tag="topics"):
 
     @classmethod
     def of(cls, active: list[TopicUsers], partial: bool = False) -> "Topics":
+        """Make the answer from the active topics, oldest first; ``partial`` if some may be missing."""
         lines = [f"- {one.topic} ({one.users} user{'' if one.users == 1 else 's'})" for one in active]
         return cls("\n".join(["Active Topics:", *(lines or ["(none)"])]), active, True if partial else UNSET)
 
 
 class Error(Struct, tag_field="type", tag="error"):
-    """To the one whose frame was refused. It does not say which: who has to know sends one frame at a time.
+    """Answer to a refused frame. It does not name the frame: a client that must know sends one frame at a time.
 
-    ``detail``: for people: what is wrong and what is expected.
+    ``detail``: a sentence for people: what is wrong, and what the server expects. Its wording may change.
     """
 
     error: ErrorCode
@@ -238,12 +259,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def finished(frame: ServerFrame) -> bytes:
-    """The frame as it goes over the wire: an unmasked WebSocket text frame (RFC 6455, section 5.2)."""
+    """Encode a frame as a whole, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
     return _framed(_encode(frame))
 
 
 def replayed(message: bytes) -> bytes:
-    """The finished frame of a Message as that of a Replayed."""
+    """Turn the finished frame of a Message into that of a Replayed."""
     (payload,) = payloads(message)
     return _framed(payload[:-1] + b',"replayed":true}')
 
@@ -258,7 +279,7 @@ def _framed(payload: bytes) -> bytes:
 
 
 def payloads(frames: bytes) -> Iterator[bytes]:
-    """The payloads inside a run of finished frames, for a host that does its own framing."""
+    """Yield the payload of each frame in a run of finished frames, for a server that does its own framing."""
     at = 0
     while at < len(frames):
         size, at = frames[at + 1], at + 2

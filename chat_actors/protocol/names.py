@@ -1,7 +1,7 @@
-"""What a user and a topic may be called, and when two user names are the same. No state, no asyncio.
+"""Rules for usernames and topics: which names are valid, and which are the same. No asyncio, no state.
 
-A user name is shown as its owner wrote it and compared by the Nickname profile of PRECIS (RFC 8266, section 2),
-so ``ALICE`` and ``alice`` are one name. A topic is compared exactly, after NFC.
+A username is shown as its owner wrote it and compared by the Nickname profile of PRECIS (RFC 8266, section 2):
+``ALICE`` and ``alice`` are one name. A topic is compared exactly, after Unicode normalization (NFC).
 """
 
 import unicodedata
@@ -10,10 +10,10 @@ from precis_i18n import get_profile
 
 MAX_USERNAME = 32  # characters
 MAX_TOPIC = 64  # characters
-MAX_UNNORMALIZED = 1024  # more than any topic has before NFC, whose time grows with the square of combining marks
+MAX_UNNORMALIZED = 1024  # characters of a topic before NFC, which takes quadratic time for combining marks
 
 _NICKNAME = get_profile("Nickname")
-_REFUSED = {  # by Unicode category: what could forge a line of a log or a list, or hide inside a name
+_REFUSED = {  # by Unicode category: characters that could forge a line of a log, or hide in a name
     "Cc": "a control",
     "Cf": "a format",
     "Cs": "a surrogate",
@@ -23,13 +23,14 @@ _REFUSED = {  # by Unicode category: what could forge a line of a log or a list,
 
 
 class InvalidName(ValueError):
-    """A name that cannot be used; the text is a sentence for the one who chose it."""
+    """Error for a name that breaks the rules. Its text is the error detail for the client."""
 
 
 def clean_username(text: str) -> str:
-    """The name as it is shown: ``text`` without the spaces around it.
+    """Return the username to show: ``text`` without the white space around it.
 
-    Raises InvalidName where it is empty, longer than 32 characters, or not a nickname by RFC 8266.
+    Raises InvalidName if the name is empty, has more than 32 code points or a control, format or surrogate character,
+    or is no nickname by RFC 8266 (section 2.1).
     """
     name = _clean("username", text, MAX_USERNAME)
     nickname_key(name)
@@ -37,9 +38,9 @@ def clean_username(text: str) -> str:
 
 
 def clean_topic(text: str) -> str:
-    """The topic in NFC, without the spaces around it.
+    """Return the topic in NFC, without the white space around it.
 
-    Raises InvalidName where it is empty, longer than 64 characters, or holds a control or format character.
+    Raises InvalidName if the topic is empty, has more than 64 code points or a control, format or surrogate character.
     """
     if len(text) > MAX_UNNORMALIZED:
         raise InvalidName(f"topic must have 1 to {MAX_TOPIC} characters, not {len(text)}")
@@ -47,20 +48,20 @@ def clean_topic(text: str) -> str:
 
 
 def nickname_key(name: str) -> str:
-    """What ``name`` is compared by (RFC 8266, section 2.3). Raises InvalidName where the profile refuses it."""
+    """Return the form in which ``name`` is compared (RFC 8266, section 2.4). Raises InvalidName if it has none."""
     try:
         key: str = _NICKNAME.enforce(name)
     except UnicodeEncodeError as refusal:
-        raise InvalidName(f"username holds a character that a name cannot have ({refusal.reason}, RFC 8266)") from None
+        raise InvalidName(f"username must hold only characters that RFC 8266 allows: {refusal.reason}") from None
     return key
 
 
-def _clean(what: str, text: str, longest: int) -> str:
+def _clean(kind: str, text: str, max_chars: int) -> str:
     name = text.strip()
-    if not 1 <= len(name) <= longest:
-        raise InvalidName(f"{what} must have 1 to {longest} characters, not {len(name)}")
-    for character in dict.fromkeys(text):  # of what was given: strip() takes line breaks off as well
-        kind = unicodedata.category(character)
-        if kind in _REFUSED:
-            raise InvalidName(f"{what} must not hold {_REFUSED[kind]} character (U+{ord(character):04X})")
+    if not 1 <= len(name) <= max_chars:
+        raise InvalidName(f"{kind} must have 1 to {max_chars} characters, not {len(name)}")
+    for character in dict.fromkeys(text):  # not of ``name``: strip() has removed line breaks
+        category = unicodedata.category(character)
+        if category in _REFUSED:
+            raise InvalidName(f"{kind} must not hold {_REFUSED[category]} character (U+{ord(character):04X})")
     return name

@@ -1,4 +1,4 @@
-"""What a topic remembers of its messages: in order, for the window's length, within bounds. No asyncio."""
+"""Messages that a topic stores: in order, for the length of the window, within bounds. No asyncio."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from msgspec import Struct
 
 from chat_actors.protocol.frames import Ack, ReplayGap
 
-Refs = dict[str, Ack]  # a member's own references, and how the messages that had them were acknowledged
+Refs = dict[str, Ack]  # the acks of a member's stored messages, by ref
 
 
 class Stored(Struct, weakref=True):
-    """A message until ``deadline`` (monotonic seconds), as the frame that was sent: no text is kept twice.
+    """Stored message as its finished frame, so that its text is kept once, until ``deadline`` (monotonic seconds).
 
-    ``refs[ref]``: its sender's reference, where it gave one.
+    ``refs`` are those of its sender, and ``refs[ref]`` is its ack; ``refs`` is None if it has no ``ref``.
     """
 
     id: int
@@ -26,24 +26,27 @@ class Stored(Struct, weakref=True):
 
 
 class History:
-    """The messages of one topic, oldest first, within bounds. A ref is forgotten with its message."""
+    """Stored messages of one topic, oldest first. A ref is deleted with its message.
 
-    def __init__(self, most_messages: int, most_bytes: int) -> None:
-        self.last_id = 0  # the newest message's
-        self._most_messages = most_messages
-        self._most_bytes = most_bytes  # of frames
+    ``evict`` enforces the bounds: ``max_messages``, and ``max_bytes`` of their frames.
+    """
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self.last_id = 0  # of the newest message, stored or deleted
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
         self._stored: deque[Stored] = deque()
-        self._bytes = 0  # of their frames
-        self._evicted = 0  # highest id that was deleted before its time
+        self._bytes = 0  # of the stored frames
+        self._evicted = 0  # highest id that was deleted before its deadline
 
     def add(self, message: Stored) -> None:
-        """Remember the message that follows the last one."""
+        """Store a message; its id must be above ``last_id``."""
         self.last_id = message.id
         self._bytes += len(message.frame)
         self._stored.append(message)
 
     def restore(self, messages: list[Stored], last_id: int) -> None:
-        """Go on from what was remembered elsewhere; ids up to ``last_id`` are used up."""
+        """Take over the messages of another history, oldest first; ids up to ``last_id`` are used."""
         for message in messages:
             if message.id > self.last_id:
                 self.add(message)
@@ -53,44 +56,44 @@ class History:
         return len(self._stored)
 
     def evict(self) -> int:
-        """Forget the oldest messages that are too many or too much; returns how many."""
+        """Delete the oldest messages beyond the bounds; return their count."""
         before = len(self._stored)
-        while len(self._stored) > self._most_messages or self._bytes > self._most_bytes:
+        while len(self._stored) > self._max_messages or self._bytes > self._max_bytes:
             self._evicted = self._stored[0].id
             self._forget_oldest()
         return before - len(self._stored)
 
     def expire(self, now: float) -> int:
-        """Forget the messages whose deadline has come; returns how many."""
+        """Delete the messages whose deadline is not after ``now`` (monotonic seconds); return their count."""
         before = len(self._stored)
         while self._stored and self._stored[0].deadline <= now:
             self._forget_oldest()
         return before - len(self._stored)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Delete all messages. The refs of the members are left as they are."""
         self._stored.clear()
         self._bytes = 0
 
     @property
     def oldest_deadline(self) -> Optional[float]:
-        """When the next message has to go; None where there is none."""
+        """Deadline of the oldest message (monotonic seconds); None if there is none."""
         return self._stored[0].deadline if self._stored else None
 
     @property
     def deleted_through(self) -> int:
-        """Messages up to this id have been deleted; 0 if none."""
+        """Highest id up to which all messages are deleted; 0 if none is."""
         return self._stored[0].id - 1 if self._stored else self.last_id
 
     def after(self, since: int) -> Iterator[Stored]:
-        """The messages with an id above ``since``, oldest first."""
+        """Return the stored messages with an id above ``since``, oldest first."""
         first = min(max(0, since - self.deleted_through), len(self._stored))
-        while first and self._stored[first - 1].id > since:  # where lives of the topic have met there are ids unused
+        while first and self._stored[first - 1].id > since:  # after a restore, ids may be missing
             first -= 1
         return islice(self._stored, first, None)
 
     def gap(self, since: int) -> Optional[ReplayGap]:
-        """The messages above ``since`` that are lost; None where none is."""
+        """Return the range of deleted messages above ``since``; None if there is none."""
         through = self.deleted_through
         if since >= through:
             return None

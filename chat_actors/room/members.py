@@ -1,4 +1,4 @@
-"""Who is in a topic, under which name, and who left so recently that he may come back as himself. No asyncio."""
+"""Members of a topic: their names and tokens, and the members that left recently enough to resume. No asyncio."""
 
 import secrets
 from collections.abc import Hashable
@@ -10,22 +10,22 @@ from chat_actors.protocol.frames import Window
 from chat_actors.protocol.names import nickname_key
 from chat_actors.room.history import Refs
 
-Key = TypeVar("Key", bound=Hashable)  # what stands for a connection: its outbox, where an actor asks
+Key = TypeVar("Key", bound=Hashable)  # identifies a connection; an actor uses the outbox
 
 
 class Member(Struct, eq=False):
-    """``nickname``: what the username is compared by. The rest is for a member that asked for the window."""
+    """Member of a topic. ``events``, ``token`` and ``refs`` keep their defaults if it did not ask for the window."""
 
     username: str
-    nickname: str
+    nickname: str  # the form in which the username is compared (RFC 8266)
     order: int = 0  # its place among the joins of the topic
-    events: bool = False  # whether it wants notices of what happens to others
-    token: str = ""  # what it may resume by; empty if it did not ask
-    refs: Optional[Refs] = None  # its references within the window
+    events: bool = False  # whether it gets the notices about other members and about expiry
+    token: str = ""  # resumes this member
+    refs: Optional[Refs] = None
 
 
 class Members(Generic[Key]):
-    """The members of one topic, and those who left within the window and asked to be known again."""
+    """Members of one topic: those present, and those that left with a token at most ``window_seconds`` ago."""
 
     def __init__(self, window_seconds: float) -> None:
         self.present: dict[Key, Member] = {}
@@ -33,28 +33,33 @@ class Members(Generic[Key]):
         self._window = window_seconds
         self._nicknames: set[str] = set()
         self._connected: dict[str, Key] = {}  # by token
-        self._departed: dict[str, tuple[float, Member]] = {}  # by token; until when (monotonic), oldest first
+        self._departed: dict[
+            str, tuple[float, Member]
+        ] = {}  # by token: deadline (monotonic seconds), member; oldest first
         self._joins = 0
 
-    def is_here(self, window: Optional[Window]) -> bool:
-        """Whether who joins with this takes the place of a member that is present."""
+    def would_replace(self, window: Optional[Window]) -> bool:
+        """Return whether a join with this window takes the place of a member that is present."""
         return window is not None and window.resume in self._connected
 
     def join(self, key: Key, username: str, window: Optional[Window], now: float) -> tuple[Member, Optional[Key]]:
-        """The new member, or the one that comes back; and the outbox of its old connection, if that is still here."""
+        """Add a member, or resume one by the window's token.
+
+        Return the member, and the key of the connection that it had until now, if it was still present.
+        """
         member, replaced = None, None
         if window is not None and window.resume:
             replaced = self._connected.get(window.resume)
             if replaced is not None:
                 member = self._remove(replaced)
             elif window.resume in self._departed:
-                until, known = self._departed.pop(window.resume)
-                member = known if now < until else None
+                deadline, known = self._departed.pop(window.resume)
+                member = known if now < deadline else None
         if member is None:
             member = Member("", "")
             if window is not None:
                 member.token, member.refs = secrets.token_urlsafe(16), {}
-        if not member.nickname or member.nickname in self._nicknames:  # a name is not held back for someone who left
+        if not member.nickname or member.nickname in self._nicknames:  # new, or its name was taken meanwhile
             member.username, member.nickname = self._free_name(username)
         if replaced is None:
             self._joins += 1
@@ -64,7 +69,7 @@ class Members(Generic[Key]):
         return member, replaced
 
     def leave(self, key: Key, now: float) -> Optional[Member]:
-        """The member that has left; None if it was none."""
+        """Remove a member and return it; None if the connection is not a member."""
         if key not in self.present:
             return None
         member = self._remove(key)
@@ -73,50 +78,50 @@ class Members(Generic[Key]):
         return member
 
     def restore(self, key: Key, username: str, token: str, events: bool, refs: Optional[Refs]) -> Member:
-        """Someone who was a member before this life of the topic, under its name unless that is taken by now."""
+        """Add a member of an earlier epoch of the topic, under its name or, if that is taken, another one."""
         self._joins += 1
-        if token in self._departed:  # it was thought gone
+        if token in self._departed:  # it is connected after all
             refs = self._departed.pop(token)[1].refs
         name, nickname = self._free_name(username)
         member = Member(name, nickname, self._joins, events, token, refs)
         self._add(key, member)
         return member
 
-    def has_returned(self, token: str) -> bool:
-        """Whether this member has a connection."""
+    def is_connected(self, token: str) -> bool:
+        """Return whether the member with this token is present."""
         return token in self._connected
 
-    def restore_departed(self, username: str, token: str, refs: Refs, until: float) -> None:
-        """Someone who had left before this life of the topic, and may come back until then (monotonic seconds)."""
-        self._departed[token] = until, Member(username, nickname_key(username), token=token, refs=refs)
+    def restore_departed(self, username: str, token: str, refs: Refs, deadline: float) -> None:
+        """Add a member that left an earlier epoch and may resume until ``deadline`` (monotonic seconds)."""
+        self._departed[token] = deadline, Member(username, nickname_key(username), token=token, refs=refs)
 
     def departed(self) -> list[tuple[float, Member]]:
-        """Who may come back, and until when, oldest first."""
+        """Return the members that left and may resume, each with its deadline (monotonic seconds), oldest first."""
         return list(self._departed.values())
 
-    def forget(self, now: float) -> None:
-        """Forget those who left so long ago that they cannot come back as themselves."""
-        for token, (until, _) in list(self._departed.items()):
-            if now < until:
+    def expire(self, now: float) -> None:
+        """Forget the members that left and whose deadline is not after ``now`` (monotonic seconds)."""
+        for token, (deadline, _) in list(self._departed.items()):
+            if now < deadline:
                 break
             del self._departed[token]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all members, and forget those that left."""
         self.present.clear()
         self._departed.clear()
 
     @property
     def oldest_deadline(self) -> Optional[float]:
-        """When the next of those who left has to be forgotten; None where there is none."""
-        return next((until for until, _ in self._departed.values()), None)
+        """Deadline of the member that left first (monotonic seconds); None if there is none."""
+        return next((deadline for deadline, _ in self._departed.values()), None)
 
     def names(self) -> list[str]:
-        """The usernames, oldest member first."""
+        """Return the usernames of the members that are present, oldest member first."""
         return [member.username for member in sorted(self.present.values(), key=lambda member: member.order)]
 
     def _free_name(self, username: str) -> tuple[str, str]:
-        """The name and its key; where it is taken, with the smallest number from 2 that makes it free."""
+        """Return the username and its nickname; if taken, with the smallest free ``#n`` appended, n from 2."""
         nickname = nickname_key(username)
         name, free, suffix = username, nickname, 1
         while free in self._nicknames:

@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from chat_actors.actors.base import CRASH_SECONDS, HIGH_WATER, MOST_CRASHES, Actor
+from chat_actors.actors.base import CRASH_SECONDS, HIGH_WATER, MAX_CRASHES, Actor
 from tests.support.fakes import FakeClock, in_clean_loop, log_lines, settle
 
 FAIL = "fail"
@@ -54,7 +54,7 @@ async def test_an_event_that_fails_costs_itself_alone() -> None:
         await settle()
     assert actor.notes == ["1", "2"]
     (line,) = lines
-    assert line.startswith("ERROR crashed {'actor': 'notes', 'event': 'str', 'outcome': 'the event is skipped'}")
+    assert line.startswith("ERROR handler failed {'actor': 'notes', 'event': 'str', 'outcome': 'event skipped'}")
     assert "ValueError" in line
 
 
@@ -74,7 +74,7 @@ async def test_a_turn_that_fails_costs_its_event_alone() -> None:
 async def test_the_sixth_crash_within_thirty_seconds_ends_the_actor() -> None:
     clock = FakeClock()
     actor = Notes(clock)
-    post(actor, *[FAIL] * MOST_CRASHES, "1")
+    post(actor, *[FAIL] * MAX_CRASHES, "1")
     await settle()
     assert actor.notes == ["1"]
     await clock.advance(CRASH_SECONDS - 0.5)
@@ -82,7 +82,7 @@ async def test_the_sixth_crash_within_thirty_seconds_ends_the_actor() -> None:
     with log_lines() as lines:
         await actor.task
     assert actor.notes == ["1", "undelivered 2", "ended"]
-    assert [line.partition("'outcome': ")[2].partition("}")[0] for line in lines] == ["'the actor gives up'"]
+    assert [line.partition("'outcome': ")[2].partition("}")[0] for line in lines] == ["'actor stopped'"]
 
 
 @in_clean_loop
@@ -91,7 +91,7 @@ async def test_crashes_that_are_further_apart_never_end_the_actor() -> None:
     actor = Notes(clock)
     for _ in range(20):
         post(actor, FAIL)
-        await clock.advance(CRASH_SECONDS / MOST_CRASHES)  # so the sixth comes 30 s after the first
+        await clock.advance(CRASH_SECONDS / MAX_CRASHES)  # so the sixth comes 30 s after the first
     post(actor, "1")
     await settle()
     assert actor.notes == ["1"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_actors.actors.fanout import MOST_BYTES, MOST_FRAMES, STRIDE_BYTES, STRIDE_MEMBERS, FanOut
+from chat_actors.actors.fanout import MAX_BYTES, MAX_FRAMES, STRIDE_BYTES, STRIDE_MEMBERS, FanOut
 from chat_actors.actors.outbox import Outbox
 from chat_actors.room.members import Member
 from tests.support.fakes import FakeMember, in_clean_loop, log_lines
@@ -39,7 +39,7 @@ async def test_a_way_out_that_fails_costs_the_others_nothing() -> None:
     with log_lines() as lines:
         await fan_out.write(members)
     assert (alice.writes, carol.writes) == ([b"ack1."], [b"one."])
-    assert len([line for line in lines if "write failed" in line]) == 1
+    assert len([line for line in lines if "member write failed" in line]) == 1
 
 
 @in_clean_loop
@@ -69,7 +69,7 @@ async def test_all_without_events_get_the_same_bytes_object_beside_those_with() 
 async def test_whoever_gets_nothing_is_not_written_to() -> None:
     (alice, bob, carol), members = everyone(False, True, True)
     fan_out = FanOut()
-    fan_out.notice(b"notice.", about=bob)
+    fan_out.notice(b"notice.", exclude=bob)
     await fan_out.write(members)
     assert (alice.writes, bob.writes, carol.writes) == ([], [], [b"notice."])
     fan_out = FanOut()
@@ -121,12 +121,12 @@ def test_each_gets_in_order_what_is_for_him(said: list[Said], events: list[bool]
 
 
 @pytest.mark.parametrize("kind", ["message", "duplicate", "notice"])
-@pytest.mark.parametrize("size, count", [(1, MOST_FRAMES), (MOST_BYTES // 4, 4), (MOST_BYTES // 4 + 1, 4)])
+@pytest.mark.parametrize("size, count", [(1, MAX_FRAMES), (MAX_BYTES // 4, 4), (MAX_BYTES // 4 + 1, 4)])
 @in_clean_loop
 async def test_a_fan_out_is_full_by_frames_or_by_bytes(kind: str, size: int, count: int) -> None:
     fan_out, alice = FanOut(), FakeMember()
     if kind == "duplicate":  # has no bytes
-        size, count = 0, MOST_FRAMES
+        size, count = 0, MAX_FRAMES
     for _ in range(count):
         assert not fan_out.full()
         if kind == "notice":

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from loguru import logger
 from msgspec import UNSET
 
-from chat_actors.actors.base import CRASH_SECONDS, MOST_CRASHES
+from chat_actors.actors.base import CRASH_SECONDS, MAX_CRASHES
 from chat_actors.actors.events import Join, Leave, Send, TopicEvent
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
@@ -128,7 +128,7 @@ class TopicMachine(RuleBasedStateMachine):
         self.wait(seconds)
         self.send(place, ["r"])
 
-    @precondition(lambda self: self.connected and len(self.crashes) < MOST_CRASHES)
+    @precondition(lambda self: self.connected and len(self.crashes) < MAX_CRASHES)
     @rule(place=places, ref=refs)
     def send_what_fails(self, place: int, ref: Optional[str]) -> None:
         self.crashes.append(math.inf)  # not yet

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from chat_actors.actors.base import MOST_CRASHES
+from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.events import JoinFailed, Restore, Returning
 from chat_actors.actors.supervisor import RETRY_MS, RETRY_STEP_MS, ListTopics, Supervisor
 from chat_actors.actors.topic import Topic
@@ -14,7 +14,7 @@ from chat_actors.protocol.frames import Window
 from tests.support.fakes import POISON, FakeMember, in_clean_loop, log_lines, remains, settle, tasks
 from tests.support.harness import SupervisorHarness
 
-FATAL = [POISON] * (MOST_CRASHES + 1)
+FATAL = [POISON] * (MAX_CRASHES + 1)
 
 
 def in_memory(kind: type) -> int:
@@ -113,7 +113,11 @@ async def test_the_last_leave_removes_the_topic_with_its_task_its_mailbox_and_it
     chat.leave(alice, bob)
     with log_lines() as lines:
         await settle()
-    assert sorted(line.split("{")[0] for line in lines) == ["INFO left ", "INFO left ", "INFO topic removed "]
+    assert sorted(line.split("{")[0] for line in lines) == [
+        "INFO member left ",
+        "INFO member left ",
+        "INFO topic removed ",
+    ]
     alice = bob = FakeMember()
     assert (tasks(), in_memory(asyncio.Task), in_memory(Topic)) == before
     assert not remains("north", "south")
@@ -135,7 +139,7 @@ async def test_a_topic_past_the_bound_is_refused_and_those_there_are_stay_open()
     chat = SupervisorHarness(topics=1)
     await chat.enter("alice", topic="sports")
     (bob,) = await chat.enter("bob", topic="movies")
-    detail = "the server has 1 topics already, join one of them"
+    detail = "too many topics (1): join an active topic"
     assert (failure(bob).code, failure(bob).detail) == (CloseCode.OVERLOADED, detail)
     chat.leave(bob)
     await chat.enter("bob", topic="sports")
@@ -225,7 +229,7 @@ async def test_a_topic_that_gives_up_is_removed_and_the_others_notice_nothing() 
     with log_lines() as lines:
         await settle()
     assert await chat.listed() == [("movies", 1)]
-    assert lines[-1] == "ERROR topic removed after too many crashes {'actor': 'supervisor', 'topic': 'sports'}\n"
+    assert lines[-1] == "ERROR topic removed after too many failures {'actor': 'supervisor', 'topic': 'sports'}\n"
     assert (alice.closed, bob.closed, carol.closed) == (CloseCode.CRASHED, CloseCode.CRASHED, None)
     chat.send(carol, "1")
     await settle()
@@ -387,7 +391,7 @@ async def test_an_event_that_is_none_of_the_actors_is_reported_as_a_bug() -> Non
         chat.post("nonsense")  # type: ignore[arg-type]
         alice.reply.result().put_nowait("nonsense")  # type: ignore[arg-type]
         await settle()
-    assert len([line for line in lines if "crashed" in line and "TypeError" in line]) == 2
+    assert len([line for line in lines if "handler failed" in line and "TypeError" in line]) == 2
     assert await chat.listed() == [("sports", 1)]
 
 

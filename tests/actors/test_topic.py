@@ -83,7 +83,9 @@ async def test_nobody_is_told_of_a_join_or_a_leave() -> None:
     with log_lines() as lines:
         await settle()
     assert alice.frames == bob.frames == []
-    assert lines == ["INFO left {'topic': 'sports', 'username': 'bob', 'users': 1, 'reason': 'closed by peer'}\n"]
+    assert lines == [
+        "INFO member left {'topic': 'sports', 'username': 'bob', 'users': 1, 'reason': 'closed by peer'}\n"
+    ]
 
 
 @in_clean_loop
@@ -97,7 +99,7 @@ async def test_a_join_whose_session_is_gone_is_undone_by_its_leave() -> None:
     with log_lines() as lines:
         await settle()
     assert bob.frames[0]["recipients"] == 0
-    assert [line.split()[1] for line in lines] == ["joined", "left"]
+    assert [line.split()[2] for line in lines] == ["joined", "left"]
 
 
 @in_clean_loop
@@ -110,7 +112,10 @@ async def test_a_join_past_the_bound_is_answered_so_and_a_leave_makes_room() -> 
     await settle()
     with pytest.raises(JoinFailed) as failed:
         alice.reply.result()
-    assert (failed.value.code, failed.value.detail) == (CloseCode.OVERLOADED, "the topic has 1 members already")
+    assert (failed.value.code, failed.value.detail) == (
+        CloseCode.OVERLOADED,
+        "topic full (1 members): join another topic",
+    )
     assert (alice.frames, carol.frames[0]["users"]) == ([], 1)
 
 
@@ -342,7 +347,7 @@ async def test_a_message_that_fails_is_skipped_and_leaves_nothing_behind() -> No
     assert [(frame["id"], frame["message"]) for frame in bob.frames] == [(1, "1"), (2, "2")]
     assert [frame["id"] for frame in alice.frames] == [1, 2]
     (line,) = lines
-    assert line.startswith("ERROR crashed {'topic': 'sports', 'event': 'Send', 'outcome': 'the event is skipped'}")
+    assert line.startswith("ERROR handler failed {'topic': 'sports', 'event': 'Send', 'outcome': 'event skipped'}")
     assert "secret" not in line
     del line, lines[:]
     assert not remains("secret", "words")

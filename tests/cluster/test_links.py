@@ -263,7 +263,7 @@ def test_mail_that_cannot_be_read_is_logged_and_dropped_and_harms_nothing(data: 
         peer = here.meet()
         with log_lines() as lines:
             here.mesh.mail(data)
-        assert ["mail of a node dropped" in line and f"'bytes': {len(data)}" in line for line in lines] == [True]
+        assert ["mail refused: unreadable" in line and f"'bytes': {len(data)}" in line for line in lines] == [True]
         assert here.told == [] and peer.heard == []
         peer.says(Count(1))
         assert here.told == [("peer", Count(1))]
@@ -375,7 +375,7 @@ async def test_a_node_for_which_too_much_waits_is_given_up_and_met_again() -> No
     with log_lines() as lines:
         await settle()
     assert here.told == ["down peer"] and here.mesh.forgotten == ["peer"]
-    assert sum("too much waits for it" in line and "'node': 'peer'" in line for line in lines) == 1
+    assert sum("send queue full" in line and "'node': 'peer'" in line for line in lines) == 1
     before = peer.theirs
     assert peer.heard == [(0, [Hello()])] and peer.theirs != before
     assert other.heard == [(6, [Count(2)])]

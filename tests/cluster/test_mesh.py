@@ -40,7 +40,7 @@ class Peer:
         """Open the mesh; returns the endpoint it has taken."""
         with log_lines() as lines:
             self.mesh.open(self.name, lambda data: self._note(self.mail, data), lambda *one: self._note(self.seen, one))
-        (line,) = (line for line in lines if "node of a cluster" in line)
+        (line,) = (line for line in lines if "endpoint bound" in line)
         return line.split("'endpoint': '")[1].split("'")[0]
 
     def _note(self, where: list[Any], what: Any) -> None:
@@ -211,7 +211,7 @@ async def test_a_node_that_comes_later_sees_the_others_and_is_seen() -> None:
 @in_clean_loop
 async def test_a_node_that_could_not_be_reached_at_first_is_tried_again() -> None:
     async with unopened("alice", "bob") as (alice, bob):
-        with logged("cannot call a node") as tried:
+        with logged("node call failed") as tried:
             alice.open()
             await asyncio.wait_for(tried.wait(), PATIENCE)
         bob.open()
@@ -305,7 +305,7 @@ async def test_an_endpoint_that_somebody_takes_in_between_is_passed_over() -> No
             assert bob.open() == endpoints[1]
             with pytest.raises(OSError, match=f"^cannot listen on any of {', '.join(endpoints)}: .*in use"):
                 carol.open()
-        assert f"'endpoint': '{endpoints[0]}'" in next(line for line in lines if "DEBUG cannot listen" in line)
+        assert f"'endpoint': '{endpoints[0]}'" in next(line for line in lines if "DEBUG endpoint not bound" in line)
         await alice.sees(bob)
 
 
@@ -383,7 +383,7 @@ def test_what_comes_when_the_loop_has_ended_is_dropped() -> None:
             await asyncio.wait_for(dropped.wait(), PATIENCE)
 
     async def watch_the_log() -> None:
-        with logged("mail of a node dropped: the loop is closed") as dropped:
+        with logged("mail dropped: loop closed") as dropped:
             await call_there(dropped)
 
     asyncio.run(leave_open())
@@ -447,7 +447,7 @@ def test_why_nobody_answers_is_said_once_until_it_is_something_else(monkeypatch:
         assert all_tried.wait(PATIENCE)
         caller.end()
         caller.join(PATIENCE)
-    said = [line.split("'error': '")[1].split("'")[0] for line in lines if "DEBUG cannot call a node" in line]
+    said = [line.split("'error': '")[1].split("'")[0] for line in lines if "DEBUG node call failed" in line]
     assert said == ["refused", "no route", "refused"] and not caller.is_alive()
 
 
@@ -602,7 +602,7 @@ async def test_what_cannot_be_sent_is_dropped_and_what_follows_is_tried(monkeypa
             assert one.send("bob", b"12")
             session.let_all_go()
             assert bob.is_putting() == b"12"
-        assert [line for line in lines if "DEBUG not sent to a node {'error': 'session closed'}" in line]
+        assert [line for line in lines if "DEBUG mail dropped: send failed {'error': 'session closed'}" in line]
     assert bob.put_through == [b"e", b"12"]
 
 
@@ -678,7 +678,7 @@ def test_nothing_waits_for_a_loop_that_is_closed(monkeypatch: pytest.MonkeyPatch
         for data in (b"123", b"456"):
             comes(one, pytest.fail, data).join(PATIENCE)
     assert one._unread == 0 and one._inbox == []
-    assert [line for line in lines if "DEBUG mail of a node dropped: the loop is closed" in line] == lines[:2] == lines
+    assert [line for line in lines if "DEBUG mail dropped: loop closed" in line] == lines[:2] == lines
 
 
 @in_clean_loop
@@ -693,7 +693,7 @@ async def test_mail_that_meets_a_bug_costs_no_other() -> None:
                 one._hand_over(take, b"hello", size=5)
             while len(read) < 2:
                 await asyncio.sleep(0)
-        assert sum("ERROR mail of a node skipped" in line for line in lines) == 2
+        assert sum("ERROR mail handler failed" in line for line in lines) == 2
 
 
 @in_clean_loop

@@ -8,7 +8,7 @@ import pytest
 from chat_actors.actors import fanout
 from chat_actors.actors.base import HIGH_WATER
 from chat_actors.actors.events import Expire, Leave
-from chat_actors.actors.outbox import Own
+from chat_actors.actors.outbox import Overrides
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster import node as node_module
 from chat_actors.cluster.census import COUNT_SECONDS
@@ -132,7 +132,7 @@ async def test_a_full_topic_refuses_joins_on_all_nodes(nodes: World) -> None:
         for other in others:
             asks(other, "other", topic)
         await settle()
-        full = CloseCode.OVERLOADED, "the topic has 1 members already"
+        full = CloseCode.OVERLOADED, "topic full (1 members): join another topic"
         assert [refusal(other) for other in others] == [full, full]
         assert await nodes.listed(there) == [{"topic": topic, "users": 1}]
         alice.says("still here")
@@ -150,7 +150,7 @@ async def test_an_owner_with_as_many_topics_as_may_be_refuses_joins_of_others(no
     bob = Person(there)
     asks(bob, "bob", other)
     await settle()
-    assert refusal(bob) == (CloseCode.OVERLOADED, "the server has 1 topics already, join one of them")
+    assert refusal(bob) == (CloseCode.OVERLOADED, "too many topics (1): join an active topic")
     await settle()
     assert await nodes.listed(there) == [{"topic": topic, "users": 1}] and len(here.estates.open) == 1
 
@@ -556,8 +556,8 @@ async def test_an_ack_for_a_member_on_no_node_is_carried_to_none(nodes: World) -
     here, there = await nodes.start(2)
     topic = nodes.owned_by(here)
     await member(there, "alice", topic)
-    own: Own = {FakeMember(): [(0, b"nobody's")]}
-    await here.estates.open[topic].carry([b"\x81\x02{}"], [], own)
+    overrides: Overrides = {FakeMember(): [(0, b"nobody's")]}
+    await here.estates.open[topic].carry([b"\x81\x02{}"], [], overrides)
     (parcel,) = here.estates.open[topic].journal.backlog.after(0)
     assert parcel.own == []
 
@@ -789,7 +789,7 @@ async def test_a_join_in_the_moment_the_topic_moves_is_a_member_of_the_next_owne
     joined, *more = bob.hears()
     assert joined["users"] == 1 and more == []
     assert await nodes.listed(here) == [{"topic": topic, "users": 1}]
-    assert not here.estates.open and not here.back.rooms()
+    assert not here.estates.open and not here.back.active_topics()
 
 
 @world()
@@ -1026,7 +1026,7 @@ async def test_a_bequest_for_a_topic_that_goes_on_already_is_dropped(nodes: Worl
     assert topic in new.estates.open
     with log_lines() as lines:
         await nodes.release(here, new)
-    assert sum("bequest dropped: the topic goes on here already" in line for line in lines) == 1
+    assert sum("bequest dropped: topic open" in line for line in lines) == 1
     alice.says("one")
     await settle()
     assert alice.texts == ["ack 1"] and not new.estates._bequests
@@ -1085,7 +1085,7 @@ async def test_a_node_with_too_much_mail_is_lost_and_comes_back_with_all_message
     with log_lines() as lines:
         alice.says("long " * 300)
         await settle()
-    assert sum("node given up" in line for line in lines) == 1
+    assert sum("node dropped: send queue full" in line for line in lines) == 1
     assert presence(alice.hears()) == [("left", "bob")]
     nodes.fabric.most_waiting = 1 << 30
     await nodes.release(here, there)

@@ -87,7 +87,7 @@ async def test_a_topic_that_cannot_be_opened_costs_no_other(nodes: World) -> Non
     here.watch = fail_once
     with log_lines() as lines:
         await nodes.kill(owner)
-    assert sum("topic not opened" in line for line in lines) == 1
+    assert sum("topic open failed" in line for line in lines) == 1
     for person in people:
         person.says("one")
     await settle()

@@ -277,7 +277,7 @@ async def test_the_first_close_counts_and_nothing_follows_it(kind: type[Lane]) -
     lane.write("2")
     await lane.outbox.finish()
     assert len(lane.texts) == 1
-    close = {"type": "websocket.close", "code": 1011, "reason": "the topic crashed, join again"}
+    close = {"type": "websocket.close", "code": 1011, "reason": "internal error, join again"}
     assert lane.server.sent[-1] == close
     assert lane.server.closes == [1011]
     assert lane.outbox.reason == "crashed"

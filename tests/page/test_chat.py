@@ -225,7 +225,7 @@ def test_a_refused_topic_shows_at_the_topic(people: People) -> None:
     ("text", "problem"),
     [
         ("x" * 4097, "message must have at most 4096 characters, not 4097"),
-        ("/who", "there is one command, /list; a message cannot start with a slash"),
+        ("/who", "unknown command: send /list, or a message that does not start with a slash"),
     ],
     ids=["too long", "no such command"],
 )

@@ -134,8 +134,8 @@ def test_a_join_a_message_and_a_list_have_their_answers() -> None:
 def test_a_docstring_explains_the_fields_it_names_and_is_shown_without_them() -> None:
     join = SCHEMAS["JoinFrame"]
     assert all(field["description"] for field in join["properties"].values())
-    assert join["properties"]["events"]["description"].startswith("whether to be told")
-    assert join["description"].startswith("Become a member") and "whether to be told" not in join["description"]
+    assert join["properties"]["events"]["description"].startswith("whether to receive")
+    assert join["description"].startswith("Join a topic") and "whether to receive" not in join["description"]
     assert not [text for text in inside(SCHEMAS) if isinstance(text, str) and "\n  " in text]
 
 

@@ -188,11 +188,11 @@ def test_members_that_left_are_forgotten_each_in_its_time(topic: Topic) -> None:
         topic.leave(outbox)
         topic.now += 1
     assert topic.members.oldest_deadline == 1030
-    topic.members.forget(1029.75)
+    topic.members.expire(1029.75)
     assert topic.members.oldest_deadline == 1030
-    topic.members.forget(1031)
+    topic.members.expire(1031)
     assert topic.members.oldest_deadline == 1032
-    topic.members.forget(1032)
+    topic.members.expire(1032)
     assert topic.members.oldest_deadline is None
     topic.now = 1000
     assert not [member for _, member in joined if topic.resume(member)[1] is member]

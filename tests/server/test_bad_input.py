@@ -129,12 +129,12 @@ async def test_a_wrong_first_frame_may_be_tried_again(server: Server, frame: Uni
 
 def check_log(lines: list[str], code: str, members: int, topics: int) -> None:
     """The log has one line for the bad frame, one for each join and leave, and no others."""
-    event = re.compile(r"\S+ \S+ INFO +(frame refused|joined|left|topic created|topic removed) [a-z]+=")
+    event = re.compile(r"\S+ \S+ INFO +(frame refused|member joined|member left|topic created|topic removed) [a-z]+=")
     events = Counter(match and match[1] for match in map(event.match, lines))
     assert events == {
         "frame refused": 1,
-        "joined": members,
-        "left": members,
+        "member joined": members,
+        "member left": members,
         "topic created": topics,
         "topic removed": topics,
     }, lines

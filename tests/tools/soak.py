@@ -134,7 +134,7 @@ def slope(samples: "list[tuple[float, float]]") -> float:
 
 
 def joins_and_leaves(scene: Scene) -> "tuple[int, int]":
-    """Those that the log tells: a member who comes back before it has left is ``resumed`` and leaves once."""
+    """Those that the log tells: a member that resumes before it has left leaves once."""
     lines = scene.server.lines
     return len(lines(" joined ")), len(lines(" left "))
 

@@ -64,5 +64,5 @@ async def test_a_scene_notes_who_left_more_than_once() -> None:
 @in_loop
 async def test_a_scene_notes_a_complaint_in_the_log() -> None:
     async with Scene() as scene:
-        scene.server._lines.append("2026-01-01 00:00:00.000 ERROR    crashed")
-    assert scene.wrong == ["1 complaints in the log, first: 2026-01-01 00:00:00.000 ERROR    crashed"]
+        scene.server._lines.append("2026-01-01 00:00:00.000 ERROR    handler failed")
+    assert scene.wrong == ["1 complaints in the log, first: 2026-01-01 00:00:00.000 ERROR    handler failed"]

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Coroutine
 from typing import Any, Callable
 
-from chat_actors.actors.base import MOST_CRASHES
+from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.events import Join, JoinFailed
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.cluster.node import Node
@@ -167,7 +167,7 @@ def listed(asker: FakeMember) -> list[tuple[list[str], bool]]:
 
 def crash(post: Callable[[Any], None], event: object = POISON) -> None:
     """Post an event that the actor cannot take until the actor gives up."""
-    for _ in range(MOST_CRASHES + 1):
+    for _ in range(MAX_CRASHES + 1):
         post(event)
 
 

@@ -460,8 +460,8 @@ def remains(nodes: Nodes) -> Iterator[str]:
             if left:
                 yield f"left: {what} {left}"
         for supervisor in (node.front, node.back):
-            if supervisor._where or supervisor._topics or supervisor._tasks:
-                yield f"left: {type(supervisor).__name__} {len(supervisor._where)} {list(supervisor._topics)}"
+            if supervisor._active_of or supervisor._topics or supervisor._tasks:
+                yield f"left: {type(supervisor).__name__} {len(supervisor._active_of)} {list(supervisor._topics)}"
         if set(node._views) - there:
             yield f"left: views of {set(node._views) - there}"
 

@@ -34,7 +34,7 @@ def quiet(world: World, answer: Rooms) -> None:
     topics = [cast(Topic, active.topic) for active in supervisor._topics.values()]
     numbers = {client.outbox: client.number for client in world.clients}
     by_session = {client.number: client.topic for client in inside}
-    by_supervisor = {numbers[outbox]: active.topic.name for outbox, active in supervisor._where.items()}
+    by_supervisor = {numbers[outbox]: active.topic.name for outbox, active in supervisor._active_of.items()}
     by_topic = {numbers[outbox]: topic.name for topic in topics for outbox in topic._members.present}
     if not by_session == by_supervisor == by_topic:
         raise Broken(f"members by session {by_session}, by supervisor {by_supervisor}, by topic {by_topic}")

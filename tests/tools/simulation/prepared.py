@@ -18,7 +18,7 @@ from chat_actors.room import members
 BOUNDS = (
     (actor, "HIGH_WATER", 3),
     (topic, "TURN_EVENTS", 4),
-    (fanout, "MOST_FRAMES", 3),
+    (fanout, "MAX_FRAMES", 3),
     (fanout, "STRIDE_MEMBERS", 1),
 )
 
@@ -56,7 +56,7 @@ class Log:
             self.crashes += 1
         elif exception is not None:
             self.errors.append("".join([message, ":\n", *traceback.format_exception(None, exception, None)]))
-        elif message != "topic removed after too many crashes":
+        elif message != "topic removed after too many failures":
             self.errors.append(message)
 
 

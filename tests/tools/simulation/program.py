@@ -9,7 +9,7 @@ from typing import Any, Optional
 import msgspec
 from msgspec import UNSET
 
-from chat_actors.actors.base import MOST_CRASHES
+from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.actors.topic import EXPIRY_GRAIN
 from chat_actors.connection.lanes import CLOSE_SECONDS
@@ -191,7 +191,7 @@ class Program:
                 topic.mailbox.put_nowait(Crash())  # type: ignore[arg-type]
 
     def _crash_for_good(self) -> None:
-        self._crash(MOST_CRASHES + 1)
+        self._crash(MAX_CRASHES + 1)
 
     def _stop(self) -> None:
         self._note("stop")

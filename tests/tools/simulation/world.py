@@ -6,7 +6,7 @@ from typing import Any, Optional, Union
 
 from msgspec import Struct, UnsetType
 
-from chat_actors.actors.base import MOST_CRASHES
+from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.events import Join, Leave, Replaced, Restore, Send, TopicEvent
 from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.supervisor import ListTopics, Supervisor, SupervisorEvent, _Active
@@ -56,7 +56,7 @@ class Life:
 
     @property
     def may_give_up(self) -> bool:
-        return self.crashes > MOST_CRASHES
+        return self.crashes > MAX_CRASHES
 
 
 class Observed(Supervisor):
