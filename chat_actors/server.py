@@ -92,7 +92,7 @@ class Server:
         """The supervisor that runs in this loop."""
         if self._supervisor is None or self._supervisor.task.done():
             if self._supervisor is not None:  # it has given up, or its loop is gone
-                self._signals.let_go()
+                self._signals.restore()
                 self._watching.cancel()
             settings = self._settings
             if settings.endpoints:
@@ -112,7 +112,7 @@ class Server:
         """Close every connection with 1012 and wait until every actor has ended. Can be called twice."""
         await self._end()
         if self._supervisor is not None:
-            self._signals.let_go()
+            self._signals.restore()
             self._watching.cancel()
             await asyncio.wait({self._watching})
             self._supervisor = self._node = None

@@ -73,7 +73,7 @@ async def test_a_message_that_is_no_longer_kept_is_not_replayed() -> None:
 async def test_a_replay_over_the_bound_is_for_the_reader_to_read_and_what_follows_is_bounded(
     kind: type[Lane], reads_on: bool
 ) -> None:
-    room, lane = TopicHarness(), kind(most_bytes=1000)
+    room, lane = TopicHarness(), kind(max_bytes=1000)
     (alice,) = await room.enter("alice")
     room.send(alice, *["x" * 500] * 20)  # ten times the bound
     lane.stall()

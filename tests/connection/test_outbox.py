@@ -51,14 +51,14 @@ async def test_the_plain_lane_keeps_nothing_of_a_frame_that_was_sent() -> None:
 @both_lanes
 @in_clean_loop
 async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=1000)
+    lane = kind(max_bytes=1000)
     lane.stall()
     for _ in range(2):
         lane.outbox.write(frame("x" * 700))
         assert not slow(lane)
     lane.outbox.write(frame("x"))
     reason = lane.outbox.reason
-    assert (reason or "").startswith("slow: too much unread, 1")
+    assert (reason or "").startswith("slow: outbox full, 1")
     lane.outbox.write(frame("x"))
     await lane.seconds(50)
     assert lane.outbox.reason == reason
@@ -66,7 +66,7 @@ async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane
 
 @in_clean_loop
 async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
-    lane = FastLane(most_bytes=1000)
+    lane = FastLane(max_bytes=1000)
     for _ in range(50):
         lane.outbox.write(frame("x" * 300))
     lane.stall()
@@ -80,7 +80,7 @@ async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
 
 @in_clean_loop
 async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_written() -> None:
-    lane = Lane(most_bytes=1000)
+    lane = Lane(max_bytes=1000)
     for _ in range(50):
         lane.outbox.write(frame("x" * 300))
         await settle()
@@ -135,7 +135,7 @@ async def test_the_kernel_takes_little_ahead_of_what_it_sends(family: socket.Add
 @both_lanes
 @in_clean_loop
 async def test_a_replay_comes_on_top_of_what_may_wait(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=1000)
+    lane = kind(max_bytes=1000)
     lane.stall()
     lane.outbox.write_answer(frame("x" * 5000))
     for _ in range(2):
@@ -147,7 +147,7 @@ async def test_a_replay_comes_on_top_of_what_may_wait(kind: type[Lane]) -> None:
 
 @in_clean_loop
 async def test_an_aborted_peer_loses_its_connection_on_the_fast_lane() -> None:
-    lane = FastLane(most_bytes=0)
+    lane = FastLane(max_bytes=0)
     lane.stall()
     lane.outbox.write(frame("1"))
     lane.outbox.write(frame("2"))
@@ -157,7 +157,7 @@ async def test_an_aborted_peer_loses_its_connection_on_the_fast_lane() -> None:
 
 @in_clean_loop
 async def test_an_aborted_peer_ends_the_conversation_on_the_plain_lane() -> None:
-    lane = Lane(most_bytes=0)
+    lane = Lane(max_bytes=0)
     lane.stall()
     lane.outbox.write(frame("1"))
     lane.outbox.write(frame("2"))
@@ -234,7 +234,7 @@ async def test_progress_starts_the_ten_seconds_again(kind: type[Lane]) -> None:
 async def test_a_frame_that_waits_longer_than_a_message_lives_aborts_a_peer_that_makes_progress(
     kind: type[Lane],
 ) -> None:
-    lane = kind(most_bytes=100_000)
+    lane = kind(max_bytes=100_000)
     lane.stall()
     for _ in range(60):
         lane.outbox.write(frame("1"))
@@ -244,13 +244,13 @@ async def test_a_frame_that_waits_longer_than_a_message_lives_aborts_a_peer_that
         await lane.read_one("1")
     assert lane.outbox.reason is None
     await lane.seconds(1)
-    assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
+    assert (lane.outbox.reason or "").startswith("slow: frame older than the window")
 
 
 @both_lanes
 @in_clean_loop
 async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=100_000)
+    lane = kind(max_bytes=100_000)
     lane.stall()
     for _ in range(29):
         lane.outbox.write(frame("1"))
@@ -261,7 +261,7 @@ async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind:
         assert lane.outbox.reason is None
         await lane.seconds(1)
         await lane.read_one("1")
-    assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
+    assert (lane.outbox.reason or "").startswith("slow: frame older than the window")
 
 
 @both_lanes
@@ -309,7 +309,7 @@ async def test_the_first_close_counts_and_nothing_follows_it(kind: type[Lane]) -
 @both_lanes
 @in_clean_loop
 async def test_a_peer_that_was_aborted_gets_no_close(kind: type[Lane]) -> None:
-    lane = kind(most_bytes=0)
+    lane = kind(max_bytes=0)
     lane.stall()
     lane.outbox.write(frame("1"))
     lane.outbox.write(frame("2"))

@@ -126,7 +126,7 @@ def test_the_line_of_the_start_names_the_page_and_the_limits_and_an_open_door_is
     started, *warnings, socket = lines()
     url = address % ("https", host, 80)
     assert started.endswith(f"INFO     Uvicorn running on {url} (Press CTRL+C to quit) page='{url}/' CHAT_TOPICS=5")
-    assert ["open to everyone" in warning for warning in warnings] == [True] * warned
+    assert ["server unprotected" in warning for warning in warnings] == [True] * warned
     assert "on unix socket /run/chat" in socket and "page" not in socket
 
 
@@ -185,7 +185,7 @@ def log_a_failure() -> None:
     try:
         fail(BODY)
     except ValueError as failure:
-        logger.opt(exception=failure).error("session crashed")
+        logger.opt(exception=failure).error("session failed")
 
 
 def let_uvicorn_log_a_failure() -> None:

@@ -21,7 +21,9 @@ AT_ONCE = 16  # connections
 POLL = 0.02  # seconds
 MIB = 1 << 20
 # Uvicorn's own lines on a peer's bad bytes (with a traceback where the UTF-8 is bad) are no trouble; these are.
-TROUBLE = re.compile(r"crashed|never retrieved|Fatal error|Task was destroyed|Exception in|CRITICAL|stall check failed")
+TROUBLE = re.compile(
+    r"crashed|session failed|stall check failed|never retrieved|Fatal error|Task was destroyed|Exception in|CRITICAL"
+)
 
 
 class Witnesses:
