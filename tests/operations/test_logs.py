@@ -112,13 +112,13 @@ def test_uvicorns_lines_about_each_connection_are_dropped_and_with_them_the_quer
 
 
 @pytest.mark.parametrize(
-    ("host", "guarded", "warned"),
+    ("host", "protected", "warned"),
     [("0.0.0.0", False, True), ("::", False, True), ("127.0.0.1", False, False), ("0.0.0.0", True, False)],
 )
 def test_the_line_of_the_start_names_the_page_and_the_limits_and_an_open_door_is_warned_of(
-    lines: Lines, host: str, guarded: bool, warned: bool
+    lines: Lines, host: str, protected: bool, warned: bool
 ) -> None:
-    configure_logging("INFO", False, {"CHAT_TOPICS": 5}, guarded)
+    configure_logging("INFO", False, {"CHAT_TOPICS": 5}, protected)
     address = "%s://[%s]:%d" if ":" in host else "%s://%s:%d"
     running = f"Uvicorn running on {address} (Press CTRL+C to quit)"
     logging.getLogger("uvicorn.error").info(running, "https", host, 80)

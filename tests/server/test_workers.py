@@ -15,7 +15,7 @@ from chat_actors.workers import STARTUP_FAILURE, refuse_several_workers, workers
 from tests.support.server import PATIENCE, ROOT, Server
 
 PARENT = 4711
-SENTENCE = "chat_actors keeps its topics in the memory of one process: several workers would split every topic"
+SENTENCE = "chat_actors keeps its topics in the memory of one process: several workers would split every topic."
 
 PROGRAM = """
 import uvicorn
@@ -108,7 +108,7 @@ def test_a_worker_ends_its_server_unless_that_has_ended(
     assert seen == killed
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(SENTENCE)
-    assert line.endswith("Start it with one worker, or with an endpoint in CHAT_CLUSTER for each of them.")
+    assert line.endswith("Start one worker, or list one endpoint for each worker in CHAT_CLUSTER.")
 
 
 def test_the_refusal_is_a_single_write_for_each_of_the_workers_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_the_refusal_is_a_single_write_for_each_of_the_workers_says_it(monkeypat
     with pytest.raises(SystemExit):
         Importing(uvicorn.Config("app", workers=2)).refuse()
     (line,) = written
-    assert line.endswith("each of them.\n")
+    assert line.endswith("in CHAT_CLUSTER.\n")
 
 
 def test_as_many_workers_as_endpoints_are_not_refused(
