@@ -1,4 +1,4 @@
-"""A real-time WebSocket chat server with topic rooms: one actor, one asyncio task, for each topic."""
+"""A real-time WebSocket chat server with topic rooms. Each topic is an actor: one asyncio task with a mailbox."""
 
 from typing import TYPE_CHECKING, Any
 

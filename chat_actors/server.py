@@ -35,7 +35,7 @@ MAX_CLOSE_POLLS = 60  # then open connections are aborted
 class Server:
     """Actors of one application, and its ASGI endpoint ``/ws``.
 
-    A call serves one connection, from its handshake to its end. ``settings`` holds every limit; ``clock`` may be a fake.
+    A call serves one connection, from its handshake to its end. ``settings`` holds every limit.
     """
 
     def __init__(self, settings: Settings, clock: Optional[Clock] = None) -> None:

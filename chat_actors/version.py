@@ -1,3 +1,3 @@
-"""The version of the package, for whoever must not import the package itself."""
+"""The version of the package. Must import nothing: a build reads it without the dependencies."""
 
 __version__ = "0.1.0"

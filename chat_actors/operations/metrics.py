@@ -55,9 +55,7 @@ class ChatCollector(Collector):
         yield _histogram("event_loop_lag_seconds", "Delay of the event loop, measured once a second.", counters.lag)
         yield from _busiest(topics)
         slowest = GaugeMetricFamily(
-            "chat_reader_waiting_bytes",
-            "Bytes that wait, for the slowest readers.",
-            labels=["topic", "username"],
+            "chat_reader_waiting_bytes", "Bytes that wait for the slowest readers.", labels=["topic", "username"]
         )
         for reader in seen.slowest:
             slowest.add_metric([reader.topic, reader.username], reader.waiting)

@@ -218,7 +218,7 @@ async def test_send_returns_the_ack_and_topics_the_topics() -> None:
 )
 @in_tidy_loop
 async def test_what_is_no_message_is_refused_before_it_reaches_the_server(text: Any, code: ErrorCode) -> None:
-    async with scripted() as script, chatting(script, Tuning(longest=10)) as (chat, peer):
+    async with scripted() as script, chatting(script, Tuning(max_chars=10)) as (chat, peer):
         with pytest.raises(Refused) as refused:
             await chat.send(text)
         assert (refused.value.code, bool(refused.value.detail)) == (code, True)
@@ -489,7 +489,7 @@ async def test_where_the_topic_has_begun_anew_the_end_of_the_gap_is_unknown_and_
 
 @in_tidy_loop
 async def test_while_as_many_messages_wait_as_may_the_socket_is_not_read() -> None:
-    tuning = Tuning(most_unread=2)
+    tuning = Tuning(max_unread=2)
     async with scripted() as script, chatting(script, tuning, max_queue=1) as (chat, peer):
         peer.send(*map(message, range(1, 6)))
         await settle()
@@ -502,7 +502,7 @@ async def test_while_as_many_messages_wait_as_may_the_socket_is_not_read() -> No
 
 @in_tidy_loop
 async def test_a_connection_that_ends_while_nobody_reads_comes_back_when_somebody_does() -> None:
-    async with scripted() as script, chatting(script, Tuning(most_unread=2), max_queue=1) as (chat, peer):
+    async with scripted() as script, chatting(script, Tuning(max_unread=2), max_queue=1) as (chat, peer):
         peer.send(*map(message, range(1, 6)))
         await settle()
         peer.cut()
@@ -514,7 +514,7 @@ async def test_a_connection_that_ends_while_nobody_reads_comes_back_when_somebod
 
 @in_tidy_loop
 async def test_while_an_answer_is_waited_for_the_socket_is_read_and_what_finds_no_room_is_a_gap() -> None:
-    async with scripted() as script, chatting(script, Tuning(most_unread=2), max_queue=1) as (chat, peer):
+    async with scripted() as script, chatting(script, Tuning(max_unread=2), max_queue=1) as (chat, peer):
         peer.send(*map(message, range(1, 6)))
         await settle()  # the third waits for room, the others behind it
         sending = asyncio.ensure_future(chat.send("6"))
@@ -534,7 +534,7 @@ async def test_while_an_answer_is_waited_for_the_socket_is_read_and_what_finds_n
 
 @in_tidy_loop
 async def test_a_gap_of_what_was_not_read_is_told_apart_from_the_one_before_it() -> None:
-    async with scripted() as script, chatting(script, Tuning(most_unread=1)) as (chat, peer):
+    async with scripted() as script, chatting(script, Tuning(max_unread=1)) as (chat, peer):
         peer.send(message(1))
         await settle()
         asking = asyncio.ensure_future(chat.topics())
@@ -548,7 +548,7 @@ async def test_a_gap_of_what_was_not_read_is_told_apart_from_the_one_before_it()
 
 @in_tidy_loop
 async def test_whoever_reads_loses_nothing_however_much_comes_at_once_while_an_answer_is_waited_for() -> None:
-    async with scripted() as script, chatting(script, Tuning(most_unread=5)) as (chat, peer):
+    async with scripted() as script, chatting(script, Tuning(max_unread=5)) as (chat, peer):
         reading = asyncio.ensure_future(take(chat, 100))
         sending = asyncio.ensure_future(chat.send("hi"))
         sent = await peer.recv()
@@ -760,7 +760,7 @@ async def test_leaving_while_it_waits_to_come_back_does_not_wait() -> None:
 @in_tidy_loop
 async def test_leaving_while_messages_wait_for_room_does_not_wait_for_it() -> None:
     async with scripted() as script:
-        async with chatting(script, Tuning(most_unread=1)) as (chat, peer):
+        async with chatting(script, Tuning(max_unread=1)) as (chat, peer):
             peer.send(message(1), message(2))
             await settle()
         assert [one async for one in chat] == [event(1)]

@@ -57,7 +57,7 @@ class Listener:
 async def run(port: int, seed: int, faults: int, progress: Callable[[int], None] = lambda done: None) -> Report:
     """``faults`` faults against the server at ``port``, which must have no rate limit; the seed decides which."""
     rng = random.Random(seed)
-    tuning = Tuning(backoff=(0.02, 0.3), most_unread=1_000_000)
+    tuning = Tuning(backoff=(0.02, 0.3), max_unread=1_000_000)
     async with Proxy(port, seed) as proxy:
         topics = [f"chaos {number}" for number in range(TOPICS)]
         direct = f"ws://127.0.0.1:{port}/ws"
