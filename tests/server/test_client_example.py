@@ -83,7 +83,7 @@ async def test_the_demo_does_not_start_among_other_users(server: Server) -> None
         await visit.join("dave", "sports")
         demo = await asyncio.to_thread(run, "--url", server.url)
     assert demo.returncode == 1
-    assert demo.stderr.startswith("The demo starts on a server without users.")
+    assert demo.stderr.startswith("The demo needs a server without users.")
     assert "- sports (1 user)" in demo.stderr
 
 
@@ -183,7 +183,7 @@ OLD_LIST = {
 @pytest.mark.parametrize(
     ("lie", "finding"),
     [
-        (lambda frame: [] if frame["type"] == "ack" else [frame], "alice expected .*'ack'.* Nothing came."),
+        (lambda frame: [] if frame["type"] == "ack" else [frame], "alice expected .*'ack'.* No answer came in time."),
         (
             lambda frame: [OLD_LIST] if "(2 users)" in str(frame) else [frame],
             "carol expected .*2 user.*received .*3 user",
