@@ -48,7 +48,7 @@ def main() -> None:
         asyncio.run(chat(options.url, options.username, options.topic) if chatting else demo(options.url))
     except (Trouble, ConnectionClosed) as why:
         sys.exit(sentence(why))
-    except KeyboardInterrupt:  # Ctrl-C is a way to leave a chat
+    except KeyboardInterrupt:  # Ctrl-C leaves a chat
         sys.exit(0 if chatting else "The demo was interrupted.")
 
 
@@ -76,18 +76,18 @@ async def demo(url: str) -> None:
         await carol.join("movies", given="carol", users=1)
         await carol.expect_topics({"sports": 3, "movies": 1})
 
-        await alice.say("Hello World", number=1, to=[bob, alice2])
-        await bob.say("Hello alice, and alice!", number=2, to=[alice, alice2])
-        await alice2.say("There are two of us?", number=3, to=[alice, bob])
-        await carol.say("Is anybody here?", number=1, to=[])
+        await alice.say("Hello World", message_id=1, to=[bob, alice2])
+        await bob.say("Hello alice, and alice!", message_id=2, to=[alice, alice2])
+        await alice2.say("There are two of us?", message_id=3, to=[alice, bob])
+        await carol.say("Is anybody here?", message_id=1, to=[])
 
         await bob.send("Hello?")
         await bob.expect({"type": "error", "error": "invalid_json", "detail": str})
-        await bob.say("That was not JSON. Bye!", number=4, to=[alice, alice2])
+        await bob.say("That was not JSON. Bye!", message_id=4, to=[alice, alice2])
 
         await bob.leave()
         await carol.expect_topics({"sports": 2, "movies": 1}, within=PATIENCE)
-        await alice.say("Bye, bob", number=5, to=[alice2])
+        await alice.say("Bye, bob", message_id=5, to=[alice2])
         await alice.leave()
         await alice2.leave()
         await carol.expect_topics({"movies": 1}, within=PATIENCE)
@@ -108,15 +108,22 @@ class Person:
         self._name = given
         await self.expect({"type": "joined", "username": given, "topic": topic, "users": users, "ttl": (int, float)})
 
-    async def say(self, message: str, number: int, to: list[Person]) -> None:
-        """Send a message and expect ``number`` as its id. All other members are in ``to`` and must receive it."""
-        ref = f"{self._name}-{number}"
+    async def say(self, message: str, message_id: int, to: list[Person]) -> None:
+        """Send a message and expect ``message_id`` in its ack. All other members are in ``to`` and must receive it."""
+        ref = f"{self._name}-{message_id}"
         await self.send(json.dumps({"message": message, "ref": ref}))
-        ack = {"type": "ack", "status": "delivered", "id": number, "ref": ref, "timestamp": int, "recipients": len(to)}
+        ack = {
+            "type": "ack",
+            "status": "delivered",
+            "id": message_id,
+            "ref": ref,
+            "timestamp": int,
+            "recipients": len(to),
+        }
         timestamp = (await self.expect(ack))["timestamp"]
         if abs(timestamp - time.time()) > 24 * 60 * 60:
             raise Trouble(f"{self._name} expected the current time in Unix seconds, but received {timestamp}.")
-        seen = {"type": "message", "id": number, "username": self._name, "message": message, "timestamp": timestamp}
+        seen = {"type": "message", "id": message_id, "username": self._name, "message": message, "timestamp": timestamp}
         for person in to:
             await person.expect(seen)
 

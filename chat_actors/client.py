@@ -145,7 +145,7 @@ class Chat:
         again. Cancelling a call does not recall the message if its turn to be sent has come.
 
         Raises:
-            Refused: If the message breaks a rule of the server. The topic does not have it then.
+            Refused: If the message breaks a rule of the server. The topic has not accepted it then.
             Disconnected: If the chat is over.
             Exception: If another error ended the chat, that error.
         """

@@ -127,7 +127,7 @@ export class Room {
     this.users = users;
     this.#others = [...members].filter((name) => name !== this.#part("me").textContent);
     this.#part("count").textContent = `${users} here`;
-    this.#part("others").textContent = this.#others.slice(0, 20).join(", ") || "nobody else yet";
+    this.#part("others").textContent = this.#others.slice(0, 20).join(", ") || "no one else yet";
     this.#showEveryone();
     this.#changed();
   }

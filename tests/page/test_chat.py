@@ -54,14 +54,14 @@ def test_a_message_is_sending_until_the_server_has_it(people: People, line: Line
 
 def test_a_taken_name_gets_a_number_and_everybody_sees_who_is_here(people: People) -> None:
     alice = people.come().enters("alice", "names")
-    expect(alice.room.locator(".people summary")).to_have_text(re.compile(r"^1 here alice \(you\), nobody else yet$"))
+    expect(alice.room.locator(".people summary")).to_have_text(re.compile(r"^1 here alice \(you\), no one else yet$"))
     again = people.come().enters("alice", "names")
     expect(again.room.locator(".people summary")).to_have_text("2 here alice#2 (you), alice")
     expect(alice.room.locator(".people summary")).to_have_text("2 here alice (you), alice#2")
     alice.room.locator(".people summary").click()
     expect(alice.room.locator(".everyone li")).to_have_text(["alice#2"])
     again.room.get_by_role("button", name="Leave").click()
-    expect(alice.room.locator(".people summary")).to_have_text("1 here alice (you), nobody else yet")
+    expect(alice.room.locator(".people summary")).to_have_text("1 here alice (you), no one else yet")
 
 
 def test_a_message_may_have_several_lines_and_enter_sends_it(people: People, bots: Bots) -> None:
