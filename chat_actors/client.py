@@ -55,7 +55,7 @@ class Gap(Struct, frozen=True):
 
 
 class Disconnected(Exception):
-    """Raised when the chat is over: by a close code after which the client does not reconnect, or 1000 after leaving.
+    """End of the chat: a close code after which the client does not reconnect, or 1000 after the client has left.
 
     ``code`` and ``reason`` are those of the close frame (RFC 6455, section 7.4); 1006 if there was none.
     """

@@ -1,7 +1,7 @@
 """The outbox of a connection: everything the server sends to a peer goes through it, without waiting.
 
 Here live the rules of every outbox: its limit in bytes, the checks of its progress, and its close. A peer that does
-not read is aborted. Here must not be how bytes leave the process: that is for ``lanes``.
+not read is aborted. Code that moves bytes out of the process must not live here, but in ``lanes``.
 """
 
 from abc import abstractmethod
@@ -112,7 +112,7 @@ class ConnectionOutbox(Outbox):
 
 
 class StallWatch:
-    """Check of all open outboxes, once every SWEEP_SECONDS, that aborts peers that do not read."""
+    """Watch over all open outboxes: one task that checks each every SWEEP_SECONDS and aborts stalled peers."""
 
     def __init__(
         self, clock: Clock, counters: Counters, max_bytes: int, stall_seconds: float, window_seconds: float
