@@ -1,9 +1,11 @@
-"""A client of the chat server, to try it out and to start your own from. It needs only the ``websockets`` package.
+"""A client of the chat server: try the server with it, or copy it for a client of your own.
+
+It needs only the ``websockets`` package.
 
     python client_example.py                                    a demo: four people, two topics, every frame checked
     python client_example.py --username alice --topic sports    a chat: type to send, /list, /quit
 
-With ``--url`` either talks to another server than the one on this machine. The exit code is 0 if all went well.
+``--url`` selects a server on another machine or port. The exit code is 0 if all went well.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ Frame = dict[str, Any]  # every frame is one JSON object
 
 
 class Trouble(Exception):
-    """Ends the program; the text is a sentence for its user."""
+    """Error that ends the program. Its text is a sentence for the user."""
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def main() -> None:
         asyncio.run(chat(options.url, options.username, options.topic) if chatting else demo(options.url))
     except (Trouble, ConnectionClosed) as why:
         sys.exit(sentence(why))
-    except KeyboardInterrupt:  # Ctrl-C is a way to leave a chat
+    except KeyboardInterrupt:  # Ctrl-C leaves a chat
         sys.exit(0 if chatting else "The demo was interrupted.")
 
 
@@ -54,9 +56,9 @@ def main() -> None:
 
 
 async def demo(url: str) -> None:
-    """Play a scene in two topics. Raises Trouble at the first frame that is not as expected.
+    """Play a scene in two topics. Raises Trouble at the first unexpected frame.
 
-    Each person's frames are compared in order and to the last one, so a frame that was meant for others is found too.
+    All frames of each person are compared, in order: so the demo also finds a frame that was meant for another person.
     """
     async with AsyncExitStack() as stack:
         alice, bob, alice2, carol = [
@@ -66,7 +68,7 @@ async def demo(url: str) -> None:
         try:
             await alice.expect_topics({})
         except Trouble as trouble:
-            raise Trouble(f"The demo starts on a server without users. {trouble}") from None
+            raise Trouble(f"The demo needs a server without users. {trouble}") from None
 
         await alice.join("sports", given="alice", users=1)
         await bob.join("sports", given="bob", users=2)
@@ -74,18 +76,18 @@ async def demo(url: str) -> None:
         await carol.join("movies", given="carol", users=1)
         await carol.expect_topics({"sports": 3, "movies": 1})
 
-        await alice.say("Hello World", number=1, to=[bob, alice2])
-        await bob.say("Hello alice, and alice!", number=2, to=[alice, alice2])
-        await alice2.say("There are two of us?", number=3, to=[alice, bob])
-        await carol.say("Is anybody here?", number=1, to=[])
+        await alice.say("Hello World", message_id=1, to=[bob, alice2])
+        await bob.say("Hello alice, and alice!", message_id=2, to=[alice, alice2])
+        await alice2.say("There are two of us?", message_id=3, to=[alice, bob])
+        await carol.say("Is anybody here?", message_id=1, to=[])
 
         await bob.send("Hello?")
         await bob.expect({"type": "error", "error": "invalid_json", "detail": str})
-        await bob.say("That was not JSON. Bye!", number=4, to=[alice, alice2])
+        await bob.say("That was not JSON. Bye!", message_id=4, to=[alice, alice2])
 
         await bob.leave()
         await carol.expect_topics({"sports": 2, "movies": 1}, within=PATIENCE)
-        await alice.say("Bye, bob", number=5, to=[alice2])
+        await alice.say("Bye, bob", message_id=5, to=[alice2])
         await alice.leave()
         await alice2.leave()
         await carol.expect_topics({"movies": 1}, within=PATIENCE)
@@ -94,32 +96,39 @@ async def demo(url: str) -> None:
 
 
 class Person:
-    """Someone in the demo: prints what they send and receive, and compares it with what they expect."""
+    """Person in the demo, with one connection: prints each frame and compares it with the expected one."""
 
     def __init__(self, name: str, socket: ClientConnection) -> None:
         self._name = name
         self._socket = socket
 
     async def join(self, topic: str, given: str, users: int) -> None:
-        """Join the topic, be ``given`` a name there, and be one of so many ``users``."""
+        """Join the topic. Expect ``given`` as the name there, and ``users`` members in total."""
         await self.send(json.dumps({"username": self._name, "topic": topic}))
         self._name = given
         await self.expect({"type": "joined", "username": given, "topic": topic, "users": users, "ttl": (int, float)})
 
-    async def say(self, message: str, number: int, to: list[Person]) -> None:
-        """Send what becomes the topic's message of this number; it must reach those it is ``to``, all others there."""
-        ref = f"{self._name}-{number}"
+    async def say(self, message: str, message_id: int, to: list[Person]) -> None:
+        """Send a message and expect ``message_id`` in its ack. All other members are in ``to`` and must receive it."""
+        ref = f"{self._name}-{message_id}"
         await self.send(json.dumps({"message": message, "ref": ref}))
-        ack = {"type": "ack", "status": "delivered", "id": number, "ref": ref, "timestamp": int, "recipients": len(to)}
+        ack = {
+            "type": "ack",
+            "status": "delivered",
+            "id": message_id,
+            "ref": ref,
+            "timestamp": int,
+            "recipients": len(to),
+        }
         timestamp = (await self.expect(ack))["timestamp"]
         if abs(timestamp - time.time()) > 24 * 60 * 60:
-            raise Trouble(f"{self._name} expected the time of today in Unix seconds, but received {timestamp}.")
-        seen = {"type": "message", "id": number, "username": self._name, "message": message, "timestamp": timestamp}
+            raise Trouble(f"{self._name} expected the current time in Unix seconds, but received {timestamp}.")
+        seen = {"type": "message", "id": message_id, "username": self._name, "message": message, "timestamp": timestamp}
         for person in to:
             await person.expect(seen)
 
     async def expect_topics(self, users: dict[str, int], within: float = 0) -> None:
-        """Ask for the list; for so many seconds again, as the server learns a moment later that somebody has left."""
+        """Ask for the list of topics. Ask again for ``within`` seconds: the server notices a leave a moment later."""
         lines = [f"- {topic} ({count} user{'' if count == 1 else 's'})" for topic, count in users.items()] or ["(none)"]
         topics = [{"topic": topic, "users": count} for topic, count in users.items()]
         expected = {"type": "topics", "message": "\n".join(["Active Topics:", *lines]), "topics": topics}
@@ -134,7 +143,7 @@ class Person:
             await asyncio.sleep(0.1)
 
     async def leave(self) -> None:
-        """Close the connection; nothing may be left in it."""
+        """Close the connection and expect no further frame in it."""
         await self._socket.close()
         async for data in self._socket:
             raise Trouble(f"{self._name} expected nothing more, but received {data!r}.")
@@ -145,9 +154,9 @@ class Person:
         await self._socket.send(text)
 
     async def expect(self, expected: Frame) -> Frame:
-        """Receive the next frame, which must be this one; a type stands for any value of that type."""
+        """Receive the next frame and compare it. A type in ``expected`` stands for any value of that type."""
         came = await self.receive(expected)
-        known = {key: came.get(key) for key in expected} if expected["type"] == "joined" else came  # "more may follow"
+        known = {key: came.get(key) for key in expected} if expected["type"] == "joined" else came  # ignore other keys
         if known.keys() != expected.keys() or not all(fits(expected[key], known[key]) for key in known):
             raise self.surprise(expected, came)
         return came
@@ -172,7 +181,7 @@ def fits(expected: Any, value: Any) -> bool:
 
 
 async def chat(url: str, username: str, topic: str) -> None:
-    """Chat in the terminal until /quit or the end of the input. Raises ConnectionClosed if the server ends it."""
+    """Chat in the terminal until /quit or the end of the input. Raises ConnectionClosed if the server closes."""
     async with await open_connection(url) as socket:
         await socket.send(json.dumps({"username": username, "topic": topic}))
         joined = decode(await socket.recv())
@@ -187,7 +196,7 @@ async def chat(url: str, username: str, topic: str) -> None:
         finally:
             incoming.cancel()
             outgoing.cancel()
-            write("\r\x1b[K")  # takes the prompt away
+            write("\r\x1b[K")  # erase the prompt
         for task in ended:
             task.result()
 
@@ -201,20 +210,20 @@ async def show_incoming(socket: ClientConnection, answers: asyncio.Queue[Frame])
 
 
 async def send_typed(socket: ClientConnection, answers: asyncio.Queue[Frame]) -> None:
-    """Send line by line, each when the one before is answered: so all have their answer when the input ends."""
+    """Send each line after the answer to the line before: so every line is answered when the input ends."""
     write("> ")
     async for line in typed_lines():
         if line.strip() == "/quit":
             break
         if line.strip():
             await socket.send(json.dumps({"message": line}))
-            with suppress(asyncio.TimeoutError):  # a server that does not answer must not keep anyone from leaving
+            with suppress(asyncio.TimeoutError):  # /quit must work although the server does not answer
                 await asyncio.wait_for(answers.get(), PATIENCE)
         write("> ")
 
 
 async def typed_lines() -> AsyncIterator[str]:
-    """The lines of standard input, to its end. A thread reads them, as not every system can await them."""
+    """Yield the lines of standard input. A thread reads them, because not every system can await them."""
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()
 
@@ -224,12 +233,12 @@ async def typed_lines() -> AsyncIterator[str]:
                 loop.call_soon_threadsafe(lines.put_nowait, line)
             loop.call_soon_threadsafe(lines.put_nowait, "")
 
-    threading.Thread(target=read, daemon=True).start()  # a daemon: nothing can interrupt it while it reads
+    threading.Thread(target=read, daemon=True).start()  # a daemon: its read cannot be interrupted
     while line := await lines.get():
         yield line.rstrip("\r\n")
 
 
-TYPING = sys.stdin.isatty() and sys.stdout.isatty()  # somebody types where the chat is shown
+TYPING = sys.stdin.isatty() and sys.stdout.isatty()  # input and output are one terminal
 READABLE = {
     "joined": "You are {username} in {topic}, users: {users}.",
     "message": "{username}: {message}",
@@ -240,21 +249,22 @@ READABLE = {
 
 
 def show(frame: Frame) -> None:
-    """Print a frame; if somebody types, above the line that is being typed."""
+    """Print a frame; in a terminal, above the line that the user is typing."""
     text = READABLE.get(str(frame.get("type")), "{type}").format_map(defaultdict(str, frame))
     columns = shutil.get_terminal_size().columns - 1
-    for line in map(printable, text.replace("\n", "\n    ").split("\n")):  # indented: nobody can forge a message
+    # Further lines are indented, so that a line of a message cannot look like a message.
+    for line in map(printable, text.replace("\n", "\n    ").split("\n")):
         if TYPING:
             width = max(1, columns if line.isascii() else columns // 2)  # other characters may be two columns wide
             for start in range(0, len(line), width):
-                # Save the cursor, make an empty row above its own and fill that, go back to where the typing goes on.
+                # Save the cursor, insert a row above it, write the row, restore the cursor.
                 write(f"\x1b7\n\x1b[A\x1b[L{line[start : start + width]}\n\x1b8\x1b[B")
         else:
             print(line, flush=True)
 
 
 def write(text: str) -> None:
-    """Write what is meant for somebody who types."""
+    """Write text that only a user at a terminal needs, such as the prompt."""
     if TYPING:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -265,7 +275,7 @@ def write(text: str) -> None:
 
 async def open_connection(url: str) -> ClientConnection:
     try:
-        return await connect(url, proxy=None)  # a proxy of the environment's would not find a server on this machine
+        return await connect(url, proxy=None)  # a proxy from the environment cannot reach this machine
     except (OSError, asyncio.TimeoutError, WebSocketException) as why:
         advice = "Start one with: uvicorn chat_actors.app:app"
         raise Trouble(printable(f"No chat server answers at {url} ({why}). {advice}")) from None
@@ -276,12 +286,12 @@ def decode(data: str | bytes) -> Frame:
         frame = json.loads(data)
         if isinstance(frame, dict):
             return frame
-    raise Trouble(f"This is no chat server, it sent {data!r}.")
+    raise Trouble(f"This is not a chat server: it sent {data!r}.")
 
 
 def sentence(why: Exception) -> str:
     if isinstance(why, asyncio.TimeoutError):
-        return "Nothing came."
+        return "No answer came in time."
     if not isinstance(why, ConnectionClosed):
         return str(why)
     if why.rcvd is None:
@@ -290,9 +300,9 @@ def sentence(why: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """The text, with what a terminal would obey (controls, line ends, changes of direction) or cannot show escaped."""
-    obeyed = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
-    escaped = re.sub(obeyed, lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Escape the characters that control a terminal (also line ends, changes of direction) or that it cannot show."""
+    controls = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
+    escaped = re.sub(controls, lambda found: found[0].encode("unicode_escape").decode(), text)
     return escaped.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding)
 
 

@@ -1,4 +1,4 @@
-"""``python -m chat_actors`` and the command ``chat-actors``: uvicorn with the safe options set."""
+"""The command line: ``python -m chat_actors`` and ``chat-actors`` run uvicorn with safe options."""
 
 import argparse
 import os
@@ -12,7 +12,10 @@ from chat_actors.version import __version__
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Serve until a signal ends it. An option is another way to set its variable."""
+    """Serve until SIGINT or SIGTERM. Each option sets the environment variable of the same setting.
+
+    Exits with 2 if an option or a variable is wrong, and prints a sentence for each wrong one.
+    """
     parser = argparse.ArgumentParser(
         prog="chat-actors", description="A real-time chat server with topic rooms.", argument_default=argparse.SUPPRESS
     )
@@ -30,11 +33,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         ws_max_size=settings.frame_bytes,
         ws_ping_interval=20.0,
         ws_ping_timeout=20.0,
-        ws_per_message_deflate=False,  # costs each connection memory and each frame time, and messages are short
+        ws_per_message_deflate=False,  # messages are short: compression costs more memory and time than it saves
         timeout_graceful_shutdown=settings.shutdown_timeout,
         proxy_headers=settings.proxy_headers,
         access_log=False,
-        log_config=None,  # the application sets the logging
+        log_config=None,  # the application configures logging
         workers=1,
     )
 

@@ -1,4 +1,7 @@
-"""The server as a process of its own: ``uvicorn chat_actors.app:app``. No other module has side effects on import."""
+"""The application of a server process: ``uvicorn chat_actors.app:app``.
+
+All side effects of an import must live here: the check of the workers, the garbage collector, settings and logging.
+"""
 
 import gc
 
@@ -8,10 +11,10 @@ from chat_actors.settings import load_settings
 from chat_actors.workers import refuse_several_workers
 
 refuse_several_workers()
-# Connections and topics are many and live long: by default they would all be looked at again and again, at a third of
-# the CPU where there are thousands of rooms. What is in cycles here is little, and can wait.
+# Connections and topics are many and live long. By default the garbage collector scans all of them again and again:
+# with thousands of topics that costs a third of the CPU. Few objects here are in cycles, and those can wait.
 gc.set_threshold(50_000, 20, 50)
 _settings = load_settings()
-_guarded = bool(_settings.token or _settings.allowed_origins)
-configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _guarded)
+_protected = bool(_settings.token or _settings.allowed_origins)
+configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _protected)
 app = create_app(_settings)

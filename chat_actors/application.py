@@ -1,5 +1,7 @@
-"""The FastAPI application, for a server of its own or inside another one: importing and calling this changes nothing
-outside it. Read this file first; the data flows downward from here.
+"""The FastAPI application, to run alone or to mount in another application.
+
+Importing this module and calling ``create_app`` change nothing outside the application. Read this file first: the
+data flows down from here.
 """
 
 from collections.abc import AsyncIterator
@@ -20,7 +22,9 @@ from chat_actors.version import __version__
 
 
 def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = None) -> FastAPI:
-    """An application with actors of its own. Without ``settings`` it takes those of the environment.
+    """Return an application with actors of its own.
+
+    ``settings``: read from the ``CHAT_*`` environment variables if None. ``clock``: the system's clock if None.
 
     Raises ``pydantic.ValidationError`` if a variable of the environment has a wrong value.
     """
@@ -33,7 +37,7 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
         yield
         await server.stop()
 
-    # The endpoint is an ASGI application, not a function of a WebSocket: nothing stands between it and each frame.
+    # The endpoint is an ASGI application: Starlette's WebSocket class would cost time for each frame.
     routes: list[BaseRoute] = [WebSocketRoute("/ws", server), *page_routes(), *reference_routes(settings)]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
     app.include_router(operations(server, settings))

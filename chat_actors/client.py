@@ -1,14 +1,15 @@
-"""A client that stays in its topic: when its connection drops it comes back, and nothing is missed or doubled.
+"""A client that stays in its topic: after a lost connection it resumes, without lost or doubled messages.
 
     async with connect("ws://127.0.0.1:8000/ws", "alice", "sports") as chat:
         await chat.send("Hello World")
         async for event in chat:
-            if isinstance(event, Message):  # the other kind of event is a Gap
+            if isinstance(event, Message):  # any other event is a Gap
                 print(event.username, event.message)
 
-It resumes by the token, the epoch and the last id it was given, and sends again, with the same ref, what was not
-acknowledged. The server knows these for its window (30 seconds), and until it restarts. What is lost after that comes
-out as a ``Gap``, and a message whose ack was lost is sent again all the same: rather twice than never.
+To resume, the client sends the token, the epoch and the last id that it has seen, and sends an unacknowledged message
+again with the same ref. The server remembers these for its window (30 seconds by default) and until it restarts. After
+that the iteration yields a ``Gap`` for lost messages, and an unacknowledged message may appear twice: the client
+prefers a doubled message to a lost one.
 """
 
 import asyncio
@@ -30,10 +31,10 @@ from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import Refused, decode_next
 from chat_actors.protocol.frames import Ack, ListCommand, Message, Topics
 
-# A dead connection is found within 20 s, so that there is time left to come back within the window.
+# A dead connection is detected within 20 seconds: that leaves time to resume within the window of 30 seconds.
 OPTIONS = {"ping_interval": 10, "ping_timeout": 10, "close_timeout": 2, "max_size": 16 << 20, "compression": None}
 LEFT, LOST = 1000, 1006  # RFC 6455, section 7.4.1
-# The server would close this client again, or does not understand it (1002 …); after any other code it comes back.
+# After these codes the server would close the client again, or does not understand it. After any other it reconnects.
 FINAL = {CloseCode.TOO_MANY_REFUSED, CloseCode.FRAME_TOO_BIG, CloseCode.RESUMED_ELSEWHERE, 1002, 1003, 1007, 1010}
 
 _decode_first = msgspec.json.Decoder(Union[wire.Joined, wire.Error]).decode
@@ -41,8 +42,12 @@ _decode_next = msgspec.json.Decoder(Union[Message, Ack, Topics, wire.Error]).dec
 
 
 class Gap(Struct, frozen=True):
-    """The messages from ``first`` to ``last`` are lost (but for our own, whose ids may be among these). None: nobody
-    knows to which, and the ids begin again at 1."""
+    """Range of lost messages, ``first`` to ``last`` by id, both inclusive.
+
+    The range may include ids of the client's own messages, which are not lost. ``last`` is None if the topic has a new
+    epoch: the end of the range is unknown, and ids begin again at 1. ``reason`` is "unread" if the client itself
+    dropped the messages because too many were unread.
+    """
 
     first: int
     last: Optional[int]
@@ -50,7 +55,10 @@ class Gap(Struct, frozen=True):
 
 
 class Disconnected(Exception):
-    """The chat is over: the server closed it with a code after which there is no coming back, or we left (1000)."""
+    """End of the chat: a close code after which the client does not reconnect, or 1000 after the client has left.
+
+    ``code`` and ``reason`` are those of the close frame (RFC 6455, section 7.4); 1006 if there was none.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(code, reason)
@@ -59,11 +67,14 @@ class Disconnected(Exception):
 
 
 class Tuning(Struct, frozen=True):
-    """What can be set beside who joins what. ``backoff``: the wait (seconds) before an attempt is anything up to a
-    limit, the first, that doubles with each failure up to the second; a connection that lasts that long resets it."""
+    """Options of a client.
 
-    replay: bool = False  # begin with the messages that the server still has
-    longest: int = 4096  # characters of a message that the server takes
+    ``backoff``: two limits, in seconds. The wait before an attempt to reconnect is random, up to a limit that starts at
+    the first and doubles with each failure up to the second. A connection that lasts the second limit resets it.
+    """
+
+    replay: bool = False  # True: start with the messages that the server still stores
+    longest: int = 4096  # characters of a message that the server takes; set it to the server's limit
     most_unread: int = 1000  # messages that may wait to be read
     backoff: tuple[float, float] = 0.5, 5.0
     random: Callable[[], float] = random.random
@@ -71,64 +82,89 @@ class Tuning(Struct, frozen=True):
 
 
 class _Request(Struct, eq=False):
-    """What is asked of the server, over as many connections as it takes until it is answered."""
+    """Request to the server, sent on each new connection until it is answered."""
 
     payload: str
-    text: str  # of the message; empty if it is none
+    text: str  # of the message; empty for other requests
     answer: "asyncio.Future[Union[Ack, Topics, Exception]]"
 
 
 class Chat:
-    """A member of a topic, for the length of its ``async with`` block; iterate over it for what happens there.
+    """Member of a topic, for the length of its ``async with`` block. Iterate over it for messages and gaps.
 
-    Entering it is one attempt to get in: it raises Refused if the server refuses the join, Disconnected if it closes,
-    and OSError, asyncio.TimeoutError or an exception of ``websockets`` if there is no such server. Later it comes back
-    by itself.
+    ``async with`` makes one attempt to join. Later the client reconnects and resumes on its own.
 
-    Where as many messages wait as may, the socket is not read either; if the connection ends of that, the next one
-    comes when they are read. But while somebody waits for an answer, which stands behind all that is to come, it is
-    read, and messages that find no room become a Gap ("unread").
+    If ``most_unread`` messages wait, the client stops reading from the socket. If the connection ends because of that,
+    the client reconnects once the messages are read. While ``send`` or ``topics`` waits for an answer, the client reads
+    on, because the answer comes after the messages; messages over the limit are then dropped, and become a ``Gap`` with
+    reason "unread".
+
+    Args:
+        url: Address of the server's WebSocket, such as ``ws://127.0.0.1:8000/ws``.
+        username: Name to ask for. The server may give another: see the attribute ``username``.
+        topic: Topic to join.
+        tuning: Options of the client; the defaults if None.
+        options: Passed to ``websockets.asyncio.client.connect``, such as ``additional_headers``.
+
+    Attributes:
+        username: Name that the server gave. It can change on a reconnect, if the name was taken meanwhile.
+
+    Raises (on entering ``async with``):
+        Refused: If the server refuses the join.
+        Disconnected: If the server closes the connection.
+        OSError: If the server cannot be reached.
+        asyncio.TimeoutError: If the handshake takes too long.
+        websockets.exceptions.WebSocketException: If the handshake fails.
     """
 
     def __init__(self, url: str, username: str, topic: str, tuning: Optional[Tuning] = None, **options: Any) -> None:
-        """``options`` are those of ``websockets``' own ``connect``, such as ``additional_headers``."""
-        self.username = username  # as the server gave it; another one if it was taken while we were away
+        self.username = username
         self._tuning = tuning or Tuning()
         # The connection, and the task that reads it and replaces it.
         self._url, self._options = url, {**OPTIONS, **options}
-        self._join = wire.JoinFrame(username, topic, 0 if self._tuning.replay else UNSET, UNSET, "")  # the next one's
+        self._join = wire.JoinFrame(username, topic, 0 if self._tuning.replay else UNSET, UNSET, "")  # sent next
         self._unanswered_joins = 0
         self._failures = 0  # in a row
-        self._socket: Optional[websockets.ClientConnection] = None  # once it has joined
+        self._socket: Optional[websockets.ClientConnection] = None  # None until it has joined
         self._staying: asyncio.Task[None]
         self._ended: Optional[Exception] = None
         self._ended_at: Optional[TracebackType] = None
-        # One request at a time: so an answer, or an error, which has no ref, can only mean the one that waits.
-        self._turn: asyncio.Lock  # made in ``__aenter__``: on Python 3.9 it belongs to the loop that runs then
+        # Requests, one at a time: an answer has no ref if it is an error, so only one request may wait for it.
+        self._turn: asyncio.Lock  # created in ``__aenter__``: on Python 3.9 a lock belongs to the loop that runs then
         self._request: Optional[_Request] = None
-        # What came.
-        self._seen = 0  # the highest id, our own included
+        # Messages.
+        self._seen = 0  # highest id seen, own messages included
         self._unread: deque[Union[Message, Gap]] = deque()
-        self._suspects: list[Message] = []  # of the unread: one may be our own, which the answer to our request tells
-        self._changed: asyncio.Event  # set at any change that something in here may wait for
+        self._suspects: list[Message] = []  # unread messages that may be our own: the ack of the request will tell
+        self._changed: asyncio.Event  # set at each change that a method may wait for
 
     async def send(self, text: str) -> Ack:
-        """Send a message; returns when it is in the topic. Several at once go one by one, in order.
+        """Send a message and return its ack, once the topic has accepted the message.
 
-        Raises Refused if the server does not take such a message, and what ended the chat if it is over. Cancelling it
-        only ends the waiting: a message whose turn had come is sent all the same.
+        Concurrent calls are sent one by one, in order. Over a lost connection the call waits and sends the message
+        again. Cancelling a call does not recall the message if its turn to be sent has come.
+
+        Raises:
+            Refused: If the message breaks a rule of the server. The topic has not accepted it then.
+            Disconnected: If the chat is over.
+            Exception: If another error ended the chat, that error.
         """
         try:
             payload = msgspec.json.encode(wire.SendFrame(text, secrets.token_hex(8))).decode()
-        except UnicodeEncodeError as why:  # as in a file name or a line of input that was not UTF-8
-            raise Refused(ErrorCode.INVALID_JSON, f"a message cannot hold lone surrogates: {why}") from None
+        except UnicodeEncodeError as why:  # lone surrogates, as from a file name that is not UTF-8
+            raise Refused(ErrorCode.INVALID_JSON, f"message has lone surrogates: remove them: {why}") from None
         if isinstance(decode_next(payload, self._tuning.longest), ListCommand):
-            raise Refused(ErrorCode.UNKNOWN_COMMAND, "a message cannot be a command; there is topics()")
+            raise Refused(ErrorCode.UNKNOWN_COMMAND, "message is a command: call topics() for the list")
         ack: Ack = await self._ask(payload, text)
         return ack
 
     async def topics(self) -> Topics:
-        """The active topics, oldest first. Raises what ended the chat if it is over."""
+        """Return the active topics of the server, oldest first.
+
+        Raises:
+            Disconnected: If the chat is over.
+            Exception: If another error ended the chat, that error.
+        """
         topics: Topics = await self._ask("/list")
         return topics
 
@@ -136,10 +172,14 @@ class Chat:
         return self
 
     async def __anext__(self) -> Union[Message, Gap]:
-        """The next event, in the topic's order; behind the last one the iteration stops if we have left, and what else
-        ended the chat is raised.
+        """Return the next message or gap, in the order of the topic.
 
-        Our own messages are left out: the server sends them in a replay only, and there they have the ids of our acks.
+        Own messages are left out. Cancelling a call loses no message.
+
+        Raises:
+            StopAsyncIteration: After the last event, if the client has left the ``async with`` block.
+            Disconnected: After the last event, if the server ended the chat.
+            Exception: If another error ended the chat, that error.
         """
         while not self._unread or self._unread[0] in self._suspects:
             if isinstance(self._ended, Disconnected) and self._ended.code == LEFT:
@@ -165,9 +205,9 @@ class Chat:
 
     async def _ask(self, payload: str, text: str = "") -> Any:
         async with self._turn:
-            while self._request is not None:  # who asked was cancelled
+            while self._request is not None:  # of a call that was cancelled
                 await self._change()
-            self._raise_if_over()
+            self._raise_if_ended()
             self._request = request = _Request(payload, text, asyncio.get_running_loop().create_future())
             self._changed.set()
             await self._write()
@@ -177,7 +217,7 @@ class Chat:
             return answer
 
     async def _write(self) -> None:
-        """Write the request to the connection; if there is none, or it ends, the next one gets it."""
+        """Write the request to the connection, if there is one. Each new connection writes it again."""
         if self._request is not None and self._socket is not None:
             with suppress(ConnectionClosed):
                 await self._socket.send(self._request.payload)
@@ -190,17 +230,17 @@ class Chat:
         self._changed.set()
 
     async def _change(self) -> None:
-        """Wait for a change; when the chat is over there is none to come."""
-        self._raise_if_over()
+        """Wait for the next change. Raises the error that ended the chat if it is over."""
+        self._raise_if_ended()
         self._changed.clear()
         await self._changed.wait()
 
-    def _raise_if_over(self) -> None:
+    def _raise_if_ended(self) -> None:
         if self._ended is not None:
-            raise self._ended.with_traceback(self._ended_at)  # which each raise would make longer
+            raise self._ended.with_traceback(self._ended_at)  # reset, or each raise would make it longer
 
     async def _stay(self) -> None:
-        """Have connection after connection, until one has ended for good."""
+        """Reconnect after each lost connection, until one ends for good or this task is cancelled."""
         ended: Exception = Disconnected(LEFT, "left")
         first, most = self._tuning.backoff
         try:
@@ -219,23 +259,23 @@ class Chat:
         if isinstance(lost, Disconnected):
             final = lost.code in FINAL
             if lost.code == CloseCode.RESUMED_ELSEWHERE and self._unanswered_joins:
-                self._unanswered_joins -= 1  # "elsewhere" may be a connection that we gave up, whose join came late
+                self._unanswered_joins -= 1  # "elsewhere" may be our own earlier connection, whose join came late
                 final = False
         elif isinstance(lost, Refused):
             final = lost.code is not ErrorCode.SERVER_FULL
         else:
             final = websockets.process_exception(lost) is not None  # type: ignore[attr-defined]  # though documented
-        if final or self._join.epoch is UNSET:  # or we have never been in
+        if final or self._join.epoch is UNSET:  # UNSET: the first join has not succeeded
             raise lost
 
     async def _converse(self) -> Exception:
-        """Connect, join, and take what comes; returns why that ended."""
+        """Connect, join and take frames until the connection ends; return the reason as an exception."""
         try:
             socket = await websockets.connect(self._url, **self._options)
             began = self._tuning.clock.monotonic()
             try:
                 self._unanswered_joins += 1
-                with suppress(ConnectionClosed):  # what the server said before it closed is read all the same
+                with suppress(ConnectionClosed):  # frames sent before the close can still be read
                     await socket.send(msgspec.json.encode(self._join).decode())
                 joined = _decode_first(await socket.recv())
                 self._unanswered_joins -= 1
@@ -250,7 +290,7 @@ class Chat:
                 self._socket = None
                 if self._tuning.clock.monotonic() - began >= self._tuning.backoff[1]:
                     self._failures = 0
-                await socket.close()  # with 1000; ``async with`` would take our leave, a cancellation, for an error
+                await socket.close()  # with 1000; ``async with`` would close with 1011 on a cancellation
         except ConnectionClosed as closed:
             return Disconnected(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Disconnected(LOST, "")
         except Exception as why:
@@ -261,7 +301,7 @@ class Chat:
             self._seen = joined.last_id
         if joined.gap is not UNSET:
             if joined.gap.to is None:
-                self._suspects.clear()  # of an earlier life of the topic: by these ids no answer can mean them
+                self._suspects.clear()  # of an earlier epoch: no ack can have these ids
             self._seen = joined.gap.to or 0
             self._unread.append(Gap(joined.gap.from_, joined.gap.to, joined.gap.reason))
         self.username = joined.username
@@ -277,7 +317,7 @@ class Chat:
         else:
             if isinstance(frame, Ack):
                 if frame.duplicate is UNSET:
-                    self._seen = frame.id  # it stands in the message's place
+                    self._seen = frame.id  # the ack of our message takes the message's place
                 for message in self._suspects:
                     if message.id == frame.id:
                         self._unread.remove(message)
@@ -286,7 +326,7 @@ class Chat:
 
     async def _take_message(self, message: Message) -> None:
         if len(self._unread) >= self._tuning.most_unread:
-            await asyncio.sleep(0)  # ``recv`` does not yield while it has frames: so who reads has had a turn
+            await asyncio.sleep(0)  # ``recv`` does not yield while it has frames: let the reader run
         while len(self._unread) >= self._tuning.most_unread and self._request is None:
             await self._change()
         self._seen, newest = message.id, self._unread[-1] if self._unread else None
@@ -301,4 +341,4 @@ class Chat:
             self._unread.append(Gap(message.id, message.id, "unread"))
 
 
-connect = Chat  # it reads better: ``async with connect(…) as chat``
+connect = Chat  # for ``async with connect(…) as chat``

@@ -1,6 +1,6 @@
-"""The actors of one application, from their start to their end, and the ASGI endpoint that opens a session.
+"""The server of one application: the lifetime of its actors, and the ASGI endpoint that opens a session.
 
-The actors are built when they are first needed, in the loop that runs then.
+The actors are created when they are first needed, in the event loop that runs then.
 """
 
 import asyncio
@@ -24,25 +24,29 @@ from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import Error, Topics
 from chat_actors.settings import Settings
 
-if TYPE_CHECKING:  # a process without a cluster does without all of it
+if TYPE_CHECKING:  # a process without a cluster must not import it
     from chat_actors.cluster.node import Node
 
 SLOWEST = 10  # readers that a snapshot names
-LOOK_SECONDS = 0.05  # between two looks at who is still there when the server ends
-END_LOOKS = 60  # then they are aborted
+CLOSE_POLL_SECONDS = 0.05  # between two checks for open connections when the server ends
+MAX_CLOSE_POLLS = 60  # then open connections are aborted
 
 
 class Server:
-    """The actors of one application, and its ASGI endpoint: a call is one connection, from its handshake to its end."""
+    """Actors of one application, and its ASGI endpoint ``/ws``.
+
+    A call serves one connection, from its handshake to its end. ``settings`` holds every limit.
+    """
 
     def __init__(self, settings: Settings, clock: Optional[Clock] = None) -> None:
         self.admission = Admission(settings)
         self.counters = Counters()
-        self.stopping = False  # no more joins
+        self.stopping = False  # True: new connections are refused
         self._settings = settings
         self._clock = clock or Clock()
+        # Created in ``start``, in the loop that runs then.
         self._supervisor: Optional[Supervisor] = None
-        self._node: Optional[Node] = None  # of a cluster
+        self._node: Optional[Node] = None  # None without a cluster
         self._watch: StallWatch
         self._watching: asyncio.Task[None]
         self._signals: ExitSignals
@@ -55,15 +59,15 @@ class Server:
         caller = self.admission.decide(headers)
         if isinstance(caller, HandshakeRefused):
             logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
-            await send_events(send, {"type": "websocket.close"})  # before the upgrade: the server answers 403
+            await send_events(send, {"type": "websocket.close"})  # before the accept: the ASGI server answers 403
             return
         if self.stopping:
-            await self._turn_away(send, peer, CloseCode.RESTARTING)
+            await self._refuse(send, peer, CloseCode.RESTARTING)
             return
         try:
             if not self.admission.enter(address):
-                full = Error(ErrorCode.SERVER_FULL, "the server is full, try again later")
-                await self._turn_away(send, peer, CloseCode.OVERLOADED, full)
+                full = Error(ErrorCode.SERVER_FULL, "server full: try again later")
+                await self._refuse(send, peer, CloseCode.OVERLOADED, full)
                 return
             supervisor = self.start()
             if not await send_events(send, {"type": "websocket.accept"}):
@@ -78,21 +82,27 @@ class Server:
         finally:
             self.admission.leave(address)
 
-    async def _turn_away(self, send: Send, peer: str, code: CloseCode, error: Optional[Error] = None) -> None:
+    async def _refuse(self, send: Send, peer: str, code: CloseCode, error: Optional[Error] = None) -> None:
         self.counters.closed[int(code)] += 1
         logger.bind(peer=peer, code=code.name.lower()).info("connection refused")
         await turn_away(send, code, error)
 
     def open(self) -> None:
-        """Start, after a ``stop`` as well; hosts without a lifespan start with their first connection."""
+        """Start the actors, also after a ``stop``. A host without a lifespan starts them with the first connection.
+
+        Raises OSError if no endpoint of the cluster is this process's to listen on.
+        """
         self.stopping = False
         self.start()
 
     def start(self) -> Supervisor:
-        """The supervisor that runs in this loop."""
+        """Return the supervisor that runs in this loop; create it and its surroundings if there is none.
+
+        Raises OSError like ``open``.
+        """
         if self._supervisor is None or self._supervisor.task.done():
-            if self._supervisor is not None:  # it has given up, or its loop is gone
-                self._signals.let_go()
+            if self._supervisor is not None:  # it failed too often, or its loop was closed
+                self._signals.restore()
                 self._watching.cancel()
             settings = self._settings
             if settings.endpoints:
@@ -109,22 +119,25 @@ class Server:
         return self._supervisor
 
     async def stop(self) -> None:
-        """Close every connection with 1012 and wait until every actor has ended. Can be called twice."""
+        """Close every connection with 1012, wait until every actor has ended, and restore the signals.
+
+        Can be called twice. Connections still open after MAX_CLOSE_POLLS checks are aborted.
+        """
         await self._end()
         if self._supervisor is not None:
-            self._signals.let_go()
+            self._signals.restore()
             self._watching.cancel()
             await asyncio.wait({self._watching})
             self._supervisor = self._node = None
 
     async def topics(self) -> Topics:
-        """The active topics, oldest first; of a cluster, those of all nodes that answer in time."""
+        """Return the active topics, oldest first; in a cluster, the topics of all nodes that answer in time."""
         if self._node is not None:
             return await self._node.registry.census()
         return Topics.of([] if self._supervisor is None else self._supervisor.active_topics())
 
     async def _end(self) -> None:
-        """Let nobody in any more, end the actors, and see everybody out: whoever does not go in time is aborted."""
+        """Refuse new connections, end the actors, close all connections, and abort those that stay open."""
         self.stopping = True
         if self._supervisor is not None:
             outboxes = list(self._watch.outboxes)
@@ -132,18 +145,18 @@ class Server:
             await asyncio.wait({self._supervisor.task})
             if self._node is not None:
                 await self._node.close()
-            for outbox in outboxes:  # those that have not joined
+            for outbox in outboxes:  # no-op for members: the topics have closed them
                 outbox.close(CloseCode.RESTARTING)
-            for _ in range(END_LOOKS):
+            for _ in range(MAX_CLOSE_POLLS):
                 outboxes = [outbox for outbox in outboxes if outbox.is_open()]
                 if not outboxes:
                     break
-                await self._clock.sleep(LOOK_SECONDS)
+                await self._clock.sleep(CLOSE_POLL_SECONDS)
             for outbox in outboxes:
                 outbox.abort()
 
     def statistics(self) -> Statistics:
-        """A snapshot."""
+        """Return a snapshot for the metrics. The topics are those that this process owns."""
         supervisor = self._supervisor
         if supervisor is None:
             return Statistics(0, [], [], 0, self.counters.bytes_out)
@@ -160,7 +173,7 @@ class Server:
 
 
 def _open_node(settings: Settings, clock: Clock, counters: Counters) -> "Node":
-    """A node of the cluster. Raises OSError where no endpoint is this process's to listen on."""
+    """Open a node of the cluster. Raises OSError if this process can listen on no endpoint of the settings."""
     from chat_actors.cluster.mesh import ZenohMesh
     from chat_actors.cluster.node import Node
 

@@ -1,1 +1,1 @@
-"""How bytes come and go: one connection, from its handshake to its end."""
+"""Connections: the path of bytes between a peer and the actors, from the handshake to the close."""

@@ -1,7 +1,7 @@
-"""Who is let in, and how many at a time. Decided on the handshake's headers and on counts: no asyncio.
+"""Admission: the decision about a handshake, and the limits on open connections. No asyncio, no I/O.
 
-``decide`` makes one decision for a handshake. It is a value that the session needs: nobody gets past the check of the
-origin or of the token by asking in another order.
+``Admission.decide`` checks the origin and the token together and returns one value. A session cannot be built without
+that value, so no path to a session skips one of the two checks.
 """
 
 import hmac
@@ -16,31 +16,34 @@ Headers = Iterable[tuple[bytes, bytes]]  # as in an ASGI scope: names in lower c
 
 
 class HandshakeRefused(Struct, frozen=True):
-    """The connection is not accepted (403). ``reason``: a few words for the log."""
+    """Refusal of a handshake: the server answers 403.
+
+    ``reason``: a few words for the log. The peer does not see them.
+    """
 
     reason: str
 
 
 class Anonymous:
-    """Accepted, but the server has a token and the handshake did not give it: the join frame has to."""
+    """Caller that gave no token to a server that has one: its join frame must give the token."""
 
-    __slots__ = ("_secret",)  # and no ``repr`` that shows it
+    __slots__ = ("_secret",)  # no ``repr``: it would show the secret in logs
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def may_join(self, token: str) -> bool:
-        """Whether the join frame's token is right; the comparison takes the same time for every wrong one."""
+        """Return whether ``token``, from the join frame, is right. The comparison takes constant time."""
         return hmac.compare_digest(token.encode(errors="surrogatepass"), self._secret)
 
 
 class Authenticated:
-    """Accepted, and nothing more is asked: the handshake gave the token, or the server has none."""
+    """Caller that needs no token in its join frame: the handshake gave it, or the server has none."""
 
     __slots__ = ()
 
     def may_join(self, token: str) -> bool:
-        """True: whatever the join frame says."""
+        """Return True, with any token or none."""
         return True
 
 
@@ -48,7 +51,7 @@ Caller = Union[Anonymous, Authenticated]
 
 
 class Admission:
-    """The rules of one application for those who come, and the count of those who are here."""
+    """Admission rules of one application, and the count of its open connections."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,7 +61,10 @@ class Admission:
         self._by_address: dict[str, int] = {}
 
     def decide(self, headers: Headers) -> Union[HandshakeRefused, Caller]:
-        """The decision on a WebSocket handshake. A browser always names the origin of its page; a program need not."""
+        """Decide on a WebSocket handshake by its ``Origin`` (RFC 6455, section 10.2), then by its token.
+
+        A browser always sends ``Origin`` (RFC 6454, section 7). A program may omit it unless ``require_origin`` is set.
+        """
         given = _by_name(headers)
         origin = given.get("origin")
         if origin is None:
@@ -69,7 +75,10 @@ class Admission:
         return self.authenticate(headers)
 
     def authenticate(self, headers: Headers) -> Union[HandshakeRefused, Caller]:
-        """The decision on the token alone, given as ``Authorization: Bearer …`` (RFC 6750)."""
+        """Decide on the token alone, given as ``Authorization: Bearer …`` (RFC 6750, section 2.1).
+
+        The name of the scheme is compared without case (RFC 9110, section 11.1).
+        """
         if not self._secret:
             return Authenticated()
         authorization = _by_name(headers).get("authorization")
@@ -82,14 +91,14 @@ class Admission:
         return HandshakeRefused("wrong token")
 
     def enter(self, address: str) -> bool:
-        """Count a connection in; False if it is one too many. Pair each call with a ``leave``, whatever it returned."""
+        """Count a connection; return False if it exceeds a limit. Pair each call with a ``leave``, also after False."""
         self.connections += 1
         count = self._by_address[address] = self._by_address.get(address, 0) + 1
         per_address = self._settings.connections_per_address
         return self.connections <= self._settings.connections and (not per_address or count <= per_address)
 
     def leave(self, address: str) -> None:
-        """Count a connection out."""
+        """Stop counting a connection from ``address``."""
         self.connections -= 1
         self._by_address[address] -= 1
         if not self._by_address[address]:

@@ -1,7 +1,7 @@
-"""The ASGI host: what it gives every application, and where the fast lane begins, which is uvicorn's protocol object.
+"""The ASGI server under the application: the types of ASGI, and access to uvicorn's protocol object for the fast lane.
 
-Everything that knows of uvicorn's inside is the few names below and their use in ``inbox`` and ``lanes``; nothing of
-uvicorn is patched. On any other ASGI server ``uvicorn_protocol`` is None, and both go by plain ASGI events.
+All knowledge of uvicorn's internals must live here; ``inbox`` and ``lanes`` use it through these names. Nothing in
+uvicorn is patched. On any other ASGI server ``uvicorn_protocol`` returns None, and connections use the plain lane.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ Send = Callable[[AsgiEvent], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "chat_actors.protocol"
-# Where uvicorn's implementations have the limit of a message: an attribute of the protocol, or of a part of it.
+# The attributes that hold the size limit of a message in uvicorn's implementations: (part of the protocol, name).
 _LIMITS = ("conn", "max_message_size"), ("conn", "max_size"), ("", "max_size"), ("buffer", "max_length")
 
 
 class UvicornProtocol(Protocol):
-    """What the fast lane uses of uvicorn's WebSocket protocols: an ``asyncio.Protocol`` with its transport."""
+    """Interface of uvicorn's WebSocket protocols for the fast lane: an ``asyncio.Protocol`` and its transport."""
 
     transport: asyncio.Transport
 
@@ -31,19 +31,20 @@ class UvicornProtocol(Protocol):
     def resume_writing(self) -> None: ...
 
 
-def limit_inflation(protocol: UvicornProtocol, longest: int) -> None:
-    """Have a compressed message refused when it has more than ``longest`` bytes, whatever uvicorn's own limit is.
+def limit_inflation(protocol: UvicornProtocol, max_bytes: int) -> None:
+    """Make uvicorn refuse a message that inflates to more than ``max_bytes`` bytes.
 
-    With its default, 16 MiB, a peer could have memory taken a thousand times as fast as it sends.
+    uvicorn's own limit is 16 MiB by default. With that, a peer that sends compressed frames could fill the memory a
+    thousand times faster than it sends.
     """
     for part, name in _LIMITS:
         owner = getattr(protocol, part, None) if part else protocol
         if hasattr(owner, name):
-            setattr(owner, name, longest)
+            setattr(owner, name, max_bytes)
 
 
 class FindProtocol:
-    """ASGI middleware that notes the object behind uvicorn's own ``send``, before anything wraps it."""
+    """ASGI middleware that puts uvicorn's protocol object into the scope, before other middleware wraps ``send``."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -51,12 +52,12 @@ class FindProtocol:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             protocol = getattr(send, "__self__", None)
-            # Over HTTP/2 the transport would be shared with other streams.
+            # Over HTTP/2 other streams would share the transport.
             if type(protocol).__module__.startswith("uvicorn.protocols.websockets.") and scope["http_version"] == "1.1":
                 scope[_KEY] = protocol
         await self._app(scope, receive, send)
 
 
 def uvicorn_protocol(scope: Scope) -> Optional[UvicornProtocol]:
-    """The connection's protocol, if it is uvicorn's on a connection of its own."""
+    """Return uvicorn's protocol for this connection; None on other servers and on shared transports (HTTP/2)."""
     return scope.get(_KEY)

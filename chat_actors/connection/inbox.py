@@ -1,9 +1,9 @@
-"""One member's way in: from the socket's bytes to whole messages, in order.
+"""The inbox of a connection: from the socket's bytes to whole messages, in order.
 
-Any message can come from the server as an ASGI event. Under uvicorn most need not: a text frame that is whole and
-uncompressed is unmasked as it is read, and the session takes it at once, with no task and no queue between. All else
-a peer may send (fragments, control frames, compressed or broken frames) goes on to uvicorn byte for byte, so that its
-WebSocket implementation stays the judge of it; only what is too big is dropped here as it comes, and kept nowhere.
+On the plain lane every message is an ASGI event. On the fast lane, under uvicorn, a whole and uncompressed text frame
+is unmasked as it is read and delivered to the session at once, without a task or a queue. All other frames (fragments,
+control frames, compressed and broken frames) pass to uvicorn byte for byte, so that its WebSocket implementation
+judges them. Only a message that is too big is dropped here, as its bytes arrive; none of it is kept.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from chat_actors.connection.asgi import AsgiEvent, Receive, UvicornProtocol, lim
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover  # as the package itself chooses, where it came without its C extension
+except ImportError:  # pragma: no cover  # the package does the same if its C extension is missing
     from websockets.utils import apply_mask
 
-MOST_AHEAD = 32  # messages that wait in uvicorn for the session; as bytes they take much less
+MAX_AHEAD = 32  # messages that may wait in uvicorn for the session before reading stops
 
 _WHOLE_TEXT = 0x81  # first byte of a text frame: final, not compressed (RFC 6455, section 5.2)
 _PING, _PONG = 0x89, 0x8A
@@ -24,53 +24,62 @@ _FINAL, _CONTROL = 0x80, 0x08  # in the first byte
 _MASKED = 0x80  # in the second
 
 Take = Callable[[str], bool]
-Brake = Callable[[], "Optional[asyncio.Future[None]]"]
+Backpressure = Callable[[], "Optional[asyncio.Future[None]]"]  # the future to wait for before the next read, or None
 
 
 class Inbox:
-    """The way in under any ASGI server: one event at a time."""
+    """Inbox on the plain lane, under any ASGI server: every message is an ASGI event from ``receive``.
+
+    This lane needs none of the callbacks below: the session applies backpressure before it receives the next event.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
 
-    def take_at_once(self, take: Take) -> None:
-        """Give ``take`` messages as soon as they are read, where that can be done, until it returns False."""
+    def deliver_to(self, take: Take) -> None:
+        """Deliver each message to ``take`` as it is read, until ``take`` returns False. No-op on the plain lane."""
 
     def hold(self, until: "asyncio.Future[None]") -> None:
-        """Read nothing more from the peer until then (called by ``take`` alone)."""
+        """Stop reading from the peer until the future ``until`` is done. Only ``take`` may call this."""
 
-    def guard(self, brake: Brake, too_big: Callable[[], None]) -> None:
-        """What an inbox cannot decide where it sees frames that nobody receives.
+    def guard(self, backpressure: Backpressure, too_big: Callable[[], None]) -> None:
+        """Set the callbacks for frames that do not reach the session.
 
-        ``brake`` is asked what to wait for after each control frame and fragment. ``too_big`` is called where a message
-        is longer than may be, as soon as that is known; the rest of it is dropped.
+        ``backpressure`` is called after each control frame and each fragment; reading stops until its future is done.
+        ``too_big`` is called once a message is known to exceed the limit; the rest of that message is dropped.
         """
 
 
 class DirectInbox(Inbox, asyncio.Protocol):
-    """Stands between the transport and uvicorn's protocol. No message may have more than ``longest`` bytes."""
+    """Inbox on the fast lane: an ``asyncio.Protocol`` between the transport and uvicorn's protocol.
 
-    def __init__(self, receive: Receive, protocol: UvicornProtocol, longest: int) -> None:
+    ``max_bytes``: limit of one message. A message over it calls ``too_big``.
+    """
+
+    def __init__(self, receive: Receive, protocol: UvicornProtocol, max_bytes: int) -> None:
         super().__init__(self._receive_next)
         self._asgi_receive = receive
         self._protocol = protocol
-        self._longest = longest
+        self._max_bytes = max_bytes
+        # Callbacks of the session.
         self._take: Optional[Take] = None
-        self._brake: Brake = lambda: None
+        self._backpressure: Backpressure = lambda: None
         self._too_big: Optional[Callable[[], None]] = None
-        self._held: Optional[asyncio.Future[None]] = None  # until then nothing is read
-        self._paused = False  # by us, who have to read on: uvicorn resumes only what it paused
-        self._full = False  # as much waits for the peer as the transport takes without complaint
-        self._drained: Optional[asyncio.Future[None]] = None  # done when that is over
-        self._ahead = 0  # messages that uvicorn has and the session has not received
-        self._open = False  # uvicorn has the beginning of a message
-        self._size = 0  # of what there is of that message
-        self._skip = 0  # bytes to come of a message that is too big
-        self._unread = b""  # the beginning of a frame; while held, all that follows as well
-        limit_inflation(protocol, 2 * longest)  # what is only a little too big is the session's to refuse
+        # Flow control.
+        self._held: Optional[asyncio.Future[None]] = None  # nothing is read until it is done
+        self._paused = False  # by this inbox, which must resume: uvicorn resumes only after its own pause
+        self._full = False  # the transport's write buffer is above its high-water mark
+        self._drained: Optional[asyncio.Future[None]] = None  # done when the write buffer is below it again
+        self._ahead = 0  # messages passed to uvicorn that the session has not received
+        # The parser: a message in fragments, then the frame that is being read.
+        self._open = False  # uvicorn has the first fragments of a message, but not its last
+        self._size = 0  # bytes of these fragments
+        self._skip = 0  # bytes still to drop of a message that is too big
+        self._unread = b""  # the start of a frame; while held, all bytes after it as well
+        limit_inflation(protocol, 2 * max_bytes)  # the session refuses a message that is only a little too big
         protocol.transport.set_protocol(self)
 
-    def take_at_once(self, take: Take) -> None:
+    def deliver_to(self, take: Take) -> None:
         self._take = take
 
     def hold(self, until: "asyncio.Future[None]") -> None:
@@ -78,8 +87,8 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._pause()
         until.add_done_callback(self._go_on)
 
-    def guard(self, brake: Brake, too_big: Callable[[], None]) -> None:
-        self._brake = brake
+    def guard(self, backpressure: Backpressure, too_big: Callable[[], None]) -> None:
+        self._backpressure = backpressure
         self._too_big = too_big
 
     def _go_on(self, _: "asyncio.Future[None]") -> None:
@@ -91,16 +100,16 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._protocol.transport.pause_reading()
 
     def _read_on(self) -> None:
-        """Read on, unless there is still something to wait for."""
+        """Resume reading, unless the inbox is held, messages wait in uvicorn or the transport is closing."""
         if self._paused and self._held is None and not self._ahead and not self._protocol.transport.is_closing():
             self._paused = False
             self._protocol.transport.resume_reading()
             self.data_received(b"")
 
     async def _receive_next(self) -> AsgiEvent:
-        self._read_on()  # now, when the session has dealt with what it received before
+        self._read_on()  # the session has handled the event before this one
         event = await self._asgi_receive()
-        if self._ahead:  # it may have come before the handshake was over, and was not counted
+        if self._ahead:  # 0 for a message that came before this inbox was installed
             self._ahead -= 1
         return event
 
@@ -109,11 +118,11 @@ class DirectInbox(Inbox, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._unread:
             data = self._unread + data
-        if self._paused:  # uvicorn has resumed reading in the meantime
+        if self._paused:  # uvicorn has resumed reading since
             self._protocol.transport.pause_reading()
         at, size = min(self._skip, len(data)), len(data)
         self._skip -= at
-        while size - at >= 6 and not self._paused:  # no frame of a client is shorter
+        while size - at >= 6 and not self._paused:  # the shortest frame of a client
             first, length, payload = data[at], data[at + 1] - _MASKED, at + 6
             sound = 0 <= length < 126
             if not sound and length > 0 and not first & _CONTROL:
@@ -122,11 +131,11 @@ class DirectInbox(Inbox, asyncio.Protocol):
                     break
                 length, payload = int.from_bytes(data[at + 2 : at + 2 + width], "big"), payload + width
                 sound = (126 if width == 2 else 1 << 16) <= length < 1 << 63
-            if not sound:  # not masked, a length that has a shorter form or is none, or a long control frame
+            if not sound:  # not masked, length not in its shortest form or out of range, or a long control frame
                 self._give_up(data[at:])
                 return
             end = payload + length
-            if length + self._size > self._longest and not first & _CONTROL:
+            if length + self._size > self._max_bytes and not first & _CONTROL:
                 if self._too_big is None:
                     self._give_up(data[at:])
                     return
@@ -143,7 +152,10 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._unread = data[at:]
 
     def _taken(self, mask: bytes, masked: bytes) -> bool:
-        """Whether the session took the message itself."""
+        """Deliver a whole text message; return False if uvicorn must get it instead.
+
+        uvicorn must get it while earlier messages are there or unfinished, and if it is not UTF-8.
+        """
         if self._take is None or self._ahead or self._open:
             return False
         try:
@@ -155,28 +167,28 @@ class DirectInbox(Inbox, asyncio.Protocol):
         return True
 
     def _pass_on(self, first: int, length: int, frame: bytes) -> None:
-        received = False  # by the session, as an event
+        received = False  # the session will receive it as an event
         if not first & _CONTROL:
             self._open = not first & _FINAL
-            self._size = self._size + length + 1 if self._open else 0  # an empty fragment is not for nothing
+            self._size = self._size + length + 1 if self._open else 0  # + 1: empty fragments count, too
             received = not self._open
             self._ahead += received
-        elif first not in (_PING, _PONG):  # a close, or broken: whatever comes behind it is nothing
+        elif first not in (_PING, _PONG):  # a close or a broken frame: frames after it do not count
             self._take = None
         self._protocol.data_received(frame)
         if self._protocol.transport.is_closing():
             return
-        if self._ahead >= MOST_AHEAD:
+        if self._ahead >= MAX_AHEAD:
             self._pause()
         elif not received:
-            brake = self._brake()
-            if brake is None and self._full:  # who does not read its pongs is not read either
-                brake = self._drained = asyncio.get_running_loop().create_future()
-            if brake is not None:
-                self.hold(brake)
+            until = self._backpressure()
+            if until is None and self._full:  # a peer that does not read its pongs must not send more pings
+                until = self._drained = asyncio.get_running_loop().create_future()
+            if until is not None:
+                self.hold(until)
 
     def _give_up(self, data: bytes) -> None:
-        """Give the connection back to uvicorn for good: this frame is broken, or too big to wait for."""
+        """Give the connection back to uvicorn for good: it refuses this frame, which is broken or too big."""
         self._take = None
         self._unread = b""
         self._protocol.transport.set_protocol(self._protocol)  # type: ignore[arg-type]
@@ -201,6 +213,6 @@ class DirectInbox(Inbox, asyncio.Protocol):
         self._protocol.resume_writing()
 
 
-def open_inbox(protocol: Optional[UvicornProtocol], receive: Receive, longest: int) -> Inbox:
-    """The inbox of a connection whose handshake is over, on the fastest lane its server offers."""
-    return Inbox(receive) if protocol is None else DirectInbox(receive, protocol, longest)
+def open_inbox(protocol: Optional[UvicornProtocol], receive: Receive, max_bytes: int) -> Inbox:
+    """Return the inbox of an accepted connection: on the fast lane under uvicorn, else on the plain lane."""
+    return Inbox(receive) if protocol is None else DirectInbox(receive, protocol, max_bytes)

@@ -1,7 +1,7 @@
-"""The two lanes out of the process.
+"""The two lanes of outgoing frames: the fast lane under uvicorn, the plain lane under any other ASGI server.
 
-Under uvicorn finished frames are written straight to the connection's transport. Any other ASGI server gets plain
-``websocket.send`` events from a queue and a task. Nobody else knows that there are two.
+On the fast lane finished frames are written straight to the connection's transport. On the plain lane a task sends
+``websocket.send`` events from a queue. Only this module and ``inbox`` know that there are two lanes.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from chat_actors.connection.outbox import ConnectionOutbox, StallWatch
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import payloads
 
-# The kernel takes no more than this ahead of what it sends: with the megabytes it would take otherwise, a slow but
-# steady reader would seem to make no progress for longer than the stall clock waits, and messages outlive their window.
+# Unsent bytes that the kernel may buffer for one connection. By default it buffers megabytes: then a slow but steady
+# reader would seem to make no progress for longer than the stall timeout, and messages would outlive their window.
 UNSENT_BYTES = 64 * 1024
-_NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
-CLOSE_SECONDS = 2.0  # for a peer to take what was written before the end and the close frame; then it is aborted
+_NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # on Linux and macOS
+CLOSE_SECONDS = 2.0  # that a peer gets to read the last frames and the close frame before it is aborted
 
 
 class TransportOutbox(ConnectionOutbox):
-    """The fast lane: the same bytes object to every transport, one call for each."""
+    """Outbox on the fast lane: writes finished frames to the transport. All members of a fan-out share the bytes."""
 
-    __slots__ = "_closing", "_grace", "_look_again", "_transport"
+    __slots__ = "_closing", "_lingering", "_measure_at", "_transport"
 
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send, transport: asyncio.Transport) -> None:
         super().__init__(watch, receive, send)
         self._transport = transport
-        self._look_again = 0  # once so many bytes are written, see how many of them wait
+        self._measure_at = 0  # measure the transport's buffer again once ``_written`` is above this
         self._closing: Optional[asyncio.Task[bool]] = None
-        self._grace: Optional[Timer] = None
+        self._lingering: Optional[Timer] = None
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
             sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
@@ -41,16 +41,16 @@ class TransportOutbox(ConnectionOutbox):
         transport = self._transport
         if self.reason is not None or transport.is_closing():
             return
-        if self._written > self._look_again:
-            room = self._most_bytes - transport.get_write_buffer_size()
-            if room < 0:
-                self.drop_slow("too much unread")
+        if self._written > self._measure_at:
+            free = self._max_bytes - transport.get_write_buffer_size()
+            if free < 0:
+                self.drop_slow("outbox full")
                 return
-            self._look_again = self._written + room
+            self._measure_at = self._written + free
         self._written += len(frames)
-        try:  # noqa: SIM105  # contextlib.suppress would cost a tenth of the write, for each member
+        try:  # noqa: SIM105  # contextlib.suppress costs a tenth of the write, for each member
             transport.write(frames)
-        except RuntimeError:  # uvloop's word for a transport that was closed in between
+        except RuntimeError:  # uvloop raises it if the transport was closed since the check above
             pass
 
     def is_open(self) -> bool:
@@ -59,19 +59,19 @@ class TransportOutbox(ConnectionOutbox):
     def check(self, now: float) -> None:
         if not self._transport.is_closing():
             super().check(now)
-        else:  # by uvicorn itself, which may tell the session only once the peer has read
-            self._let_go()
+        else:  # uvicorn is closing it, and may end the session only after the peer has read everything
+            self._linger()
 
     async def finish(self) -> None:
         await super().finish()
         if self._closing is not None:
             await asyncio.wait({self._closing})
-        self._let_go()
+        self._linger()
 
-    def _let_go(self) -> None:
-        """Give the peer a little time to read what waits for it; a closing transport alone would wait for ever."""
-        if self._grace is None and self.buffered():
-            self._grace = self._watch.clock.call_later(CLOSE_SECONDS, self._abort_unread)
+    def _linger(self) -> None:
+        """Abort the peer if it has not read everything after CLOSE_SECONDS: a closing transport waits without limit."""
+        if self._lingering is None and self.buffered():
+            self._lingering = self._watch.clock.call_later(CLOSE_SECONDS, self._abort_unread)
 
     def _begin_close(self, code: CloseCode) -> None:
         self._closing = asyncio.create_task(send_events(self._send, close_event(code)))
@@ -86,7 +86,7 @@ class TransportOutbox(ConnectionOutbox):
     def buffered(self) -> int:
         try:
             return self._transport.get_write_buffer_size()
-        except AttributeError:  # asyncio's word for a TLS transport that was closed twice
+        except AttributeError:  # asyncio raises it for a TLS transport that was closed twice
             return 0
 
     def abort(self) -> None:
@@ -98,7 +98,7 @@ class TransportOutbox(ConnectionOutbox):
 
 
 class PlainOutbox(ConnectionOutbox):
-    """The lane for any ASGI server: the JSON text of each frame, sent in turn by a task."""
+    """Outbox on the plain lane: a task sends the JSON text of each frame, in order."""
 
     __slots__ = "_asgi_receive", "_queue", "_receiving", "_sender", "_waiting"
 
@@ -113,8 +113,8 @@ class PlainOutbox(ConnectionOutbox):
     def write(self, frames: bytes) -> None:
         if self.reason is not None or self._sender.done():
             return
-        if self._waiting > self._most_bytes:
-            self.drop_slow("too much unread")
+        if self._waiting > self._max_bytes:
+            self.drop_slow("outbox full")
             return
         for payload in payloads(frames):
             self._written += len(payload)
@@ -133,7 +133,7 @@ class PlainOutbox(ConnectionOutbox):
             self._receiving.cancel()
             await asyncio.wait({self._receiving})
             if not self._receiving.cancelled():
-                self._receiving.exception()  # the connection is over, whatever it has to say
+                self._receiving.exception()  # retrieved, or asyncio would log it as never retrieved
 
     async def _send_in_turn(self) -> None:
         while True:
@@ -147,7 +147,7 @@ class PlainOutbox(ConnectionOutbox):
             del item
 
     async def _receive_or_end(self) -> AsgiEvent:
-        """The next event, or a disconnect once nothing can be sent any more: not every server says so itself."""
+        """Return the next event, or a disconnect once sending has failed: some servers report it to ``send`` only."""
         if self._receiving is None:
             self._receiving = asyncio.ensure_future(self._asgi_receive())
         ends: set[asyncio.Future[Any]] = {self._receiving, self._sender}
@@ -170,7 +170,7 @@ class PlainOutbox(ConnectionOutbox):
 def open_outbox(
     watch: StallWatch, protocol: Optional[UvicornProtocol], receive: Receive, send: Send
 ) -> ConnectionOutbox:
-    """The outbox of a connection, on the fastest lane its server offers."""
+    """Return the outbox of an accepted connection: on the fast lane under uvicorn, else on the plain lane."""
     if protocol is None:
         return PlainOutbox(watch, receive, send)
     return TransportOutbox(watch, receive, send, protocol.transport)

@@ -1,7 +1,7 @@
-"""One member's way out: everything the server sends to a connection goes through its outbox, without waiting.
+"""The outbox of a connection: everything the server sends to a peer goes through it, without waiting.
 
-Here is what every way out has: the bound in bytes, and the stall clock that watches it, so that whoever does not read
-is aborted and leaves. How the bytes get out is for ``lanes``.
+Here live the rules of every outbox: its limit in bytes, the checks of its progress, and its close. A peer that does
+not read is aborted. Code that moves bytes out of the process must not live here, but in ``lanes``.
 """
 
 from abc import abstractmethod
@@ -16,20 +16,20 @@ from chat_actors.connection.asgi import Receive, Send
 from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
 
-SWEEP_SECONDS = 1.0  # how often the stall clock looks
+SWEEP_SECONDS = 1.0  # between two checks of every outbox
 
 
 class ConnectionOutbox(Outbox):
-    """What both lanes share: the bound, the stall clock and the end."""
+    """Outbox of one connection, apart from its lane: the byte limit, the checks of progress and the close."""
 
-    # Slots: there are many outboxes, and a fan-out finds all it needs of each in one place of the memory.
+    # Slots: there are many outboxes, and a fan-out then finds the fields of each in one place in memory.
     __slots__ = (
         "__weakref__",
-        "_gone",
         "_marks",
-        "_most_bytes",
+        "_max_bytes",
         "_progress_at",
         "_send",
+        "_sent",
         "_watch",
         "_written",
         "reason",
@@ -37,19 +37,19 @@ class ConnectionOutbox(Outbox):
     )
 
     def __init__(self, watch: "StallWatch", receive: Receive, send: Send) -> None:
-        self.receive = receive  # the connection's ASGI events; ends with websocket.disconnect, always
-        self.reason: Optional[str] = None  # why the server ended the connection; None while it has not
+        self.receive = receive  # the connection's ASGI events; the last one is always websocket.disconnect
+        self.reason: Optional[str] = None  # why the server ended the connection; None if it has not
         self._watch = watch
-        self._most_bytes = watch.most_bytes
+        self._max_bytes = watch.max_bytes
         self._send = send
-        self._written = 0  # bytes, since the connection was opened
-        self._gone = 0  # of them, those that have left the process
-        self._progress_at = watch.clock.monotonic()  # when _gone last grew, or nothing waited
-        self._marks: deque[tuple[int, float]] = deque()  # so many bytes had been written at that moment, and wait
+        self._written = 0  # bytes since the connection was opened
+        self._sent = 0  # of these, bytes that have left the process
+        self._progress_at = watch.clock.monotonic()  # when _sent last grew, or nothing waited
+        self._marks: deque[tuple[int, float]] = deque()  # (_written, time) of the checks whose bytes still wait
         watch.outboxes.add(self)
 
     def write_answer(self, frames: bytes) -> None:
-        self._most_bytes = max(self._most_bytes, self._watch.most_bytes + len(frames))
+        self._max_bytes = max(self._max_bytes, self._watch.max_bytes + len(frames))
         self.write(frames)
 
     def close(self, code: CloseCode) -> None:
@@ -59,69 +59,73 @@ class ConnectionOutbox(Outbox):
             self._begin_close(code)
 
     async def finish(self) -> None:
-        """Wait until a close that has begun is sent or given up (at most CLOSE_SECONDS); then let go of the peer."""
+        """Wait until a close that has begun is sent or given up (at most CLOSE_SECONDS), then release the peer."""
         self._watch.outboxes.discard(self)
         self._watch.counters.bytes_out += self._written
 
     def is_open(self) -> bool:
-        """Whether the conversation goes on, or the peer has not read the end of it."""
+        """Return True until the session has finished and, on the fast lane, the peer has read everything."""
         return self in self._watch.outboxes
 
     def drop_slow(self, detail: str) -> None:
-        """Abort a peer that does not read; its session ends, leaves and says why in its one log line."""
+        """Abort a peer that does not read. Its session then ends, and gives ``reason`` in its leave."""
         if self.reason is None:
-            self.reason = f"slow: {detail}, {self.buffered()} bytes wait"
+            self.reason = f"slow: {detail}, {self.buffered()} bytes unsent"
             self._watch.counters.slow += 1
             self.abort()
 
     def check(self, now: float) -> None:
-        """The stall clock's look at one peer (``now``: monotonic seconds)."""
+        """Abort the peer if it has made no progress for too long, or if a byte has waited longer than the window.
+
+        ``now``: monotonic seconds.
+        """
         buffered = self.buffered()
-        gone = self._written - buffered
-        if gone > self._gone or not buffered:
-            self._gone, self._progress_at = gone, now
+        sent = self._written - buffered
+        if sent > self._sent or not buffered:
+            self._sent, self._progress_at = sent, now
         marks = self._marks
-        while marks and gone >= marks[0][0]:
+        while marks and sent >= marks[0][0]:
             marks.popleft()
         if buffered:
             marks.append((self._written, now))
         if now - self._progress_at >= self._watch.stall_seconds:
             self.drop_slow("no progress")
         elif marks and now - marks[0][1] >= self._watch.window_seconds:
-            self.drop_slow("a frame waited longer than a message lives")
+            self.drop_slow("frame older than the window")
 
     @property
     def written(self) -> int:
-        """Bytes, since the connection was opened."""
+        """Bytes written since the connection was opened."""
         return self._written
 
     @abstractmethod
     def buffered(self) -> int:
-        """Bytes that wait for the peer."""
+        """Return the bytes that wait for the peer."""
 
     @abstractmethod
     def _begin_close(self, code: CloseCode) -> None:
-        """Have a close frame sent behind what is written."""
+        """Start to send a close frame after the frames already written. Does not wait."""
 
     @abstractmethod
     def abort(self) -> None:
-        """End the connection, whatever waits."""
+        """End the connection at once and discard unsent frames."""
 
 
 class StallWatch:
-    """The stall clock of all outboxes: one task that looks at each of them every second."""
+    """Watch over all open outboxes: one task that checks each every SWEEP_SECONDS and aborts stalled peers."""
 
     def __init__(
-        self, clock: Clock, counters: Counters, most_bytes: int, stall_seconds: float, window_seconds: float
+        self, clock: Clock, counters: Counters, max_bytes: int, stall_seconds: float, window_seconds: float
     ) -> None:
         self.outboxes: set[ConnectionOutbox] = set()
         self.counters = counters
-        self.most_bytes = most_bytes  # that may wait for one peer
-        self.stall_seconds = stall_seconds  # without progress while something waits
-        self.window_seconds = window_seconds  # that a byte may wait at all
+        self.max_bytes = max_bytes  # that may wait for one peer
+        self.stall_seconds = stall_seconds  # that a peer may make no progress while bytes wait
+        self.window_seconds = window_seconds  # that any byte may wait
         self.clock = clock
 
     async def run(self) -> None:
+        """Check until cancelled. Also measures the lag of the event loop."""
         while True:
             due = self.clock.monotonic() + SWEEP_SECONDS
             await self.clock.sleep(SWEEP_SECONDS)
@@ -130,5 +134,5 @@ class StallWatch:
             for outbox in list(self.outboxes):
                 try:
                     outbox.check(now)
-                except Exception as exception:  # a bug in the look at one peer must not stop the clock of all
+                except Exception as exception:  # a bug with one outbox must not stop the checks of all
                     logger.opt(exception=exception).error("stall check failed")

@@ -1,8 +1,12 @@
-"""How fast one sender may go on. No asyncio."""
+"""The rate limit of one connection. No asyncio, no clock of its own."""
 
 
 class TokenBucket:
-    """A limit of ``rate`` frames a second after a burst of ``burst`` at any speed: it slows down and never refuses."""
+    """Token bucket that slows a sender down and never refuses a frame.
+
+    ``rate``: frames per second. ``burst``: frames that may come at any speed before the rate applies. ``now``, here and
+    in ``take``: monotonic seconds.
+    """
 
     def __init__(self, rate: float, burst: int, now: float) -> None:
         self._rate = rate
@@ -11,7 +15,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float) -> float:
-        """Take a frame's token; returns the seconds to wait before the next frame is read, 0 if none."""
+        """Take the token of one frame; return the seconds to wait before the next read, 0 for none."""
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
         self._at = now
         return max(0.0, -self._tokens / self._rate)

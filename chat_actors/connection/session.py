@@ -1,7 +1,7 @@
-"""One socket's conversation: read, decode, post; and the ``finally`` that leaves.
+"""The session of one connection: read a frame, decode it, post an event; at the end, post the leave.
 
-A session owns no state of the chat. It holds the supervisor's mailbox, after its join the topic's as well, and
-posts events to them; everything it sends goes through its outbox.
+A session owns no state of the chat. It posts events to the supervisor's mailbox and, after the join, to the topic's.
+Everything it sends goes through its outbox.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from chat_actors.settings import Settings
 
 
 class Session:
-    """The conversation with one peer, from its first frame to its leave."""
+    """Session of one peer, from its first frame to its leave."""
 
     def __init__(
         self,
@@ -41,25 +41,31 @@ class Session:
         caller: Caller,
         peer: str,
     ) -> None:
-        self._inbox = inbox
-        self._outbox = outbox
+        # Of the application.
         self._supervisor = supervisor
         self._settings = settings
         self._counters = counters
         self._clock = clock
+        # Of the connection.
+        self._inbox = inbox
+        self._outbox = outbox
         self._caller = caller
+        self._log = logger.bind(peer=peer)
+        # Of the session itself.
         rate = settings.rate_limit
         self._bucket = TokenBucket(rate, settings.rate_burst, clock.monotonic()) if rate else None
-        self._refused = 0  # frames in a row
+        self._refused = 0  # refused frames in a row
         self._posted_join = False
-        self._deadline: Timer  # of the join, then of its answer
-        self._log = logger.bind(peer=peer)
+        self._deadline: Timer  # of the join frame, then of the supervisor's reply
 
     async def run(self) -> None:
-        """Converse until the connection ends, whoever ends it. Leaves exactly once, if it ever asked to join."""
+        """Serve the connection until either side ends it. Posts exactly one leave if it has posted a join.
+
+        If cancelled, closes the connection with 1012, posts the leave and raises CancelledError.
+        """
         outbox = self._outbox
         self._deadline = self._later(outbox.close, CloseCode.NO_JOIN)
-        self._inbox.guard(self._keep_pace, self._refuse_big)
+        self._inbox.guard(self._throttle, self._refuse_big)
         try:
             topic = await self._join()
             if topic is not None:
@@ -69,22 +75,25 @@ class Session:
             if failed.detail:
                 self._refuse(Refused(ErrorCode.SERVER_FULL, failed.detail))
             outbox.close(failed.code)
-        except asyncio.CancelledError:  # by the server: its time to end gracefully is over
+        except asyncio.CancelledError:  # by the server, when its time for a graceful end is over
             outbox.close(CloseCode.RESTARTING)
             raise
         except Exception as exception:
-            self._crash(exception)
+            self._fail(exception)
         finally:
             self._deadline.cancel()
             reason = outbox.reason or "closed by peer"
             if self._posted_join:
                 self._supervisor.put_nowait(Leave(outbox, reason))
             else:
-                self._log.bind(reason=reason).info("ended before it joined")
+                self._log.bind(reason=reason).info("connection closed before join")
             await outbox.finish()
 
     async def _join(self) -> Optional[Mailbox[TopicEvent]]:
-        """Read up to the first good join and wait for the topic's address; None where the connection ended."""
+        """Read frames up to the first valid join; return the topic's mailbox, or None if the connection ended first.
+
+        Raises JoinFailed if the supervisor or the topic refuses the join, or does not reply within the join timeout.
+        """
         while True:
             data = self._payload(await self._inbox.receive())
             if data is None:
@@ -95,20 +104,20 @@ class Session:
                     self._check_token(frame)
                     break
                 if isinstance(self._caller, Anonymous):
-                    raise Refused(ErrorCode.NOT_JOINED, "this server has a token: join with it first")
+                    raise Refused(ErrorCode.NOT_JOINED, "token required: first join with `token` in the join frame")
                 self._refused = 0
                 self._supervisor.put_nowait(ListTopics(self._outbox))
             except Refused as refusal:
                 if not self._go_on_after(refusal):
                     return None
-            brake = self._brake(self._supervisor)
-            if brake is not None:
-                await brake
+            until = self._backpressure(self._supervisor)
+            if until is not None:
+                await until
         self._refused = 0
         reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
         join = Join(frame.topic, frame.username, self._outbox, reply, frame.window)
         self._deadline.cancel()
-        self._deadline = self._later(join.refuse, CloseCode.OVERLOADED, "nobody could answer the join in time")
+        self._deadline = self._later(join.refuse, CloseCode.OVERLOADED, "join not answered in time: try again later")
         self._posted_join = True
         self._supervisor.put_nowait(join)
         return await reply
@@ -117,40 +126,51 @@ class Session:
         return self._clock.call_later(self._settings.join_timeout, call, *args)
 
     async def _chat(self, topic: Mailbox[TopicEvent]) -> None:
-        """Post what comes until the connection ends. While it waits, no name here keeps the last message alive."""
+        """Post the member's frames to the topic until the connection ends.
+
+        No local variable holds a message while this waits: an expired message must leave the memory.
+        """
         receive = self._inbox.receive
-        self._inbox.take_at_once(partial(self._take, topic))
+        self._inbox.deliver_to(partial(self._take, topic))
         while self._post(topic, self._payload(await receive())):
-            brake = self._brake(topic)
-            if brake is not None:
-                await brake
+            until = self._backpressure(topic)
+            if until is not None:
+                await until
 
     def _take(self, topic: Mailbox[TopicEvent], text: str) -> bool:
-        """The same for a message that the inbox has read itself; the connection's end comes by ``_chat`` alone."""
+        """Post a message that the fast lane delivers; return False to stop delivery.
+
+        The end of the connection does not come here: ``_chat`` receives it as an event.
+        """
         try:
-            brake = self._brake(topic)
-            if brake is not None:
-                self._inbox.hold(brake)
+            until = self._backpressure(topic)
+            if until is not None:
+                self._inbox.hold(until)
             return self._outbox.reason is None and self._post(topic, text)
         except Exception as exception:
-            self._crash(exception)
+            self._fail(exception)
             return False
 
-    def _brake(self, actor: "Mailbox[Any]") -> Optional["asyncio.Future[None]"]:
-        """What a sender waits for before its next frame is read: its own pace, or an actor that has much to do."""
-        return self._keep_pace() or (actor.drained() if actor.crowded() else None)
+    def _backpressure(self, actor: "Mailbox[Any]") -> Optional["asyncio.Future[None]"]:
+        """Return the future to wait for before the next frame is read; None if there is none.
 
-    def _keep_pace(self) -> Optional["asyncio.Future[None]"]:
-        """Count a frame; what to wait for before the next one where this peer is above its rate."""
+        A peer above its rate waits until it is within the rate again; otherwise it waits while the mailbox is crowded.
+        """
+        return self._throttle() or (actor.drained() if actor.crowded() else None)
+
+    def _throttle(self) -> Optional["asyncio.Future[None]"]:
+        """Count one frame; return the future to wait for if this peer is above its rate."""
         seconds = 0.0 if self._bucket is None else self._bucket.take(self._clock.monotonic())
         return asyncio.ensure_future(self._clock.sleep(seconds)) if seconds else None
 
     def _check_token(self, frame: JoinFrame) -> None:
-        if not self._caller.may_join("" if frame.token is UNSET else frame.token):
-            raise Refused(ErrorCode.INVALID_JOIN, "this server has a token, and the join frame must give it")
+        token = "" if frame.token is UNSET else frame.token
+        if not self._caller.may_join(token):
+            wrong = "wrong token: correct `token` in the join frame"
+            raise Refused(ErrorCode.INVALID_JOIN, wrong if token else "token required: add `token` to the join frame")
 
     def _post(self, topic: Mailbox[TopicEvent], data: Optional[Data]) -> bool:
-        """Post what a member's frame asks for; False where the conversation is over."""
+        """Decode one frame of the member and post its event; return False if the session is over."""
         if data is None:
             return False
         try:
@@ -165,13 +185,13 @@ class Session:
         return True
 
     def _payload(self, event: AsgiEvent) -> Optional[Data]:
-        """What a frame holds; None where the conversation is over, whichever side has ended it."""
+        """Return the payload of a frame; None if the session is over, by either side."""
         if self._outbox.reason is not None:
             return None
         data: Optional[Data] = event.get("text")
         if data is None:
             data = event.get("bytes")
-            if data is None:  # a disconnect: its code is unreliable, so it is not looked at
+            if data is None:  # websocket.disconnect; its code is unreliable, so it is ignored
                 return None
         if is_bigger(data, self._settings.frame_bytes):
             self._refuse_big()
@@ -179,7 +199,7 @@ class Session:
         return data
 
     def _go_on_after(self, refusal: Refused) -> bool:
-        """Answer a frame that breaks the contract; False where it was one too many."""
+        """Answer a refused frame with an error; close and return False if too many were refused in a row."""
         self._refuse(refusal)
         self._refused += 1
         if self._refused < self._settings.refused_frames:
@@ -196,6 +216,6 @@ class Session:
         self._log.bind(code=CloseCode.FRAME_TOO_BIG.name.lower()).info("frame refused")
         self._outbox.close(CloseCode.FRAME_TOO_BIG)
 
-    def _crash(self, exception: Exception) -> None:
-        self._log.opt(exception=exception).error("session crashed")
+    def _fail(self, exception: Exception) -> None:
+        self._log.opt(exception=exception).error("session failed")
         self._outbox.close(CloseCode.CRASHED)

@@ -1,7 +1,7 @@
-"""The signals that end the server, heard before the host acts on them.
+"""SIGINT and SIGTERM, handled before the host handles them.
 
-A host such as uvicorn closes every connection first and ends the lifespan last, so that nobody could be told anything.
-Here the chat ends first, and then the host's own handler is called. A second signal goes there at once.
+A host such as uvicorn closes every connection first and ends the lifespan last: too late to send members a close frame
+with a code. So the chat ends first, then the host's own handler runs. A second signal goes to the host at once.
 """
 
 import asyncio
@@ -15,32 +15,36 @@ Handler = Callable[[int, Optional[FrameType]], Any]
 
 
 class ExitSignals:
-    """Runs ``end`` in the loop that runs now, once, before SIGINT or SIGTERM reach whoever handles them."""
+    """Signal handlers that run ``end`` once, in the current event loop, before the host's own handlers.
+
+    Only the main thread can set signal handlers: in any other thread, and for a host without handlers of its own, the
+    signals stay as they are.
+    """
 
     def __init__(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._end = end
         self._loop = asyncio.get_running_loop()
         self._ending: Optional[asyncio.Task[None]] = None
-        self._hosts: dict[int, Handler] = {}
-        if threading.current_thread() is threading.main_thread():  # elsewhere there are no signals to be heard
+        self._host_handlers: dict[int, Handler] = {}
+        if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 host = signal.getsignal(signum)
-                if callable(host) and host is not signal.default_int_handler:  # a host that ends with some grace
-                    self._hosts[signum] = host
-                    signal.signal(signum, self._heard)
+                if callable(host) and host is not signal.default_int_handler:  # the host ends gracefully
+                    self._host_handlers[signum] = host
+                    signal.signal(signum, self._on_signal)
 
-    def let_go(self) -> None:
-        """Give the signals back to the host."""
-        for signum, host in self._hosts.items():
-            if signal.getsignal(signum) == self._heard:
-                signal.signal(signum, host)
+    def restore(self) -> None:
+        """Put the host's handlers back. Can be called twice."""
+        for signum, handler in self._host_handlers.items():
+            if signal.getsignal(signum) == self._on_signal:
+                signal.signal(signum, handler)
 
-    def _heard(self, signum: int, frame: Optional[FrameType]) -> None:
+    def _on_signal(self, signum: int, frame: Optional[FrameType]) -> None:
         self._loop.call_soon_threadsafe(self._begin, signum)
 
     def _begin(self, signum: int) -> None:
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end())
-            self._ending.add_done_callback(lambda _: self._hosts[signum](signum, None))
+            self._ending.add_done_callback(lambda _: self._host_handlers[signum](signum, None))
         else:
-            self._hosts[signum](signum, None)
+            self._host_handlers[signum](signum, None)

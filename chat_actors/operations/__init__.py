@@ -1,1 +1,1 @@
-"""What an operator sees: routes, metrics, logs."""
+"""Operations: the routes, metrics and logs for the operator of a server."""

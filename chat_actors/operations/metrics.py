@@ -1,4 +1,4 @@
-"""What Prometheus is told, made from a snapshot and the counters when it asks. No state of its own."""
+"""The metrics for Prometheus, built from a snapshot and the counters at each scrape. No state of its own."""
 
 import heapq
 from collections.abc import Iterator
@@ -12,48 +12,47 @@ from prometheus_client.registry import Collector
 from chat_actors.counters import Counters, Histogram, Statistics, TopicStatistics
 from chat_actors.protocol.codes import close_code
 
-BUSIEST = 10  # topics that are named: so the number of series is bounded
+BUSIEST = 10  # topics that get series of their own: the limit bounds the count of series
 
 
 class ChatCollector(Collector):
-    """The metrics of one application."""
+    """Collector of the metrics of one application. ``snapshot`` is called at each scrape."""
 
     def __init__(self, snapshot: Callable[[], Statistics], counters: Counters) -> None:
         self._snapshot = snapshot
         self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
+        """Yield every metric of one moment."""
         seen, counters = self._snapshot(), self._counters
         topics = seen.topics
-        yield _gauge("connections", "WebSocket connections.", seen.connections)
+        yield _gauge("connections", "Open WebSocket connections.", seen.connections)
         yield _gauge("members", "Members of all topics.", sum(one.users for one in topics))
         yield _gauge("topics", "Active topics.", len(topics))
-        yield _counter("messages_accepted", "Messages taken into the order of their topic.", counters.accepted)
-        yield _counter("messages_delivered", "Messages, times the members they were written to.", counters.delivered)
-        yield _counter(
-            "messages_duplicate", "Messages known by their ref, which were not sent again.", counters.duplicates
-        )
+        yield _counter("messages_accepted", "Messages accepted by a topic.", counters.accepted)
+        yield _counter("messages_delivered", "Deliveries: messages times members written to.", counters.delivered)
+        yield _counter("messages_duplicate", "Messages not sent again: their ref was known.", counters.duplicates)
         yield _counter("messages_expired", "Messages deleted at the end of the window.", counters.expired)
-        yield _counter("messages_evicted", "Messages deleted before, by the bounds of their topic.", counters.evicted)
+        yield _counter("messages_evicted", "Messages deleted early: their topic was at a limit.", counters.evicted)
         yield _counter("sent_bytes", "Bytes of frames written to connections.", seen.bytes_out)
-        refused = CounterMetricFamily("chat_frames_refused", "Frames answered by an error.", labels=["code"])
+        refused = CounterMetricFamily("chat_frames_refused", "Frames refused with an error.", labels=["code"])
         for error, count in counters.refused.items():
             refused.add_metric([error], count)
         yield refused
-        closed = CounterMetricFamily("chat_closes", "Connections the server closed.", labels=["code", "cause"])
+        closed = CounterMetricFamily("chat_closes", "Connections closed by the server.", labels=["code", "cause"])
         for code, count in counters.closed.items():
             closed.add_metric([str(code), close_code(code).name.lower()], count)
         yield closed
-        yield _counter("slow_readers", "Readers aborted because they did not read.", counters.slow)
-        mail = GaugeMetricFamily("chat_mailbox_events", "Events that wait for the actors.", labels=["actors"])
+        yield _counter("slow_readers", "Connections aborted because the peer did not read.", counters.slow)
+        mail = GaugeMetricFamily("chat_mailbox_events", "Events that wait in mailboxes.", labels=["actors"])
         mail.add_metric(["supervisor"], seen.mail)
         mail.add_metric(["topics"], sum(one.mail for one in topics))
         yield mail
         oldest = max((one.mail_age for one in topics), default=0.0)
-        yield _gauge("mailbox_age_seconds", "The longest that mail has waited for a topic's next turn.", oldest)
-        yield _histogram("turn_events", "Events that a topic took in one turn.", counters.turns)
-        yield _histogram("fan_out_seconds", "From the first to the last member of a fan-out.", counters.fan_outs)
-        yield _histogram("event_loop_lag_seconds", "How late the event loop was, once a second.", counters.lag)
+        yield _gauge("mailbox_age_seconds", "Longest time that events have waited for a topic's next turn.", oldest)
+        yield _histogram("turn_events", "Events taken in one turn of a topic.", counters.turns)
+        yield _histogram("fan_out_seconds", "Time from the first to the last member of a fan-out.", counters.fan_outs)
+        yield _histogram("event_loop_lag_seconds", "Delay of the event loop, measured once a second.", counters.lag)
         yield from _busiest(topics)
         slowest = GaugeMetricFamily(
             "chat_reader_waiting_bytes", "Bytes that wait for the slowest readers.", labels=["topic", "username"]
@@ -64,7 +63,7 @@ class ChatCollector(Collector):
 
 
 def registry(snapshot: Callable[[], Statistics], counters: Counters) -> CollectorRegistry:
-    """A registry of the application's own: its metrics, and those of the process."""
+    """Return a registry of the application's own, with its metrics and those of the process."""
     own = CollectorRegistry()
     own.register(ChatCollector(snapshot, counters))
     ProcessCollector(registry=own)
@@ -72,7 +71,7 @@ def registry(snapshot: Callable[[], Statistics], counters: Counters) -> Collecto
 
 
 def _busiest(topics: list[TopicStatistics]) -> Iterator[Metric]:
-    """The topics with most deliveries within the window."""
+    """Yield the metrics of the topics with the most deliveries within the window."""
     busiest = heapq.nlargest(BUSIEST, topics, key=lambda one: one.messages * one.users)
     for name, text in (
         ("messages", "Messages in the window"),

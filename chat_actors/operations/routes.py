@@ -1,4 +1,4 @@
-"""What an operator asks over HTTP: is it alive, is it ready, what are the topics, how is it doing."""
+"""The HTTP routes for the operator: liveness, readiness, active topics and metrics."""
 
 from typing import Any
 
@@ -17,19 +17,24 @@ _TOPICS: dict[str, Any] = {"type": "array", "items": _SCHEMAS["TopicUsers"]}
 
 
 def operations(server: Server, settings: Settings) -> APIRouter:
-    """The routes for one application. ``/topics`` and ``/metrics`` need the token, where the server has one."""
+    """Return the routes of one application.
+
+    ``/topics`` and ``/metrics`` need the server's token, if it has one, as ``Authorization: Bearer …`` (RFC 6750). They
+    answer 401 without it.
+    """
     router = APIRouter(tags=["operations"])
     metrics = registry(server.statistics, server.counters)
 
     def check_token(request: Request) -> None:
         if not isinstance(server.admission.authenticate(request.scope["headers"]), Authenticated):
-            raise HTTPException(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
+            detail = "token required: add the header `Authorization: Bearer <token>`"
+            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
-    @router.get("/healthz", summary="Whether the server is alive")
+    @router.get("/healthz", summary="Check that the server is alive")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/readyz", summary="Whether the server takes new members", responses={503: {"description": "It ends"}})
+    @router.get("/readyz", summary="Check that the server takes members", responses={503: {"description": "Stopping"}})
     async def readyz(response: Response) -> dict[str, str]:
         if server.stopping:
             response.status_code = 503
@@ -39,7 +44,7 @@ def operations(server: Server, settings: Settings) -> APIRouter:
 
         @router.get(
             "/topics",
-            summary="The active topics, oldest first",
+            summary="List the active topics, oldest first",
             response_class=Response,
             responses={200: {"content": {"application/json": {"schema": _TOPICS}}}},
         )
@@ -51,7 +56,7 @@ def operations(server: Server, settings: Settings) -> APIRouter:
 
     @router.get(
         "/metrics",
-        summary="Counts and measurements, for Prometheus",
+        summary="Metrics for Prometheus",
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}}},
     )

@@ -1,1 +1,1 @@
-"""What a browser gets: the chat page, and the protocol as a page."""
+"""The pages for browsers: the chat page, and the reference of the protocol."""

@@ -1,38 +1,41 @@
 /**
- * One topic's WebSocket: it joins, asks one thing at a time, and comes back after a drop, so that nothing is missed and
- * nothing is doubled (README, "The window"). No DOM here: what happens is told, as one of these events.
+ * The connection of one topic: it joins, sends one request at a time, and resumes after a lost connection, without lost
+ * or doubled messages (README, "The window"). No DOM must be used here: the connection reports these events.
  *
- * @typedef {{type: "joined", username: string, topic: string, users: number, ttl: number}} Joined each time it gets in
- * @typedef {{type: "members", users: number, members: Iterable<string>}} Members who is here now, oldest member first
+ * @typedef {{type: "joined", username: string, topic: string, users: number, ttl: number}} Joined `ttl`: seconds
+ * @typedef {{type: "renamed", username: string}} Renamed this member has another name now
+ * @typedef {{type: "members", users: number, members: Iterable<string>}} Members all members now, oldest first
  * @typedef {{type: "message", id: number, username: string, text: string, own: boolean, replayed: boolean,
- *            lived: number}} Message `lived`: milliseconds since it was sent
- * @typedef {{type: "delivered", ref: string, id: number, recipients: number, lived: number}} Delivered
- * @typedef {{type: "refused", ref: string, text: string, detail: string}} Refused one of our messages, by the server
- * @typedef {{type: "unsure", ref: string}} Unsure nobody can say whether it arrived: to send it again may double it
- * @typedef {{type: "expired", through: number}} Expired
+ *            age: number}} Message `age`: milliseconds since it was sent
+ * @typedef {{type: "delivered", ref: string, id: number, recipients: number, age: number}} Delivered an own message
+ * @typedef {{type: "refused", ref: string, text: string, detail: string}} Refused an own message, by the server
+ * @typedef {{type: "unsure", ref: string}} Unsure an own message may be in the topic: sending it again may double it
+ * @typedef {{type: "expired", through: number}} Expired the messages up to the id `through`
  * @typedef {{type: "gap", from: number, to: ?number, reason: string}} Gap these messages are lost
  * @typedef {{type: "topics", message: string, topics: {topic: string, users: number}[]}} Topics
- * @typedef {{type: "lost", detail: string, wait: number}} Lost it tries again in so many milliseconds
+ * @typedef {{type: "lost", detail: string, wait: number}} Lost the next attempt starts in `wait` milliseconds
  * @typedef {{type: "ended", code: number, error: string, detail: string, unsent: string[]}} Ended for good
- * @typedef {Joined|Members|Message|Delivered|Refused|Unsure|Expired|Gap|Topics|Lost|Ended} Event
+ * @typedef {Joined|Renamed|Members|Message|Delivered|Refused|Unsure|Expired|Gap|Topics|Lost|Ended} Event
  */
 
 import * as clock from "./clock.js";
 
-// The server would close this client again, or does not understand it (RFC 6455); after any other code it comes back.
+// After these codes (RFC 6455, section 7.4.1) the server would close this client again, or does not understand it.
+// After any other code the client reconnects.
 const FINAL = new Set([1002, 1003, 1007, 1008, 1009, 1010, 4409]);
 const RESUMED_ELSEWHERE = 4409;
 const LOST = 1006;
 
-// Milliseconds. The wait before an attempt is anything up to a limit that doubles from the first to the second.
+// Milliseconds. The wait before an attempt is random, up to a limit that doubles from the first value to the second.
 const BACKOFF = [500, 5000];
-// A connection this silent is asked for a sign of life, and given up without one: in time for the 30 seconds' window.
+// Milliseconds. After SILENCE a request tests the connection; without an answer in ANSWER it is given up. Together they
+// leave time to resume within the window of 30 seconds.
 const SILENCE = 10_000;
 const ANSWER = 8_000;
-const CHECK = 2_000;
+const CHECK = 2_000; // between two checks
 
 export class Connection {
-  username = ""; // as the server gave it
+  username = ""; // given by the server
 
   // The connection.
   #url;
@@ -41,28 +44,28 @@ export class Connection {
   #isIn = false;
   #wasIn = false;
   #unansweredJoins = 0;
-  #began = 0;
-  #heard = 0;
+  #began = 0; // when this attempt began
+  #heard = 0; // when the last frame came, or the last request went
   #failures = 0; // in a row
-  #retryAfter = null; // milliseconds, where the server has said when to come back
-  #refusal = null; // the error that answered our join
-  #retry = 0;
-  #checking = 0;
-  // What it joins with, and has seen.
+  #retryAfter = null; // milliseconds, from the server's `closing`; null if it has sent none
+  #refusal = null; // the error that answered the join
+  #retry = 0; // timer
+  #checking = 0; // timer
+  // The next join frame, and the state of the member.
   #join;
-  #seen = 0; // the highest id, our own included
-  #isSameMember = false; // as on the connection before
+  #seen = 0; // highest id seen, own messages included
+  #isSameMember = false; // whether the last join resumed the member
   #members = new Set();
   #ttl = 0; // milliseconds
-  // What it asks, one at a time: so an error, which has no ref, can only mean the one that waits for its answer.
-  #queue = []; // {ref, text, written}; without a text it is /list
+  // Requests, one at a time: an error has no ref, so only one request may wait for its answer.
+  #queue = []; // {ref, text, written: when it was first sent}; without a text it is /list
   #inFlight = false;
-  #held = []; // replayed messages that may be the one whose ack was lost: the ack will tell
+  #held = []; // replayed messages that may be the unacknowledged own message: the ack will tell
 
   /**
    * @param {string} url
    * @param {{username: string, topic: string, token?: string, resume?: string}} who `token`: the server's secret;
-   *   `resume`: of a member that comes back
+   *   `resume`: token of the member to resume
    * @param {(event: Event) => void} tell
    */
   constructor(url, { username, topic, token, resume = "" }, tell) {
@@ -72,7 +75,7 @@ export class Connection {
     this.open();
   }
 
-  /** The name that was asked for, and what this member resumes by. */
+  /** What a later connection needs to resume this member. */
   get identity() {
     return { username: this.#join.username, topic: this.#join.topic, resume: this.#join.resume };
   }
@@ -81,7 +84,7 @@ export class Connection {
     return this.#isIn;
   }
 
-  /** Connect, unless it does already. After `ended` this begins anew, as the same member where that is still known. */
+  /** Connect; no-op if connected or connecting. After `ended`: join again, as the same member if it is still known. */
   open() {
     if (this.#socket) return;
     this.#detach();
@@ -105,13 +108,13 @@ export class Connection {
     this.#detach()?.close(1000);
   }
 
-  /** Something has changed that may matter, such as the network: try at once what would be tried later. */
+  /** Test the connection, or reconnect, at once: for a change of the network or of the page's visibility. */
   nudge() {
     if (this.#isIn) this.askTopics();
     else if (this.#retry && this.#retryAfter === null) this.open();
   }
 
-  /** @returns {string} the ref under which the events will speak of this message */
+  /** Send a message, now or after the next join. @returns {string} the ref of the message in later events */
   send(text) {
     const ref = [...crypto.getRandomValues(new Uint32Array(3))].map((part) => part.toString(36)).join("-");
     this.#queue.push({ ref, text, written: null });
@@ -119,6 +122,7 @@ export class Connection {
     return ref;
   }
 
+  /** Request the active topics: a `topics` event is the answer. No-op while one is requested, or not in the topic. */
   askTopics() {
     if (this.#isIn && this.#queue.every((request) => request.text !== undefined)) {
       this.#queue.push({ written: null });
@@ -131,12 +135,12 @@ export class Connection {
     if (!this.#isIn || this.#inFlight || !request) return;
     this.#inFlight = true;
     this.#heard = performance.now();
-    request.written ??= Date.now(); // which goes on while the machine sleeps
+    request.written ??= Date.now(); // unlike performance.now(), it goes on while the machine sleeps
     const { ref, text } = request;
     this.#socket.send(text === undefined ? "/list" : JSON.stringify({ message: text, ref }));
   }
 
-  /** The request that the frame we got answers; the next one is asked once that frame has been dealt with. */
+  /** Take the answered request from the queue, and send the next one once the answer is handled. */
   #answered() {
     this.#inFlight = false;
     queueMicrotask(() => this.#askNext());
@@ -193,7 +197,7 @@ export class Connection {
       if (frame.gap.reason === "restarted") this.#held = [];
       this.#tell({ type: "gap", ...frame.gap });
     }
-    // The server knows a ref again if it knows the member, and for as long as the message that had it may live.
+    // The server recognises a ref only from a member that it knows, and only until the message with that ref expires.
     const [request] = this.#queue;
     if (request?.written && (!this.#isSameMember || Date.now() - request.written > this.#ttl * 0.9)) {
       this.#queue.shift();
@@ -206,10 +210,10 @@ export class Connection {
   #takeMessage({ id, username, message, timestamp, replayed = false }) {
     if (id <= this.#seen) return;
     this.#seen = id;
-    if (!replayed) clock.learn(timestamp);
-    const own = replayed && this.#isSameMember && username === this.username; // others may have had our name before us
-    const lived = replayed ? clock.since(timestamp, this.#ttl) : 0;
-    const event = { type: "message", id, username, text: message, own, replayed, lived };
+    if (!replayed) clock.adjust(timestamp);
+    const own = replayed && this.#isSameMember && username === this.username; // another member may have had our name
+    const age = replayed ? clock.since(timestamp, this.#ttl) : 0;
+    const event = { type: "message", id, username, text: message, own, replayed, age };
     const [request] = this.#queue;
     if (own && request?.written && request.text === message) this.#held.push(event);
     else this.#tell(event);
@@ -219,10 +223,10 @@ export class Connection {
     const request = this.#answered();
     if (!duplicate) {
       this.#seen = id;
-      clock.learn(timestamp);
+      clock.adjust(timestamp);
     }
-    const lived = duplicate ? clock.since(timestamp, this.#ttl) : 0;
-    this.#tell({ type: "delivered", ref: request.ref, id, recipients, lived });
+    const age = duplicate ? clock.since(timestamp, this.#ttl) : 0;
+    this.#tell({ type: "delivered", ref: request.ref, id, recipients, age });
     this.#release(id);
   }
 
@@ -230,7 +234,7 @@ export class Connection {
     if (!this.#isIn) {
       this.#unansweredJoins -= 1;
       this.#refusal = { error, detail };
-      if (error !== "server_full") this.#end(LOST, error, detail); // that one the server closes, and we come back
+      if (error !== "server_full") this.#end(LOST, error, detail); // after server_full a close follows
       return;
     }
     const request = this.#answered();
@@ -238,7 +242,7 @@ export class Connection {
     this.#release();
   }
 
-  /** Tell of the messages that were held back, but for the one that was our own. */
+  /** Report the messages that were held back. @param {number} [own] id of the own message among them, not reported */
   #release(own) {
     const held = this.#held;
     this.#held = [];
@@ -254,7 +258,7 @@ export class Connection {
 
   #lose(code) {
     const elsewhere = code === RESUMED_ELSEWHERE && this.#unansweredJoins > 0;
-    if (elsewhere) this.#unansweredJoins -= 1; // it may be a connection that we gave up, whose join came late
+    if (elsewhere) this.#unansweredJoins -= 1; // "elsewhere" may be our own earlier connection, whose join came late
     if ((FINAL.has(code) && !elsewhere) || !this.#wasIn) {
       return this.#end(code, this.#refusal?.error ?? "", this.#refusal?.detail ?? "");
     }
@@ -277,7 +281,7 @@ export class Connection {
     this.#tell({ type: "ended", code, error, detail, unsent });
   }
 
-  /** Let go of the socket; nothing that it still says is heard. */
+  /** Release the socket and ignore its further events. @returns {?WebSocket} */
   #detach() {
     clearTimeout(this.#retry);
     clearInterval(this.#checking);

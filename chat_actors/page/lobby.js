@@ -1,6 +1,6 @@
-/** The way in: who you are, what you want to talk about, what others talk about now, and where you are already. */
+/** The lobby: the form to join a topic, the list of your topics, and the list of active topics. */
 
-const MOST_LISTED = 100; // topics
+const MAX_LISTED = 100; // topics
 const FIELDS = { invalid_username: "username", invalid_topic: "topic", token: "token" };
 
 export class Lobby {
@@ -8,13 +8,13 @@ export class Lobby {
   #active = document.getElementById("active");
   #yours = document.getElementById("yours");
   #more = document.getElementById("more");
-  #word = document.getElementById("active-word");
+  #status = document.getElementById("active-status");
   #onJoin;
   #onOpen;
 
   /**
    * @param {(who: {username: string, topic: string, token: string}) => void} onJoin
-   * @param {(topic: string) => boolean} onOpen whether that topic is open already, and shown now
+   * @param {(topic: string) => boolean} onOpen shows the topic's room; returns false if there is none
    */
   constructor(onJoin, onOpen) {
     this.#onJoin = onJoin;
@@ -37,36 +37,37 @@ export class Lobby {
     this.#fields.username.value = name;
   }
 
-  /** @param {boolean} isBusy whether a join is under way */
+  /** @param {boolean} isBusy true while a join waits for its answer */
   setBusy(isBusy) {
     this.#form.classList.toggle("busy", isBusy);
     document.getElementById("go").textContent = isBusy ? "Joining…" : "Join";
   }
 
   focus() {
-    if (matchMedia("(pointer: coarse)").matches) return document.getElementById("hero").focus(); // no keyboard yet
+    // On a touch screen a focused field opens the on-screen keyboard.
+    if (matchMedia("(pointer: coarse)").matches) return document.getElementById("hero").focus();
     (this.username ? this.#fields.topic : this.#fields.username).focus();
   }
 
-  /** Beside a room the lists come first, and the form is for one topic more. */
+  /** Order the parts of the lobby. @param {?Room} room shown beside the lobby: then the lists come before the form */
   standBeside(room) {
     if (room) this.#form.parentNode.append(this.#form);
     else document.getElementById("yours-part").before(this.#form);
   }
 
-  /** The join has worked. */
+  /** Clear the form after a successful join. */
   clear() {
     this.#complain("", "");
     this.#fields.topic.value = "";
   }
 
-  /** Say what the server has against the join, where it belongs. */
+  /** Show why the join failed, at the field with the problem. */
   refuse(error, detail, topic) {
     if (topic) this.#fields.topic.value = topic;
-    if (speaksOfToken(error, detail)) {
+    if (needsToken(error, detail)) {
       this.askForToken();
-      const wrong = this.#fields.token.value ? "The server does not take this token." : detail;
-      return this.#complain("token", wrong);
+      const isWrong = Boolean(this.#fields.token.value);
+      return this.#complain("token", isWrong ? "Wrong token. Check it and try again." : "This server needs a token.");
     }
     this.#complain(FIELDS[error] ?? "form", detail);
   }
@@ -76,23 +77,23 @@ export class Lobby {
   }
 
   /**
-   * Show what is active, oldest first; those on the page stay the same elements, so that focus and pointer stay.
-   * @param {?{topic: string, users: number}[]} topics none: they are not known yet
-   * @param {(topic: string) => boolean} isOpen
-   * @param {string} trouble why the list is not there, or not fresh
+   * Show the active topics, oldest first. A topic keeps its element, so that focus and pointer stay in place.
+   * @param {?{topic: string, users: number}[]} topics null if they are not known yet
+   * @param {(topic: string) => boolean} isOpen whether the page has a room for the topic
+   * @param {string} trouble why the list is missing or old; empty if it is neither
    */
   showActive(topics, isOpen, trouble) {
     const others = (topics ?? []).filter(({ topic }) => !isOpen(topic));
-    const shown = others.slice(0, MOST_LISTED);
+    const shown = others.slice(0, MAX_LISTED);
     update(this.#active, shown, (item, { topic, users }) => {
       item.querySelector(".users").textContent = `${users} here`;
       item.querySelector("button").onclick = () => this.#choose(topic);
     });
     const rest = others.length - shown.length;
     this.#more.textContent = rest ? `and ${rest} more` : "";
-    const none = topics?.length ? "No other topic." : "None yet. Name one, and it begins.";
-    const word = trouble || (topics && !others.length ? none : "");
-    if (this.#word.textContent !== word) this.#word.textContent = word;
+    const none = topics?.length ? "No other topics." : "No topics yet. Enter one to start it.";
+    const status = trouble || (topics && !others.length ? none : "");
+    if (this.#status.textContent !== status) this.#status.textContent = status;
   }
 
   /** @param {{topic: string, users: number, unread: number, isDown: boolean, isShown: boolean}[]} rooms */
@@ -117,15 +118,19 @@ export class Lobby {
     const [username, topic, token] = ["username", "topic", "token"].map((name) => this.#fields[name].value);
     this.#complain("", "");
     if (this.#onOpen(topic.trim().normalize("NFC"))) return this.clear();
-    if (!username.trim()) return this.#complain("username", "Choose a name first.");
-    if (!topic.trim()) return this.#complain("topic", "Choose a topic, or name a new one.");
+    if (!username.trim()) return this.#complain("username", "Enter your name first.");
+    if (!topic.trim()) return this.#complain("topic", "Enter a topic, or choose an active one.");
     this.#onJoin({ username, topic, token });
   }
 
-  /** @param {string} where the name of a field, "form", or "": nothing is wrong */
-  #complain(where, what) {
+  /**
+   * Show a problem at one field and clear all others.
+   * @param {string} where the name of a field, or "form"; empty if nothing is wrong
+   * @param {string} problem
+   */
+  #complain(where, problem) {
     for (const name of ["username", "topic", "token", "form"]) {
-      document.getElementById(`${name}-problem`).textContent = name === where ? what : "";
+      document.getElementById(`${name}-problem`).textContent = name === where ? problem : "";
       const field = this.#fields[name];
       if (field) field.setAttribute("aria-invalid", String(name === where));
     }
@@ -133,12 +138,12 @@ export class Lobby {
   }
 }
 
-/** Whether the server wants its shared secret. */
-export function speaksOfToken(error, detail) {
+/** Whether an error asks for the server's token. There is no code for it yet: the detail contains "token". */
+export function needsToken(error, detail) {
   return ["invalid_join", "not_joined"].includes(error) && /token/i.test(detail);
 }
 
-/** Make the list's items those of `rows`, by topic, and let `fill` show each. */
+/** Give `list` one item for each of `rows`, by topic; `fill` writes an item. Items of the same topic are reused. */
 function update(list, rows, fill) {
   const items = new Map([...list.children].map((item) => [item.dataset.topic, item]));
   const template = document.getElementById("topic-template").content.firstElementChild;

@@ -1,8 +1,8 @@
-/** The messages of a room, in the order of their ids, each for as long as it lives; ours that have no id yet behind. */
+/** The messages of a room until they expire, in the order of their ids; own messages without an id come last. */
 
 import { MessageView } from "./message.js";
 
-const MOST_SHOWN = 500; // messages; a browser that has to draw more would not keep up
+const MAX_SHOWN = 500; // messages; a browser cannot draw many more in time
 
 export class MessageLog {
   ttl = 0; // milliseconds
@@ -12,22 +12,22 @@ export class MessageLog {
   #list;
   #latest;
   #cutNotice;
-  #settled = []; // MessageViews that have an id, in its order
-  #waiting = new Set(); // those that have none yet
-  #notes = []; // {element, until}
-  #cut = 0; // the highest id that is not shown, though it may live
-  #views = new WeakMap(); // by element
-  #sight; // tells which of them are seen
-  #followsEnd = true;
-  #end = 0; // how far the messages could be scrolled
+  #settled = []; // MessageViews with an id, in the order of the ids
+  #waiting = new Set(); // MessageViews without an id
+  #notes = []; // {element, until: milliseconds since 1970}
+  #cut = 0; // the highest id that is not shown because of MAX_SHOWN
+  #views = new WeakMap(); // MessageView by element
+  #visibility; // tells which messages are in view
+  #followsEnd = true; // whether the newest message stays in view
+  #end = 0; // the largest scrollTop when it was last measured
 
   /** @param {HTMLElement} room */
   constructor(room) {
     [this.#scroller, this.#list, this.#latest, this.#cutNotice] = ["log", "messages", "latest", "cut"].map((name) =>
       room.querySelector(`.${name}`),
     );
-    this.#sight = new IntersectionObserver(
-      (entries) => entries.forEach((entry) => this.#views.get(entry.target).look(entry.isIntersecting)),
+    this.#visibility = new IntersectionObserver(
+      (entries) => entries.forEach((entry) => this.#views.get(entry.target).setSeen(entry.isIntersecting)),
       { root: this.#scroller, rootMargin: "100px" },
     );
     const size = new ResizeObserver(() => this.#followEnd());
@@ -37,27 +37,27 @@ export class MessageLog {
     this.#latest.onclick = () => this.scrollDown();
   }
 
-  /** One of somebody's, or of ours that the server has repeated. */
-  add({ id, username, text, own, lived }) {
-    this.settle(this.#draw({ username, text, own }), id, lived);
+  /** Add a message from the server: another member's, or an own message in a replay. */
+  add({ id, username, text, own, age }) {
+    this.settle(this.#draw({ username, text, own }), id, age);
   }
 
-  /** One of ours, on its way. @returns {MessageView} */
-  addOurs(text) {
+  /** Add an own message that has not been acknowledged. @returns {MessageView} */
+  addOwn(text) {
     const view = this.#draw({ username: "", text, own: true });
     this.#waiting.add(view);
     this.#list.append(view.element);
     return view;
   }
 
-  /** Its life has begun: it goes where its id belongs, which is nearly always behind all that have one. */
-  settle(view, id, lived) {
+  /** Place a message by its id, nearly always last, and start its countdown. @param {number} age milliseconds */
+  settle(view, id, age) {
     this.#waiting.delete(view);
-    view.live(id, lived, this.ttl);
+    view.start(id, age, this.ttl);
     const at = this.#settled.findLastIndex((other) => other.id < id) + 1;
     this.#settled.splice(at, 0, view);
     this.#place(view.element, this.#settled[at + 1]?.element);
-    if (this.#settled.length > MOST_SHOWN) {
+    if (this.#settled.length > MAX_SHOWN) {
       const oldest = this.#settled.shift();
       this.discard(oldest);
       this.#cut = oldest.id;
@@ -67,21 +67,21 @@ export class MessageLog {
 
   discard(view) {
     this.#waiting.delete(view);
-    this.#sight.unobserve(view.element);
+    this.#visibility.unobserve(view.element);
     view.element.remove();
   }
 
-  /** Those up to that id are gone. */
+  /** Remove the messages up to the id `through`. */
   expire(through) {
     while (this.#settled.length && this.#settled[0].id <= through) {
       const view = this.#settled.shift();
-      this.#sight.unobserve(view.element);
-      view.go();
+      this.#visibility.unobserve(view.element);
+      view.vanish();
     }
     if (through >= this.#cut) this.#cutNotice.hidden = true;
   }
 
-  /** A line of the page's own; like all else here it does not stay. */
+  /** Add a line by the page itself; it expires like a message. */
   note(text) {
     const element = document.createElement("li");
     element.className = "note";
@@ -90,7 +90,7 @@ export class MessageLog {
     this.#notes.push({ element, until: Date.now() + this.ttl });
   }
 
-  /** Count down. @returns {number} the highest id whose time is over though the server has not said so, or 0 */
+  /** Update every countdown. @returns {number} the highest id whose time is over by the clock, or 0 */
   tick() {
     for (const view of this.#settled) view.tick();
     while (this.#notes.length && this.#notes[0].until < Date.now()) this.#notes.shift().element.remove();
@@ -105,16 +105,16 @@ export class MessageLog {
   #draw(message) {
     const view = new MessageView(this.#template, message);
     this.#views.set(view.element, view);
-    this.#sight.observe(view.element);
+    this.#visibility.observe(view.element);
     return view;
   }
 
-  /** Put it there, or before ours that wait, unless it is there already: to move it would begin its animations anew. */
+  /** Insert `element` before `before`, by default before own messages without an id. A move restarts animations. */
   #place(element, before = this.#waiting.values().next().value?.element ?? null) {
     if (!element.parentNode || element.nextSibling !== before) this.#list.insertBefore(element, before);
   }
 
-  /** The messages, or the room for them, have become more or less: who was reading the newest still does. */
+  /** Keep the newest message in view after a change of size, if it was in view before. */
   #followEnd() {
     if (this.#followsEnd) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#end = this.#scroller.scrollHeight - this.#scroller.clientHeight;
@@ -122,7 +122,7 @@ export class MessageLog {
 
   #noteScroll() {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    // What has come since the end was noted has not been followed yet: that is no scrolling away.
+    // Messages added since `#end` was measured are not scrolled to yet: the reader has not scrolled away.
     this.#followsEnd = scrollTop > Math.min(this.#end, scrollHeight - clientHeight) - 24;
     this.#scroller.classList.toggle("following", this.#followsEnd);
     this.#latest.hidden = this.#followsEnd;

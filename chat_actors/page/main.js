@@ -1,7 +1,7 @@
-/** The wiring: rooms, the lobby, the live list, and what is kept while the page is reloaded. */
+/** The page: connects rooms, lobby and live list, and restores the rooms after a reload. A room is a topic's view. */
 
 import { Connection } from "./connection.js";
-import { Lobby, speaksOfToken } from "./lobby.js";
+import { Lobby, needsToken } from "./lobby.js";
 import { Room } from "./room.js";
 import { TopicWatch } from "./topics.js";
 
@@ -11,26 +11,31 @@ url.search = url.hash = "";
 
 /** @type {Map<string, Room>} by topic */
 const rooms = new Map();
-let shown = null; // the room that is shown; none: the lobby
-let active = null; // the topics as the server last gave them
-let trouble = ""; // why it does not
-let drawing = 0;
+let shown = null; // the room that is shown; null: the lobby
+let active = null; // active topics in the last answer of the server; null: none yet
+let trouble = ""; // why that answer is missing or old
+let drawing = 0; // timer
 
 const lobby = new Lobby(join, goTo);
-const watch = new TopicWatch(url.href, () => [...rooms.values()].find((room) => room.connection.isIn)?.connection, learn);
+const findJoined = () => [...rooms.values()].find((room) => room.connection.isIn)?.connection;
+const watch = new TopicWatch(url.href, findJoined, takeTopics);
 
-/** @param {{username: string, topic: string, token?: string, resume?: string}} who @returns {Promise<boolean>} */
+/**
+ * Join a topic and add its room.
+ * @param {{username: string, topic: string, token?: string, resume?: string}} who
+ * @returns {Promise<boolean>} whether the join succeeded
+ */
 function enter(who) {
   return new Promise((done) => {
     let room = null;
     const connection = new Connection(url.href, who, (event) => {
-      if (event.type === "topics") learn(event);
+      if (event.type === "topics") takeTopics(event);
       if (room) return room.take(event);
       if (event.type === "joined") {
         room = add(connection, event);
         done(true);
       } else if (event.type === "ended") {
-        lobby.refuse(event.error, event.detail || "The server cannot be reached.", who.topic);
+        lobby.refuse(event.error, event.detail || "The server cannot be reached. Try again in a moment.", who.topic);
         done(false);
       }
     });
@@ -58,7 +63,7 @@ async function join(who) {
   show([...rooms.values()].find((room) => !before.has(room.topic)));
 }
 
-/** @param {string} topic @returns {boolean} whether it is open, and shown now */
+/** Show the room of a topic. @param {string} topic @returns {boolean} false if there is no such room */
 function goTo(topic) {
   const room = rooms.get(topic);
   if (room) show(room);
@@ -75,7 +80,7 @@ function leave(room) {
   watch.watch(true);
 }
 
-/** @param {?Room} room none: the lobby */
+/** Show a room. @param {?Room} room null: the lobby */
 function show(room) {
   shown = room;
   document.body.dataset.view = room ? "room" : "lobby";
@@ -86,23 +91,23 @@ function show(room) {
   (room ?? lobby).focus();
 }
 
-/** The list has come, or has not. */
-function learn({ topics, error, detail }) {
+/** Take the answer to a request for the active topics, or the error in its place. */
+function takeTopics({ topics, error, detail }) {
   if (topics) {
     active = topics;
     trouble = "";
   } else if (error === "not_joined") {
-    if (speaksOfToken(error, detail)) lobby.askForToken();
+    if (needsToken(error, detail)) lobby.askForToken();
     active = null;
-    trouble = "They are shown to those who have joined one.";
+    trouble = "Join a topic to see this list.";
     watch.watch(false);
   } else {
-    trouble = error === "server_full" ? "The server is full. Trying again…" : "The server cannot be reached. Trying again…";
+    trouble = `${error === "server_full" ? "The server is full." : "The server cannot be reached."} Trying again…`;
   }
   refresh();
 }
 
-/** Show in the lobby and elsewhere what has changed; many changes at once are one. */
+/** Draw the lobby and the title soon; many changes at once are drawn once. */
 function refresh() {
   drawing ||= setTimeout(draw, 50);
 }
@@ -127,7 +132,7 @@ document.addEventListener("visibilitychange", () => {
   watchIfSeen();
   if (document.visibilityState !== "visible") return;
   rooms.forEach((room) => room.connection.nudge());
-  shown?.look();
+  shown?.markRead();
 });
 for (const change of ["online", "offline"]) {
   addEventListener(change, () => rooms.forEach((room) => room.connection.nudge()));
@@ -141,8 +146,8 @@ addEventListener("keydown", (event) => {
   show(all[(all.indexOf(shown) + step + all.length) % all.length]);
 });
 
-// A reload comes back as the same member. What that takes is kept only from the page's end to its next beginning: so a
-// tab that is duplicated meanwhile has none of it, and does not take the first one's place.
+// A reload resumes as the same member. The tokens for that are stored only while no page is loaded: so a duplicated tab
+// has none, and does not take the place of the first tab.
 addEventListener("pagehide", () => {
   const kept = [...rooms.values()].map((room) => ({ ...room.connection.identity, isShown: room === shown }));
   if (kept.length) sessionStorage.setItem("rooms", JSON.stringify(kept));

@@ -1,16 +1,16 @@
-/** One message on the page, from its sending to its end. Its text is only ever text. */
+/** One message on the page, from its sending to its expiry. Its text must only be set as text, never as HTML. */
 
-const GOING = 700; // milliseconds a message takes to vanish once it is gone from the server; chat.css says how
-const GRACE = 2_000; // milliseconds the server's word is waited for before the clock decides
+const VANISHING = 700; // milliseconds that an expired message takes to vanish: the animation is in chat.css
+const GRACE = 2_000; // milliseconds to wait for the server's `expired` before this machine's clock decides
 
-/** A length of time as it is shown, from seconds: 29, 5 min, 3 h. */
+/** Format a duration. @param {number} seconds @returns {string} such as 29, 5 min, 3 h */
 export function short(seconds) {
   if (seconds < 100) return `${seconds}`;
   return seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
 export class MessageView {
-  id = null; // once it has one
+  id = null; // null until the server has given one
   #deadline = Infinity; // milliseconds since 1970, by this machine's clock
   #ttl = 0;
   #isSeen = false;
@@ -31,18 +31,18 @@ export class MessageView {
     this.#state = this.element.querySelector(".state");
   }
 
-  /** Its life at the server has begun, `lived` milliseconds ago, and takes `ttl`. */
-  live(id, lived, ttl) {
+  /** Start the countdown. @param {number} id @param {number} age milliseconds @param {number} ttl milliseconds */
+  start(id, age, ttl) {
     this.id = id;
     this.#ttl = ttl;
-    this.#deadline = Date.now() - lived + ttl;
+    this.#deadline = Date.now() - age + ttl;
     this.element.dataset.id = id;
     this.element.classList.add("alive");
-    this.look(this.#isSeen);
+    this.setSeen(this.#isSeen);
   }
 
-  /** It has come into sight, or goes out of it: what nobody sees is not animated, and begins again where it is then. */
-  look(isSeen) {
+  /** Run the animations only while the message is in view; in view again, they continue at the current time. */
+  setSeen(isSeen) {
     this.#isSeen = isSeen;
     this.element.classList.toggle("seen", isSeen);
     if (!isSeen) return;
@@ -53,35 +53,35 @@ export class MessageView {
     this.tick();
   }
 
-  /** @returns {"sending"|"waiting"|"delivered"|"unsure"} of one of ours */
+  /** @returns {"sending"|"waiting"|"delivered"|"unsure"|undefined} undefined for messages of others */
   get state() {
     return this.element.dataset.state;
   }
 
-  show(state, words) {
+  show(state, text) {
     this.element.dataset.state = state;
-    this.#state.textContent = words;
+    this.#state.textContent = text;
   }
 
-  /** Count down, where it is seen. */
+  /** Update the countdown if the message is in view. */
   tick() {
     if (!this.#isSeen) return;
     const left = this.#deadline === Infinity ? "" : short(Math.max(0, Math.ceil((this.#deadline - Date.now()) / 1000)));
     if (this.#left.textContent !== left) this.#left.textContent = left;
   }
 
-  /** Whether its time is over, though the server has not said so: it cannot be heard. */
+  /** Whether its time is over by this machine's clock: the server may be out of reach and cannot say so. */
   get isOver() {
     return Date.now() > this.#deadline + GRACE;
   }
 
-  /** Fade and be gone. */
-  go() {
+  /** Fade out, then remove the element. */
+  vanish() {
     this.element.classList.add("gone");
-    setTimeout(() => this.element.remove(), GOING);
+    setTimeout(() => this.element.remove(), VANISHING);
   }
 
-  /** Give what is longer than its box a scroll bar that the keyboard reaches. */
+  /** Make a text that is longer than its box scrollable by keyboard. */
   #fit() {
     const text = this.element.querySelector(".text");
     if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;

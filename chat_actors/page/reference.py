@@ -1,7 +1,7 @@
-"""The wire contract over HTTP: for machines at ``/asyncapi.json``, for people at ``/protocol``.
+"""The reference of the protocol over HTTP: ``/asyncapi.json`` for programs, ``/protocol`` for people.
 
-The page is made from that document alone and complete in itself: it loads nothing and runs nothing. Both are built
-once for each application, and who has the current one gets 304.
+The page is generated from the AsyncAPI document alone. It loads no other file and runs no script. Both are built once
+for each application; a client that has the current version gets 304.
 """
 
 import base64
@@ -46,11 +46,11 @@ _POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; for
 
 
 def reference_routes(settings: Settings) -> list[APIRoute]:
-    """The two pages, as an application with these settings has them."""
+    """Return the two routes, with the limits of ``settings`` in both documents."""
     contract = document(settings)
-    machines, people = msgspec.json.encode(contract), render(contract).encode()
+    programs, people = msgspec.json.encode(contract), render(contract).encode()
     return [
-        _route("/asyncapi.json", "The protocol of /ws for machines: AsyncAPI 3.0", machines, JSONResponse),
+        _route("/asyncapi.json", "The protocol of /ws for programs: AsyncAPI 3.0", programs, JSONResponse),
         _route("/protocol", "The protocol of /ws for people", people, HTMLResponse),
     ]
 
@@ -59,7 +59,7 @@ def _route(path: str, summary: str, body: bytes, kind: type[Response]) -> APIRou
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {
         "ETag": tag,
-        "Cache-Control": "no-cache",  # ask each time: a restart may have changed it
+        "Cache-Control": "no-cache",  # revalidate each time: a restart may change it
         "Content-Security-Policy": _POLICY,
         "X-Content-Type-Options": "nosniff",
     }
@@ -73,7 +73,7 @@ def _route(path: str, summary: str, body: bytes, kind: type[Response]) -> APIRou
 
 
 def render(contract: Object) -> str:
-    """The page, a whole HTML document; ``contract`` is what ``asyncapi.document`` returns."""
+    """Return the page as one HTML document. ``contract``: the result of ``asyncapi.document``."""
     info, (server,), (channel,) = contract["info"], contract["servers"].values(), contract["channels"].values()
     schemas, messages = contract["components"]["schemas"], contract["components"]["messages"]
     received, sent = _directions(contract["operations"])
@@ -88,7 +88,7 @@ def render(contract: Object) -> str:
             [],
             f"<p>WebSocket at {_code(channel['address'])}.</p>\n"
             + _text(server["description"])
-            + _table(("limit", "here", "meaning"), limits),
+            + _table(("limit", "value", "meaning"), limits),
         ),
         (
             "From the client",
@@ -113,7 +113,7 @@ def render(contract: Object) -> str:
 <h1>{title}</h1>
 <nav aria-label="Contents">
 <ul>
-{"".join(_entry(name, parts) for name, parts, _ in chapters)}<li><a href="asyncapi.json">For machines</a></li>
+{"".join(_entry(name, parts) for name, parts, _ in chapters)}<li><a href="asyncapi.json">For programs</a></li>
 </ul>
 </nav>
 </header>
@@ -125,7 +125,7 @@ def render(contract: Object) -> str:
 
 
 def _directions(operations: Object) -> tuple[dict[str, list[str]], list[str]]:
-    """The messages that the server receives, each with what answers it; and those that it sends, each once."""
+    """Return the messages the server receives, each with the names of its answers, and the messages it sends."""
     received: dict[str, list[str]] = {}
     sent: list[str] = []
     for operation in operations.values():
@@ -142,7 +142,7 @@ def _name(reference: Object) -> str:
     return str(reference["$ref"]).rpartition("/")[2]
 
 
-# From here on what is returned is HTML, and what comes from the document is escaped.
+# The functions below return HTML and escape every text of the document.
 
 
 def _frame(message: Object, schema: Object, answers: Iterable[str] = ()) -> str:
@@ -156,7 +156,7 @@ def _frame(message: Object, schema: Object, answers: Iterable[str] = ()) -> str:
 
 
 def _schema(schema: Object) -> str:
-    """What a frame, or something inside one, is: its name, its sentences, its keys or the codes it may be."""
+    """Render one schema: its title, its description, and a table of its keys or codes."""
     keys = [
         (
             _code(key),
@@ -175,7 +175,7 @@ def _schema(schema: Object) -> str:
 
 
 def _kind(field: Object) -> str:
-    """What a value may be, in words: ``string, 1 to 64 characters``."""
+    """Render the type of a value and its bounds: ``string, 1 to 64 characters``."""
     if "$ref" in field:
         return _link(_name(field))
     if "const" in field:
@@ -220,7 +220,7 @@ def _anchor(title: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Paragraphs."""
+    """Render paragraphs, which an empty line separates."""
     return "".join(f"<p>{_inline(one)}</p>\n" for one in text.split("\n\n"))
 
 

@@ -1,34 +1,34 @@
-/** What one topic looks like: who is here, what is said and for how long yet, and the field to say something. */
+/** The room of one topic: its members, its messages with their countdowns, and the field for a new message. */
 
 import { MessageLog } from "./log.js";
 import { short } from "./message.js";
 
 const GAPS = {
-  expired: (count) => `${count} lived and died while you were away.`,
-  evicted: (count) => `${count} are lost: this topic was too busy to keep them.`,
+  expired: (count) => `${count} expired while you were away.`,
+  evicted: (count) => `${count} lost while you were away: this topic was too busy.`,
 };
 const ENDS = {
-  1008: "The server closed this connection: too many messages in a row were refused.",
-  1009: "The server closed this connection: that message was too big for it.",
-  4409: "This topic goes on in another window.",
+  1008: "The server closed the connection: it refused too many messages in a row.",
+  1009: "The server closed the connection: your message was too big. Make it shorter.",
+  4409: "This topic is open in another window now.",
 };
 
-let numbered = 0; // rooms so far
+let lastId = 0; // makes the ids of elements unique
 
 export class Room {
-  connection = null; // which tells this room what happens
+  connection = null; // whose events this room takes
 
-  // What is shown elsewhere.
+  // Shown in the lobby.
   topic = "";
   users = 0;
   isDown = false;
 
-  #part; // the elements of this room, by class
-  #changed; // called when what others show of this room has changed
+  #part; // returns the element of this room with a class
+  #changed; // called after a change of a field above, or of `unread`
   #log;
-  #ours = new Map(); // by ref: MessageViews that have no id yet
+  #own = new Map(); // MessageViews of own messages without an id, by ref
   #unread = new Set(); // ids
-  #others = []; // usernames
+  #others = []; // usernames of the other members
   #wantsTopics = false;
 
   /** @param {{changed: () => void, left: () => void, back: () => void}} callbacks */
@@ -37,7 +37,7 @@ export class Room {
     this.element = document.getElementById("room-template").content.firstElementChild.cloneNode(true);
     this.#log = new MessageLog(this.element);
     const part = (this.#part = (name) => this.element.querySelector(`.${name}`));
-    part("problem").id = `problem-${++numbered}`;
+    part("problem").id = `problem-${++lastId}`;
     part("field").setAttribute("aria-describedby", part("problem").id);
     part("leave").onclick = left;
     part("back").onclick = back;
@@ -63,18 +63,18 @@ export class Room {
     return !this.element.hidden;
   }
 
-  /** How many messages were not seen yet, and still can be. */
+  /** The count of unread messages that have not expired. */
   get unread() {
     return this.#unread.size;
   }
 
   show(isShown) {
     this.element.hidden = !isShown;
-    if (isShown) this.look();
+    if (isShown) this.markRead();
   }
 
-  /** Somebody looks: the page has become visible, or this room on it. */
-  look() {
+  /** Mark every message as read: the page, or this room on it, has become visible. */
+  markRead() {
     this.#unread.clear();
     this.tick();
     this.#changed();
@@ -87,47 +87,47 @@ export class Room {
   }
 
   focus() {
-    // On a screen that is touched the field would bring up the keyboard.
+    // On a touch screen a focused field opens the on-screen keyboard.
     this.#part(matchMedia("(pointer: coarse)").matches ? "title" : "field").focus();
   }
 
-  /** Once a second. */
+  /** Update the countdowns. Called once a second. */
   tick() {
     const over = this.#log.tick();
     if (over) this.take_expired({ through: over });
   }
 
-  /** @param {import("./connection.js").Event} event for which there is a method below */
+  /** Take an event with the method of its type. @param {import("./connection.js").Event} event */
   take(event) {
     this[`take_${event.type}`](event);
   }
 
   take_renamed({ username }) {
     const name = this.#part("me");
-    if (name.textContent && name.textContent !== username) this.#log.note(`Your name here is ${username} now.`);
+    if (name.textContent && name.textContent !== username) this.#log.note(`Your name here is now ${username}.`);
     name.textContent = username;
   }
 
   take_joined({ topic, username, users, ttl }) {
     this.take_renamed({ username });
     this.#log.ttl = ttl * 1000;
-    const life = ttl < 100 ? `${ttl} second${ttl === 1 ? "" : "s"}` : short(ttl);
-    this.#part("life").textContent = life;
-    this.#part("field").placeholder = `It will last ${life}`;
+    const duration = ttl < 100 ? `${ttl} second${ttl === 1 ? "" : "s"}` : short(ttl);
+    this.#part("duration").textContent = duration;
+    this.#part("field").placeholder = `A message lasts ${duration}`;
     this.#part("title").firstElementChild.textContent = topic;
     this.#part("label").textContent = `Message to ${topic}`;
     this.#part("log").setAttribute("aria-label", `Messages in ${topic}`);
     this.topic = topic;
     this.users = users;
-    this.#setDown("");
-    for (const view of this.#ours.values()) if (view.state === "waiting") this.#showSending(view);
+    this.#setStatus("");
+    for (const view of this.#own.values()) if (view.state === "waiting") this.#showSending(view);
   }
 
   take_members({ users, members }) {
     this.users = users;
     this.#others = [...members].filter((name) => name !== this.#part("me").textContent);
     this.#part("count").textContent = `${users} here`;
-    this.#part("others").textContent = this.#others.slice(0, 20).join(", ") || "nobody else yet";
+    this.#part("others").textContent = this.#others.slice(0, 20).join(", ") || "no one else yet";
     this.#showEveryone();
     this.#changed();
   }
@@ -139,11 +139,11 @@ export class Room {
     this.#changed();
   }
 
-  take_delivered({ ref, id, recipients, lived }) {
-    const view = this.#ours.get(ref);
-    this.#ours.delete(ref);
+  take_delivered({ ref, id, recipients, age }) {
+    const view = this.#own.get(ref);
+    this.#own.delete(ref);
     view.show("delivered", recipients ? `delivered to ${recipients}` : "delivered to no one");
-    this.#log.settle(view, id, lived);
+    this.#log.settle(view, id, age);
   }
 
   take_refused({ ref, text, detail }) {
@@ -153,17 +153,17 @@ export class Room {
   }
 
   take_unsure({ ref }) {
-    const view = this.#ours.get(ref);
+    const view = this.#own.get(ref);
     view.show("unsure", "may not have arrived");
-    const choose = (name, andThen) => {
+    const offer = (name, andThen) => {
       view.element.querySelector(name).onclick = () => {
         this.#discard(ref);
         andThen();
         this.#part("field").focus();
       };
     };
-    choose(".send-again", () => this.#send(view.text));
-    choose(".discard", () => {});
+    offer(".send-again", () => this.#send(view.text));
+    offer(".discard", () => {});
   }
 
   take_expired({ through }) {
@@ -174,8 +174,8 @@ export class Room {
 
   take_gap({ from, to, reason }) {
     if (reason === "restarted") {
-      this.take_expired({ through: Infinity }); // they went with the topic
-      this.#log.note("While you were away this topic ended, and began anew. Whatever was said in between is lost.");
+      this.take_expired({ through: Infinity }); // they ended with the old epoch
+      this.#log.note("This topic restarted while you were away. Messages sent in between are lost.");
     } else {
       const count = to - from + 1;
       this.#log.note(GAPS[reason](count === 1 ? "1 message" : `${count} messages`));
@@ -189,13 +189,13 @@ export class Room {
 
   take_lost({ detail, wait }) {
     const when = wait > 1500 ? `Trying again in ${Math.round(wait / 1000)} s.` : "Trying again…";
-    this.#setDown(`${detail ? `Not connected: ${detail}.` : "Connection lost."} ${when}`);
-    for (const view of this.#ours.values()) if (view.state === "sending") this.#showSending(view);
+    this.#setStatus(`${detail ? `Not connected (${detail}).` : "Connection lost."} ${when}`);
+    for (const view of this.#own.values()) if (view.state === "sending") this.#showSending(view);
   }
 
   take_ended({ code, detail, unsent }) {
-    this.#setDown(ENDS[code] ?? `The server closed this connection: ${detail || `code ${code}`}.`, true);
-    for (const [ref, view] of this.#ours) if (view.state !== "unsure") this.#discard(ref);
+    this.#setStatus(ENDS[code] ?? `The server closed the connection: ${detail || `code ${code}`}.`, true);
+    for (const [ref, view] of this.#own) if (view.state !== "unsure") this.#discard(ref);
     if (unsent.length) this.#giveBack(unsent.join("\n"));
   }
 
@@ -216,8 +216,8 @@ export class Room {
   }
 
   #send(text) {
-    const view = this.#log.addOurs(text);
-    this.#ours.set(this.connection.send(text), view);
+    const view = this.#log.addOwn(text);
+    this.#own.set(this.connection.send(text), view);
     this.#showSending(view);
   }
 
@@ -227,8 +227,8 @@ export class Room {
   }
 
   #discard(ref) {
-    this.#log.discard(this.#ours.get(ref));
-    this.#ours.delete(ref);
+    this.#log.discard(this.#own.get(ref));
+    this.#own.delete(ref);
   }
 
   #giveBack(text) {
@@ -236,7 +236,7 @@ export class Room {
     field.value = field.value ? `${text}\n${field.value}` : text;
   }
 
-  /** @param {string} detail of what is wrong with the message; none: nothing is */
+  /** Show a problem at the field. @param {string} detail empty if nothing is wrong */
   #complain(detail) {
     this.#part("field").setAttribute("aria-invalid", String(Boolean(detail)));
     this.#part("problem").textContent = detail;
@@ -247,11 +247,16 @@ export class Room {
     if (this.#part("people").open) this.#part("everyone").replaceChildren(...this.#others.map(item));
   }
 
-  #setDown(words, forGood = false) {
-    this.isDown = Boolean(words);
-    if (words) this.#part("count").textContent = "not connected";
-    this.#part("status").textContent = words;
-    this.#part("again").hidden = !forGood;
+  /**
+   * Show the state of the connection.
+   * @param {string} text empty if connected
+   * @param {boolean} isFinal whether only "Join again" reconnects
+   */
+  #setStatus(text, isFinal = false) {
+    this.isDown = Boolean(text);
+    if (text) this.#part("count").textContent = "not connected";
+    this.#part("status").textContent = text;
+    this.#part("again").hidden = !isFinal;
     this.element.classList.toggle("down", this.isDown);
     this.#changed();
   }

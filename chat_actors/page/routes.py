@@ -1,4 +1,7 @@
-"""The chat page: ``GET /`` and the files it is made of, served from memory under a policy that lets nothing else in."""
+"""The routes of the chat page: ``GET /`` and its files, served from memory.
+
+A Content-Security-Policy allows the page to load nothing but these files.
+"""
 
 import hashlib
 import re
@@ -11,17 +14,17 @@ from starlette.routing import BaseRoute, Route
 
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-# 'self' alone covers a WebSocket in current browsers; older ones want its origin spelled out.
+# In current browsers 'self' includes WebSockets; older browsers need the origin of the WebSocket.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'{sockets}; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")  # nothing that means something in a policy
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")  # no character with a meaning in a policy
 
 
 def page_routes() -> list[BaseRoute]:
-    """``/`` and ``/page/…``; the files are read here, once."""
+    """Return the routes ``/`` and ``/page/…``. The files are read once, in this call."""
     contents = {entry.name: entry.read_bytes() for entry in files(__package__).iterdir() if _media_type(entry.name)}
     routes: list[BaseRoute] = [_route("/", "index.html", contents.pop("index.html"))]
     routes += [_route(f"/page/{name}", name, content) for name, content in sorted(contents.items())]
@@ -34,7 +37,7 @@ def _route(path: str, name: str, content: bytes) -> Route:
     async def serve(request: Request) -> Response:
         headers = {
             "ETag": etag,
-            "Cache-Control": "no-cache",  # kept, and asked for again each time: a new release is seen at once
+            "Cache-Control": "no-cache",  # a browser may keep it, but must revalidate: a new release shows at once
             "Content-Security-Policy": _policy(request.headers.get("host", "")),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
@@ -55,6 +58,6 @@ def _policy(host: str) -> str:
 
 
 def _is_known(etag: str, if_none_match: str) -> bool:
-    """Whether the client has this very content already (RFC 9110, section 13.1.2: a weak comparison)."""
+    """Return whether the client has this content already, by weak comparison (RFC 9110, section 13.1.2)."""
     known = [one.strip() for one in if_none_match.split(",")]
     return "*" in known or etag in (one[2:] if one.startswith("W/") else one for one in known)

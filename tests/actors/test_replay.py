@@ -71,7 +71,7 @@ async def test_a_message_that_is_no_longer_kept_is_not_replayed() -> None:
 @pytest.mark.parametrize("reads_on", [True, False])
 @in_clean_loop
 async def test_a_replay_may_exceed_the_outbox_bound_and_later_frames_may_not(kind: type[Lane], reads_on: bool) -> None:
-    room, lane = TopicHarness(), kind(most_bytes=1000)
+    room, lane = TopicHarness(), kind(max_bytes=1000)
     (alice,) = await room.enter("alice")
     room.send(alice, *["x" * 500] * 20)  # ten times the bound
     lane.stall()

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.protocols.websockets import wsproto_impl
 
-from chat_actors.connection.inbox import MOST_AHEAD, Inbox, open_inbox
+from chat_actors.connection.inbox import MAX_AHEAD, Inbox, open_inbox
 from tests.support.fakes import in_clean_loop
 from tests.tools.hostile.inputs import chunks, deflated
 from tests.tools.hostile.stage import LONGEST, Stage, a_message, listening
@@ -201,7 +201,7 @@ async def test_while_held_nothing_is_read_and_then_all_goes_on_in_order() -> Non
             stage.inbox.hold(until[number])
         return stage.take(words)
 
-    stage.inbox.take_at_once(take_and_hold)
+    stage.inbox.deliver_to(take_and_hold)
     stage.read(text("one") + text("two") + BINARY_FRAME + frame(FIN | PING) + text("three")[:3])
     assert (stage.texts, stage.uvicorn.data, stage.pipe.reading) == (["one"], [], False)
     stage.read(text("three")[3:])  # was on its way
@@ -267,16 +267,16 @@ async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it(
 @in_clean_loop
 async def test_few_messages_wait_in_uvicorn_and_the_rest_comes_when_they_are_received() -> None:
     stage = listening()
-    stage.read((BINARY_FRAME + frame(FIN | PING)) * (MOST_AHEAD + 1), text("behind"))
+    stage.read((BINARY_FRAME + frame(FIN | PING)) * (MAX_AHEAD + 1), text("behind"))
     stage.pipe.resume_reading()  # as uvicorn may
     stage.read(text("far behind"))
-    assert (stage.uvicorn.data.count(BINARY_FRAME), stage.pipe.reading) == (MOST_AHEAD, False)
-    for _ in range(MOST_AHEAD):
+    assert (stage.uvicorn.data.count(BINARY_FRAME), stage.pipe.reading) == (MAX_AHEAD, False)
+    for _ in range(MAX_AHEAD):
         await stage.inbox.receive()
         assert not stage.pipe.reading
     await stage.inbox.receive()
     assert stage.pipe.reading
-    assert stage.uvicorn.data.count(BINARY_FRAME) == MOST_AHEAD + 1
+    assert stage.uvicorn.data.count(BINARY_FRAME) == MAX_AHEAD + 1
     assert stage.uvicorn.data[-2:] == [text("behind"), text("far behind")]
 
 
@@ -304,7 +304,7 @@ async def test_a_connection_that_ends_while_held_is_left_alone() -> None:
         stage.inbox.hold(until)
         return stage.take(words)
 
-    stage.inbox.take_at_once(take_and_hold)
+    stage.inbox.deliver_to(take_and_hold)
     stage.read(text("one") + text("two"))
     stage.pipe.close()
     until.set_result(None)
@@ -326,7 +326,7 @@ def test_all_that_happens_to_the_connection_is_told_to_uvicorn() -> None:
 async def test_another_servers_messages_come_one_by_one() -> None:
     inbox = open_inbox(None, a_message, LONGEST)
     assert type(inbox) is Inbox
-    inbox.take_at_once(lambda text: pytest.fail(text))
+    inbox.deliver_to(lambda text: pytest.fail(text))
     assert (await inbox.receive())["text"] == "hello"
 
 

@@ -51,13 +51,13 @@ async def test_the_plain_lane_keeps_nothing_of_a_frame_that_was_sent() -> None:
 @both_lanes
 @in_clean_loop
 async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane]) -> None:
-    lane = kind.stalled(most_bytes=1000)
+    lane = kind.stalled(max_bytes=1000)
     for _ in range(2):
         lane.write("x" * 700)
         assert not slow(lane)
     lane.write("x")
     reason = lane.outbox.reason
-    assert (reason or "").startswith("slow: too much unread, 1")
+    assert (reason or "").startswith("slow: outbox full, 1")
     lane.write("x")
     await lane.seconds(50)
     assert lane.outbox.reason == reason
@@ -65,7 +65,7 @@ async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane
 
 @in_clean_loop
 async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
-    lane = FastLane(most_bytes=1000)
+    lane = FastLane(max_bytes=1000)
     lane.write(*["x" * 300] * 50)
     lane.stall()
     waiting = []
@@ -78,7 +78,7 @@ async def test_the_bound_is_for_what_waits_however_much_was_written() -> None:
 
 @in_clean_loop
 async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_written() -> None:
-    lane = Lane(most_bytes=1000)
+    lane = Lane(max_bytes=1000)
     for _ in range(50):
         lane.write("x" * 300)
         await settle()
@@ -132,7 +132,7 @@ async def test_the_kernel_takes_little_ahead_of_what_it_sends(family: socket.Add
 @both_lanes
 @in_clean_loop
 async def test_a_replay_comes_on_top_of_what_may_wait(kind: type[Lane]) -> None:
-    lane = kind.stalled(most_bytes=1000)
+    lane = kind.stalled(max_bytes=1000)
     lane.outbox.write_answer(frame("x" * 5000))
     for _ in range(2):
         lane.write("x" * 700)
@@ -143,14 +143,14 @@ async def test_a_replay_comes_on_top_of_what_may_wait(kind: type[Lane]) -> None:
 
 @in_clean_loop
 async def test_an_aborted_peer_loses_its_connection_on_the_fast_lane() -> None:
-    lane = FastLane.stalled("1", "2", most_bytes=0)
+    lane = FastLane.stalled("1", "2", max_bytes=0)
     assert lane.transport.aborted.is_set()
     assert len(lane.texts) == 1
 
 
 @in_clean_loop
 async def test_an_aborted_peer_ends_the_conversation_on_the_plain_lane() -> None:
-    lane = Lane.stalled("1", "2", most_bytes=0)
+    lane = Lane.stalled("1", "2", max_bytes=0)
     assert await lane.outbox.receive() == DISCONNECT
     lane.server.peer_reads = True
     await settle()
@@ -219,27 +219,27 @@ async def test_progress_starts_the_ten_seconds_again(kind: type[Lane]) -> None:
 async def test_a_frame_that_outlives_its_message_aborts_a_peer_though_it_makes_progress(
     kind: type[Lane],
 ) -> None:
-    lane = kind.stalled(*["1"] * 60, most_bytes=100_000)
+    lane = kind.stalled(*["1"] * 60, max_bytes=100_000)
     await settle()
     for _ in range(30):
         await lane.seconds(1)
         await lane.read_one("1")
     assert lane.outbox.reason is None
     await lane.seconds(1)
-    assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
+    assert (lane.outbox.reason or "").startswith("slow: frame older than the window")
 
 
 @both_lanes
 @in_clean_loop
 async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind: type[Lane]) -> None:
-    lane = kind.stalled(*["1"] * 29, most_bytes=100_000)
+    lane = kind.stalled(*["1"] * 29, max_bytes=100_000)
     await lane.seconds(1)
     lane.write(*["1"] * 60)
     for _ in range(31):
         assert lane.outbox.reason is None
         await lane.seconds(1)
         await lane.read_one("1")
-    assert (lane.outbox.reason or "").startswith("slow: a frame waited longer than a message lives")
+    assert (lane.outbox.reason or "").startswith("slow: frame older than the window")
 
 
 @both_lanes
@@ -286,7 +286,7 @@ async def test_the_first_close_counts_and_nothing_follows_it(kind: type[Lane]) -
 @both_lanes
 @in_clean_loop
 async def test_a_peer_that_was_aborted_gets_no_close(kind: type[Lane]) -> None:
-    lane = kind.stalled("1", "2", most_bytes=0)
+    lane = kind.stalled("1", "2", max_bytes=0)
     lane.outbox.close(CloseCode.RESTARTING)
     lane.server.peer_reads = True
     await lane.outbox.finish()

@@ -11,7 +11,7 @@ from chat_actors.actors.events import Join, JoinFailed, Leave, Send, TopicEvent
 from chat_actors.actors.supervisor import ListTopics, SupervisorEvent
 from chat_actors.connection.admission import Admission, HandshakeRefused
 from chat_actors.connection.asgi import Receive
-from chat_actors.connection.inbox import Brake, Inbox, Take
+from chat_actors.connection.inbox import Backpressure, Inbox, Take
 from chat_actors.connection.lanes import open_outbox
 from chat_actors.connection.outbox import StallWatch
 from chat_actors.connection.session import Session
@@ -29,14 +29,14 @@ class HoldingInbox(Inbox):
         self.take: Optional[Take] = None
         self.held: list[asyncio.Future[None]] = []
 
-    def take_at_once(self, take: Take) -> None:
+    def deliver_to(self, take: Take) -> None:
         self.take = take
 
     def hold(self, until: "asyncio.Future[None]") -> None:
         self.held.append(until)
 
-    def guard(self, brake: Brake, too_big: Callable[[], None]) -> None:
-        self.brake, self.too_big = brake, too_big
+    def guard(self, backpressure: Backpressure, too_big: Callable[[], None]) -> None:
+        self.backpressure, self.too_big = backpressure, too_big
 
 
 class Alone:
@@ -107,7 +107,7 @@ async def test_a_peer_that_goes_before_it_asks_to_join_leaves_no_topic() -> None
         alone.goes()
         await alone.task
     assert mail(alone.supervisor) == []
-    assert [line for line in lines if "ended before it joined" in line and "closed by peer" in line]
+    assert [line for line in lines if "connection closed before join" in line and "closed by peer" in line]
 
 
 @in_clean_loop
@@ -171,7 +171,7 @@ async def test_an_exception_in_a_session_closes_with_1011_and_leaves() -> None:
         alone.server.events.put_nowait({"type": "websocket.receive", "text": object()})  # no server would
         assert await alone.leaves() == "crashed"
     assert alone.server.closes == [CloseCode.CRASHED]
-    assert len([line for line in lines if "session crashed" in line and "Traceback" in line]) == 1
+    assert len([line for line in lines if "session failed" in line and "Traceback" in line]) == 1
 
 
 @in_clean_loop
@@ -290,8 +290,8 @@ async def test_frames_that_nobody_receives_count_as_well() -> None:
     limited, unlimited = Alone(rate_limit=0.001, rate_burst=2), Alone(rate_limit=0)
     await limited.joins()
     await unlimited.joins()
-    assert [limited.inbox.brake() is None for _ in range(4)] == [True, True, False, False]
-    assert all(unlimited.inbox.brake() is None for _ in range(200))
+    assert [limited.inbox.backpressure() is None for _ in range(4)] == [True, True, False, False]
+    assert all(unlimited.inbox.backpressure() is None for _ in range(200))
     for alone in (limited, unlimited):
         alone.goes()
         assert await alone.leaves() == "closed by peer"

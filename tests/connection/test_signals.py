@@ -55,7 +55,7 @@ async def test_the_host_hears_a_signal_when_the_application_has_stopped(number: 
     host.end.set()
     await settle()
     assert host.told == ["stop", "stopped", number]
-    signals.let_go()
+    signals.restore()
     assert signal.getsignal(number) == host.heard
 
 
@@ -77,7 +77,7 @@ async def test_a_second_signal_goes_to_the_host_at_once() -> None:
 @in_clean_loop
 async def test_a_host_that_would_not_end_with_grace_is_left_alone(handler: Any) -> None:
     signal.signal(signal.SIGINT, handler)
-    ExitSignals(Host().stop).let_go()
+    ExitSignals(Host().stop).restore()
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -87,7 +87,7 @@ async def test_a_handler_that_came_later_is_left_alone() -> None:
     signal.signal(signal.SIGTERM, host.heard)
     signals = ExitSignals(host.stop)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signals.let_go()
+    signals.restore()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
@@ -97,7 +97,7 @@ async def test_outside_of_the_main_thread_there_are_no_signals() -> None:
     signal.signal(signal.SIGTERM, host.heard)
 
     async def listen() -> None:
-        ExitSignals(host.stop).let_go()
+        ExitSignals(host.stop).restore()
 
     await asyncio.to_thread(asyncio.run, listen())
     assert signal.getsignal(signal.SIGTERM) == host.heard

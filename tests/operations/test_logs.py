@@ -112,13 +112,13 @@ def test_uvicorns_lines_about_each_connection_are_dropped_and_with_them_the_quer
 
 
 @pytest.mark.parametrize(
-    ("host", "guarded", "warned"),
+    ("host", "protected", "warned"),
     [("0.0.0.0", False, True), ("::", False, True), ("127.0.0.1", False, False), ("0.0.0.0", True, False)],
 )
 def test_the_start_line_names_page_and_limits_and_an_open_server_is_warned_of(
-    lines: Lines, host: str, guarded: bool, warned: bool
+    lines: Lines, host: str, protected: bool, warned: bool
 ) -> None:
-    configure_logging("INFO", False, {"CHAT_TOPICS": 5}, guarded)
+    configure_logging("INFO", False, {"CHAT_TOPICS": 5}, protected)
     address = "%s://[%s]:%d" if ":" in host else "%s://%s:%d"
     running = f"Uvicorn running on {address} (Press CTRL+C to quit)"
     logging.getLogger("uvicorn.error").info(running, "https", host, 80)
@@ -126,7 +126,7 @@ def test_the_start_line_names_page_and_limits_and_an_open_server_is_warned_of(
     started, *warnings, socket = lines()
     url = address % ("https", host, 80)
     assert started.endswith(f"INFO     Uvicorn running on {url} (Press CTRL+C to quit) page='{url}/' CHAT_TOPICS=5")
-    assert ["open to everyone" in warning for warning in warnings] == [True] * warned
+    assert ["server unprotected" in warning for warning in warnings] == [True] * warned
     assert "on unix socket /run/chat" in socket and "page" not in socket
 
 
@@ -185,7 +185,7 @@ def log_a_failure() -> None:
     try:
         fail(BODY)
     except ValueError as failure:
-        logger.opt(exception=failure).error("session crashed")
+        logger.opt(exception=failure).error("session failed")
 
 
 def let_uvicorn_log_a_failure() -> None:

@@ -54,14 +54,14 @@ def test_a_message_is_sending_until_the_server_has_it(people: People, line: Line
 
 def test_a_taken_name_gets_a_number_and_everybody_sees_who_is_here(people: People) -> None:
     alice = people.come().enters("alice", "names")
-    expect(alice.room.locator(".people summary")).to_have_text(re.compile(r"^1 here alice \(you\), nobody else yet$"))
+    expect(alice.room.locator(".people summary")).to_have_text(re.compile(r"^1 here alice \(you\), no one else yet$"))
     again = people.come().enters("alice", "names")
     expect(again.room.locator(".people summary")).to_have_text("2 here alice#2 (you), alice")
     expect(alice.room.locator(".people summary")).to_have_text("2 here alice (you), alice#2")
     alice.room.locator(".people summary").click()
     expect(alice.room.locator(".everyone li")).to_have_text(["alice#2"])
     again.room.get_by_role("button", name="Leave").click()
-    expect(alice.room.locator(".people summary")).to_have_text("1 here alice (you), nobody else yet")
+    expect(alice.room.locator(".people summary")).to_have_text("1 here alice (you), no one else yet")
 
 
 def test_a_message_may_have_several_lines_and_enter_sends_it(people: People, bots: Bots) -> None:
@@ -99,12 +99,12 @@ RECORD = """() => {
 def test_a_message_fades_counts_down_and_goes_when_the_server_deletes_it(people: People, start: StartServer) -> None:
     server = start(*APP, CHAT_MESSAGE_TTL="3")
     alice = people.come(page_of(server)).enters("alice", "time")
-    expect(alice.room.get_by_text("Nothing said here lasts longer than 3 seconds.")).to_have_css("opacity", "1")
+    expect(alice.room.get_by_text("Messages here disappear after 3 seconds.")).to_have_css("opacity", "1")
     alice.page.evaluate(RECORD)
     alice.says("short")
     expect(alice.message("short")).to_have_attribute("data-state", "delivered")
     alice.sees()
-    expect(alice.room.get_by_text("Nothing said here lasts longer than 3 seconds.")).to_have_css("opacity", "1")
+    expect(alice.room.get_by_text("Messages here disappear after 3 seconds.")).to_have_css("opacity", "1")
     # Of as many frames as a busy machine has drawn.
     left, ink, burnt = zip(*alice.page.evaluate("record"))
     seconds = list(dict.fromkeys(map(int, filter(None, left))))
@@ -144,7 +144,7 @@ def test_active_topics_are_listed_live_and_one_click_joins(people: People, bots:
     alice.page.clock.fast_forward(5_000)
     expect(listed.filter(has_text="gardens")).to_have_text("gardens1 here")
     listed.filter(has_text="gardens").get_by_role("button").click()
-    expect(alice.page.locator("#username-problem")).to_have_text("Choose a name first.")
+    expect(alice.page.locator("#username-problem")).to_have_text("Enter your name first.")
     expect(alice.page.get_by_label("Your name")).to_be_focused()
     alice.page.keyboard.type("alice")
     listed.filter(has_text="gardens").get_by_role("button").click()
@@ -218,7 +218,7 @@ def test_a_refused_topic_shows_at_the_topic(people: People) -> None:
     expect(alice.page.locator("#topic-problem")).to_have_text("topic must have 1 to 64 characters, not 65")
     expect(alice.page.get_by_label("Topic", exact=True)).to_be_focused()
     alice.joins("alice", " ")
-    expect(alice.page.locator("#topic-problem")).to_have_text("Choose a topic, or name a new one.")
+    expect(alice.page.locator("#topic-problem")).to_have_text("Enter a topic, or choose an active one.")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_server_with_a_token_asks_for_it(people: People, start: StartServer) -
     token = alice.page.get_by_label("Access token")
     expect(token).to_be_focused()
     alice.joins("alice", "private", token="guess")
-    expect(alice.page.locator("#token-problem")).to_have_text("The server does not take this token.")
+    expect(alice.page.locator("#token-problem")).to_have_text("Wrong token. Check it and try again.")
     alice.joins("alice", "private", token="secret")
     alice.is_in("private")
     assert "secret" not in alice.page.evaluate(
@@ -311,7 +311,7 @@ def test_a_flood_is_cut_at_the_newest_and_says_so(people: People, bots: Bots) ->
         bob.says(str(number))
     expect(alice.message("509")).to_be_in_viewport()
     expect(alice.room.locator(".message")).to_have_count(500)
-    expect(alice.room.get_by_text("Earlier messages are not shown.")).to_have_count(1)
+    expect(alice.room.get_by_text("Older messages are not shown.")).to_have_count(1)
     expect(alice.room.locator(".cut")).not_to_have_attribute("hidden", "")
 
 

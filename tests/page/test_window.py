@@ -41,7 +41,7 @@ def test_a_server_that_restarts_under_the_page_is_found_again(people: People, st
     expect(bob.status).to_have_text("")
     expect(alice.status).to_have_text("")
     expect(alice.message("between")).to_have_attribute("data-state", "delivered")
-    expect(alice.notes).to_have_text([re.compile("this topic ended, and began anew")])
+    expect(alice.notes).to_have_text([re.compile("This topic restarted while you were away")])
     alice.sees("between")
     bob.sees("between")
 
@@ -96,7 +96,7 @@ def test_messages_that_are_lost_are_counted_at_the_gap(
     for number in range(1, 6):
         bob.says(str(number))
     line.mend()
-    expect(alice.notes).to_have_text(["3 messages are lost: this topic was too busy to keep them."])
+    expect(alice.notes).to_have_text(["3 messages lost while you were away: this topic was too busy."])
     alice.sees("0", "4", "5")
     rows = alice.room.locator(".messages > li").evaluate_all("all => all.map(row => row.classList[0])")
     assert rows == ["message", "note", "message", "message"]
@@ -117,7 +117,7 @@ def test_messages_that_lived_and_died_meanwhile_are_counted(
     put_forward(server, 30)
     bob.hears("expired")
     line.mend()
-    expect(alice.notes).to_have_text(["1 message lived and died while you were away."])
+    expect(alice.notes).to_have_text(["1 message expired while you were away."])
     alice.page.clock.fast_forward(31_000)
     expect(alice.notes).to_have_count(0)  # nor does the note last
 
@@ -210,9 +210,9 @@ def drop(alice: Person, server: StandIn) -> None:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (1008, "The server closed this connection: too many messages in a row were refused."),
-        (1009, "The server closed this connection: that message was too big for it."),
-        (4409, "This topic goes on in another window."),
+        (1008, "The server closed the connection: it refused too many messages in a row."),
+        (1009, "The server closed the connection: your message was too big. Make it shorter."),
+        (4409, "This topic is open in another window now."),
     ],
 )
 def test_after_a_final_code_it_comes_back_only_when_told_to(people: People, code: int, words: str) -> None:
@@ -280,9 +280,9 @@ def test_a_full_server_is_named_and_tried_again(people: People) -> None:
     alice, server = in_room(people)
     server.lets_in = False
     drop(alice, server)
-    server.join(2).says("error", error="server_full", detail="the server is full, try again later")
+    server.join(2).says("error", error="server_full", detail="server full: try again later")
     server.join(2).closes(1013)
-    expect(alice.status).to_have_text(re.compile(r"^Not connected: the server is full, try again later\."))
+    expect(alice.status).to_have_text(re.compile(r"^Not connected \(server full: try again later\)\."))
     server.lets_in = True
     alice.page.clock.run_for(1_000)
     server.join(3)
@@ -369,7 +369,7 @@ def test_a_late_join_of_our_own_is_not_taken_for_another_window(people: People) 
     alice.page.clock.run_for(5_000)
     server.join(4).answers_join()
     server.join(4).closes(4409)
-    expect(alice.status).to_have_text("This topic goes on in another window.")
+    expect(alice.status).to_have_text("This topic is open in another window now.")
 
 
 def test_a_message_that_comes_twice_is_shown_once(people: People) -> None:
@@ -392,7 +392,7 @@ def test_another_name_after_coming_back_is_told(people: People) -> None:
     server.lets_in = False
     drop(alice, server)
     server.join(2).answers_join(username="alice#2", users=2, members=["alice", "alice#2"], resume="t2")
-    expect(alice.notes).to_have_text(["Your name here is alice#2 now."])
+    expect(alice.notes).to_have_text(["Your name here is now alice#2."])
     expect(alice.room.locator(".people summary")).to_have_text("2 here alice#2 (you), alice")
 
 
@@ -477,9 +477,9 @@ def test_a_list_that_needs_a_join_asks_for_the_token_and_no_more(people: People)
     server.lists = False
     alice.page.clock.install()
     alice.comes()
-    server.last.says("error", error="not_joined", detail="this server has a token: join first, with it")
+    server.last.says("error", error="not_joined", detail="token required: first join with `token` in the join frame")
     expect(alice.page.get_by_label("Access token")).to_be_visible()
-    expect(alice.page.locator("#active-word")).to_have_text("They are shown to those who have joined one.")
+    expect(alice.page.locator("#active-status")).to_have_text("Join a topic to see this list.")
     asked = server.last
     alice.page.clock.run_for(60_000)
     assert server.last is asked
@@ -491,7 +491,7 @@ def test_a_server_that_is_not_there_is_named(people: People, line: Line) -> None
     alice.comes()
     line.cut()
     alice.page.clock.fast_forward(5_000)  # to where it asks again
-    expect(alice.page.locator("#active-word")).to_have_text("The server cannot be reached. Trying again…")
+    expect(alice.page.locator("#active-status")).to_have_text("The server cannot be reached. Trying again…")
     alice.joins("alice", "sports")
-    expect(alice.page.locator("#form-problem")).to_have_text("The server cannot be reached.")
+    expect(alice.page.locator("#form-problem")).to_have_text("The server cannot be reached. Try again in a moment.")
     expect(alice.page.get_by_role("button", name="Join", exact=True)).to_have_text("Join")

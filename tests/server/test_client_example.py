@@ -86,7 +86,7 @@ async def test_the_demo_does_not_start_among_other_users(server: Server) -> None
         await visit.join("dave", "sports")
         demo = await asyncio.to_thread(run, "--url", server.url)
     assert demo.returncode == 1
-    assert demo.stderr.startswith("The demo starts on a server without users.")
+    assert demo.stderr.startswith("The demo needs a server without users.")
     assert "- sports (1 user)" in demo.stderr
 
 
@@ -191,7 +191,7 @@ async def test_the_demo_does_not_wait_for_ever_for_an_ack(server: Server, monkey
         return [] if frame["type"] == "ack" else [frame]
 
     async with relay(server, no_acks) as url:
-        with pytest.raises(client_example.Trouble, match=r"alice expected .*'ack'.* Nothing came."):
+        with pytest.raises(client_example.Trouble, match=r"alice expected .*'ack'.* No answer came in time."):
             await client_example.demo(url)
 
 

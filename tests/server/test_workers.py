@@ -15,7 +15,7 @@ from chat_actors.workers import STARTUP_FAILURE, refuse_several_workers, workers
 from tests.support.server import PATIENCE, ROOT, Server
 
 PARENT = 4711
-SENTENCE = "chat_actors keeps its topics in the memory of one process: several workers would split every topic"
+SENTENCE = "chat_actors keeps its topics in the memory of one process: several workers would split every topic."
 
 PROGRAM = """
 import uvicorn
@@ -118,7 +118,7 @@ def test_a_worker_ends_its_server_unless_that_has_ended(
     assert worker == killed
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(SENTENCE)
-    assert line.endswith("Start it with one worker, or with an endpoint in CHAT_CLUSTER for each of them.")
+    assert line.endswith("Start one worker, or list one endpoint for each worker in CHAT_CLUSTER.")
 
 
 @pytest.mark.usefixtures("worker")
@@ -128,7 +128,7 @@ def test_the_refusal_is_a_single_write_because_each_worker_says_it(monkeypatch: 
     with pytest.raises(SystemExit):
         Importing(uvicorn.Config("app", workers=2)).refuse()
     (line,) = written
-    assert line.endswith("each of them.\n")
+    assert line.endswith("in CHAT_CLUSTER.\n")
 
 
 @pytest.mark.usefixtures("worker")

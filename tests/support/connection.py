@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from chat_actors.server import LOOK_SECONDS, Server
+from chat_actors.server import CLOSE_POLL_SECONDS, Server
 from tests.support.fakes import FakeClock, FakeServer, Frame, settle
 
 
@@ -39,5 +39,5 @@ async def end(server: Server, clock: FakeClock) -> None:
     stopping = asyncio.ensure_future(server.stop())
     await settle()
     while not stopping.done():
-        await clock.advance(LOOK_SECONDS)
+        await clock.advance(CLOSE_POLL_SECONDS)
     await stopping

@@ -40,7 +40,7 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
         write(text)
         return True
 
-    inbox.take_at_once(take)
+    inbox.deliver_to(take)
     while (event := await inbox.receive())["type"] == "websocket.receive":
         if event.get("text") is not None:
             write(event["text"])

@@ -23,18 +23,18 @@ def frame(text: str) -> bytes:
 class Lane:
     """An outbox on the plain lane, the fake server behind it, and the stall clock that watches it."""
 
-    def __init__(self, most_bytes: int = 1000, window: float = 30.0) -> None:
+    def __init__(self, max_bytes: int = 1000, window: float = 30.0) -> None:
         self.server = FakeServer()
         self.clock = FakeClock()
         self.counters = Counters()
-        self.watch = StallWatch(self.clock, self.counters, most_bytes, 10.0, window)
+        self.watch = StallWatch(self.clock, self.counters, max_bytes, 10.0, window)
         self.watching = asyncio.create_task(self.watch.run())
         self.outbox = self.open()
 
     @classmethod
-    def stalled(cls: type[AnyLane], *unread: str, most_bytes: int = 1000, window: float = 30.0) -> AnyLane:
+    def stalled(cls: type[AnyLane], *unread: str, max_bytes: int = 1000, window: float = 30.0) -> AnyLane:
         """A lane whose peer stopped reading before these messages were written."""
-        lane = cls(most_bytes, window)
+        lane = cls(max_bytes, window)
         lane.stall()
         lane.write(*unread)
         return lane

@@ -22,7 +22,7 @@ POLL = 0.02  # seconds
 MIB = 1 << 20
 # Uvicorn's own lines on a peer's bad bytes (with a traceback where the UTF-8 is bad) are no trouble; these are.
 TROUBLE = re.compile(
-    r"crashed|(handler|write|check) failed|never retrieved|Fatal error|Task was destroyed|Exception in|CRITICAL"
+    r"crashed|(session|handler|write|check) failed|never retrieved|Fatal error|Task was destroyed|Exception in|CRITICAL"
 )
 
 

@@ -68,5 +68,5 @@ class Stage:
 
 def listening(longest: int = LONGEST) -> Stage:
     stage = Stage(longest)
-    stage.inbox.take_at_once(stage.take)
+    stage.inbox.deliver_to(stage.take)
     return stage

@@ -96,7 +96,7 @@ async def _hear(
         await receive()
         await send({"type": "websocket.accept"})
         inbox = open_inbox(uvicorn_protocol(scope) if direct else None, receive, LONGEST)
-        inbox.take_at_once(take)
+        inbox.deliver_to(take)
         while (event := await inbox.receive())["type"] == "websocket.receive":
             messages.append(event["bytes"] if event.get("text") is None else event["text"])
 
