@@ -29,6 +29,8 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 MOST_LINES = 160  # of README: two screens
 FOREIGN_CODES = {1002, 1007}  # close codes that uvicorn sends by itself
 
+SOURCE = "\n".join(path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py")))
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 
 
@@ -148,6 +150,13 @@ def test_every_frame_that_is_shown_is_one(page: Path) -> None:
     assert [example for example in examples(page) if not is_frame(example)] == []
 
 
+@each_page
+def test_an_error_that_is_shown_has_the_servers_own_words(page: Path) -> None:
+    shown = [json.loads(example) for example in examples(page)]
+    details = [frame["detail"].rstrip("…") for frame in shown if frame.get("type") == "error"]
+    assert [detail for detail in details if detail not in SOURCE] == []
+
+
 def test_every_kind_of_frame_is_shown() -> None:
     shown = {json.loads(example).get("type", "") for example in examples(DOCS / "protocol.md")}
     assert shown - {""} == {kind.__struct_config__.tag for kind in get_args(ServerFrame)}
@@ -198,7 +207,13 @@ def test_every_option_that_the_command_gives_to_uvicorn_has_its_row(monkeypatch:
     assert sorted(told) == sorted(given)
 
 
-# The metrics.
+# The log and the metrics.
+
+
+def test_every_log_event_that_is_named_is_one() -> None:
+    told = [name for events, *_ in rows("operations.md", "## Logs") for name in names(events)]
+    assert told
+    assert [name for name in told if f'"{name}"' not in SOURCE] == []
 
 
 def metrics() -> set[str]:
