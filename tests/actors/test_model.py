@@ -205,7 +205,7 @@ def test_whatever_is_posted_to_a_topic_each_member_sees_what_the_model_says() ->
     logger.disable("chat_actors")  # some ten thousand joins and leaves
     try:
         run_state_machine_as_test(
-            TopicMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+            TopicMachine, settings=settings(max_examples=100, stateful_step_count=40, deadline=None)
         )
     finally:
         logger.enable("chat_actors")

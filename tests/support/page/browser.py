@@ -11,6 +11,19 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, 
 
 from tests.support.server import PATIENCE
 
+UNWANTED = (
+    # Pages of the browser's own, which it draws for each window: a third of its work.
+    "WebUIOmniboxPopup",
+    "WebUIOmniboxAimPopup",
+    # What Playwright switches off, whose flag is hidden by another of that name.
+    "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose",
+    "HttpsUpgrades",
+    "MediaRouter",
+    "OptimizationHints",
+    "PaintHolding",
+    "ThirdPartyStoragePartitioning",
+)
 FLAGS = (
     "--no-sandbox",  # tests may run as root
     "--disable-gpu",
@@ -19,6 +32,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    f"--disable-features={','.join(UNWANTED)}",
 )
 NAMES = "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"
 WATCH = (
