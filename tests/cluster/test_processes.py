@@ -23,7 +23,7 @@ from chat_actors.cluster.views import highest
 from chat_actors.server import Server as ChatServer
 from chat_actors.settings import Settings
 from tests.support.fakes import POISON, log_lines
-from tests.support.server import APP, PATIENCE, ROOT, Client, Frame, Server, free_ports, in_loop
+from tests.support.server import APP, PATIENCE, ROOT, UNBOUNDED, Client, Frame, Server, free_ports, in_loop
 
 StartServer = Callable[..., Server]
 
@@ -64,7 +64,7 @@ class Guests(AsyncExitStack):
     """Clients of any server; closed at the end."""
 
     async def connect(self, server: Server) -> Client:
-        return Client(await self.enter_async_context(connect(server.url, compression=None)))
+        return Client(await self.enter_async_context(connect(server.url, compression=None, **UNBOUNDED)))
 
     async def join(self, server: Server, username: str, topic: str) -> Client:
         client = await self.connect(server)

@@ -28,6 +28,7 @@ PORTS = 50  # that one process may use, the first to claim the others
 ROOT = Path(__file__).parent.parent.parent
 APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
 AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", "--port", "0"  # see ``put_forward``
+UNBOUNDED: dict[str, Any] = {"max_queue": None}  # or a client that has not read all waits 10 seconds for the end of a close
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
 
 Frame = dict[str, Any]
@@ -285,7 +286,7 @@ class Visit:
     async def connect(self, **options: Any) -> Client:
         """``options`` are those of ``websockets``. Uncompressed, for those frames take the fast way in."""
         options = {"compression": None, **options}
-        client = Client(await self._stack.enter_async_context(connect(self.server.url, **options)))
+        client = Client(await self._stack.enter_async_context(connect(self.server.url, **UNBOUNDED, **options)))
         self._clients.append(client)
         return client
 
