@@ -28,7 +28,7 @@ PORTS = 50  # that one process may use, the first to claim the others
 ROOT = Path(__file__).parent.parent.parent
 APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
 AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", "--port", "0"  # see ``put_forward``
-UNBOUNDED: dict[str, Any] = {"max_queue": None}  # or a client that has not read all waits 10 seconds for the end of a close
+UNBOUNDED: dict[str, Any] = {"max_queue": None}  # else a client with unread frames waits 10 s in its close
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
 
 Frame = dict[str, Any]
