@@ -42,7 +42,7 @@ class Stored(Struct):
 
 
 class Model:
-    """One life of a topic. ``tokens``: what each outbox was given to resume by."""
+    """Model of one epoch of a topic. ``tokens``: what each outbox was given to resume by."""
 
     def __init__(self, settings: Settings, epoch: str, tokens: dict[Outbox, str]) -> None:
         self.due: dict[Outbox, list[Item]] = {}  # for everyone who ever was a member

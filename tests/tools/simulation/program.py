@@ -183,9 +183,9 @@ class Program:
             client.task.cancel()
 
     def _crash(self, times: int = 1) -> None:
-        lives = [life for life in self.world.supervisor.lives if life.topic.running]
-        if lives:
-            topic = self._rng.choice(lives).topic
+        epochs = [epoch for epoch in self.world.supervisor.epochs if epoch.topic.running]
+        if epochs:
+            topic = self._rng.choice(epochs).topic
             self._note(f"{times} crashes in {topic.name}")
             for _ in range(times):
                 topic.mailbox.put_nowait(Crash())  # type: ignore[arg-type]

@@ -34,8 +34,8 @@ class Crash(Struct):
     """An event whose handling raises."""
 
 
-class Life:
-    """One life of a topic: the topic, and what it handled, in order, with its time (monotonic seconds) for each."""
+class Epoch:
+    """One epoch of a topic: its actor, and what it handled, in order, with its time (monotonic seconds) for each."""
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
@@ -63,7 +63,7 @@ class Observed(Supervisor):
     """The supervisor, with a record of the topics it made and of the lists it was asked for."""
 
     def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
-        self.lives: list[Life] = []
+        self.epochs: list[Epoch] = []
         self.lists: dict[Outbox, list[Optional[Rooms]]] = {}  # those due to each; None where a crash leaves it open
         self._inside: dict[str, set[Outbox]] = {}  # by topic: joined and not left, in the order of the mailbox
         super().__init__(settings, clock, counters)
@@ -81,14 +81,14 @@ class Observed(Supervisor):
                         del self._inside[topic]
                     break
         elif type(event) is ListTopics:
-            crashed = any(life.may_give_up for life in self.lives)
+            crashed = any(epoch.may_give_up for epoch in self.epochs)
             rooms = [(topic, len(outboxes)) for topic, outboxes in self._inside.items()]
             self.lists.setdefault(event.outbox, []).append(None if crashed else rooms)
 
     def _create(self, name: str) -> _Active:
         active = super()._create(name)
         assert isinstance(active.topic, Topic)
-        self.lives.append(Life(active.topic))
+        self.epochs.append(Epoch(active.topic))
         return active
 
 
