@@ -218,14 +218,14 @@ async def test_while_held_nothing_is_read_and_then_all_goes_on_in_order() -> Non
 
 @pytest.mark.parametrize("kind", ["ping", "pong", "the beginning of a message"])
 @in_clean_loop
-async def test_a_frame_that_nobody_receives_is_counted_and_later_ones_wait_for_the_brake(kind: str) -> None:
+async def test_a_control_frame_or_fragment_is_counted_and_backpressure_stops_the_next(kind: str) -> None:
     stage = listening()
     until = asyncio.get_running_loop().create_future()
-    brakes = iter([None, until])
-    stage.inbox.guard(lambda: next(brakes), stage.too_big)
+    waits = iter([None, until])
+    stage.inbox.guard(lambda: next(waits), stage.too_big)
     stage.read(OTHERS[kind] * 3)
     assert (stage.uvicorn.data, stage.pipe.reading) == ([OTHERS[kind]] * 2, False)
-    brakes = iter([None])
+    waits = iter([None])
     until.set_result(None)
     await asyncio.sleep(0)
     assert (stage.uvicorn.data, stage.pipe.reading) == ([OTHERS[kind]] * 3, True)
@@ -246,7 +246,7 @@ async def test_who_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
 
 
 @in_clean_loop
-async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it() -> None:
+async def test_backpressure_and_the_wait_for_the_session_do_not_end_each_other() -> None:
     stage = listening()
     until = asyncio.get_running_loop().create_future()
     stage.inbox.guard(lambda: until, stage.too_big)
@@ -288,7 +288,7 @@ async def test_a_message_that_came_before_the_handshake_was_over_is_not_counted(
     assert stage.texts == ["taken"]
 
 
-def test_a_control_frame_that_ended_the_connection_brakes_nothing() -> None:
+def test_a_control_frame_that_ended_the_connection_causes_no_backpressure() -> None:
     stage = listening()
     stage.inbox.guard(lambda: pytest.fail("asked"), stage.too_big)
     stage.uvicorn.data_received = lambda data: stage.pipe.close()  # type: ignore[method-assign]

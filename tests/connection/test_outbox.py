@@ -6,18 +6,16 @@ import json
 import socket
 import weakref
 from types import SimpleNamespace
-from typing import Optional, cast
+from typing import cast
 
 import pytest
 
-from chat_actors.connection.asgi import AsgiEvent, FindProtocol, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
-from chat_actors.connection.handshake import turn_away
+from chat_actors.connection.asgi import AsgiEvent, UvicornProtocol
 from chat_actors.connection.lanes import CLOSE_SECONDS, UNSENT_BYTES, open_outbox
 from chat_actors.connection.outbox import StallWatch
 from chat_actors.counters import Counters
-from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.protocol.frames import Error
-from tests.support.fakes import FakeClock, FakeServer, FakeTransport, in_clean_loop, log_lines, remains, settle, tasks
+from chat_actors.protocol.codes import CloseCode
+from tests.support.fakes import FakeClock, FakeServer, in_clean_loop, log_lines, remains, settle, tasks
 from tests.support.lane import FastLane, Lane, both_lanes, frame, slow
 
 DISCONNECT = {"type": "websocket.disconnect"}
@@ -357,16 +355,6 @@ async def test_nothing_is_left_of_an_outbox_that_has_finished(kind: type[Lane]) 
     assert outbox() is None
 
 
-@in_clean_loop
-async def test_a_connection_that_is_turned_away_is_told_why() -> None:
-    server = FakeServer()
-    await turn_away(server.send, CloseCode.OVERLOADED, Error(ErrorCode.SERVER_FULL, "come back later"))
-    error = '{"type":"error","error":"server_full","detail":"come back later"}'
-    accept, told, close = server.sent
-    assert (accept, told) == ({"type": "websocket.accept"}, {"type": "websocket.send", "text": error})
-    assert (close["type"], close["code"]) == ("websocket.close", 1013)
-
-
 # Receiving.
 
 
@@ -392,57 +380,6 @@ async def test_a_close_on_the_plain_lane_ends_the_conversation_for_good() -> Non
     await lane.outbox.finish()
     assert lane.server.closes == [4408]
     assert tasks() == before | {lane.watching}
-
-
-# Which lane.
-
-
-class UvicornsProtocol:
-    """Stands for any of uvicorn's WebSocket protocols."""
-
-    def __init__(self) -> None:
-        self.transport = FakeTransport()
-
-    async def send(self, event: AsgiEvent) -> None:
-        raise AssertionError
-
-
-UvicornsProtocol.__module__ = "uvicorn.protocols.websockets.some_impl"
-
-
-class AnotherProtocol(UvicornsProtocol):
-    """Stands for the protocol of another server."""
-
-
-@pytest.mark.parametrize(
-    "kind, scope, fast",
-    [
-        (UvicornsProtocol, {"type": "websocket", "http_version": "1.1"}, True),
-        (UvicornsProtocol, {"type": "websocket", "http_version": "2"}, False),
-        (AnotherProtocol, {"type": "websocket", "http_version": "1.1"}, False),
-        (UvicornsProtocol, {"type": "http", "http_version": "1.1"}, False),
-        (UvicornsProtocol, {"type": "lifespan"}, False),
-        (None, {"type": "websocket", "http_version": "1.1"}, False),
-    ],
-)
-@in_clean_loop
-async def test_the_fast_lane_is_taken_where_uvicorn_has_a_connection_of_its_own(
-    kind: Optional[type[UvicornsProtocol]], scope: Scope, fast: bool
-) -> None:
-    found: list[object] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        found.append(uvicorn_protocol(scope))
-
-    server = FakeServer()
-    protocol = None if kind is None else kind()
-
-    async def send_alone(event: AsgiEvent) -> None:
-        raise AssertionError
-
-    send = send_alone if protocol is None else protocol.send
-    await FindProtocol(app)(scope, server.receive, send)
-    assert found == [protocol if fast else None]
 
 
 @in_clean_loop

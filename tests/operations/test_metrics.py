@@ -3,11 +3,10 @@
 import asyncio
 from typing import Any
 
-import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from chat_actors.counters import Counters, Histogram, ReaderStatistics, Statistics, TopicStatistics
+from chat_actors.counters import Counters, ReaderStatistics, Statistics, TopicStatistics
 from chat_actors.operations.metrics import BUSIEST, registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.server import Server
@@ -32,14 +31,6 @@ def of(chat: Server) -> Samples:
 
 
 # Histograms.
-
-
-@pytest.mark.parametrize(("value", "place"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (255, 8), (256, 9), (10**6, 9)])
-def test_a_histogram_counts_by_powers_of_two(value: int, place: int) -> None:
-    histogram = Histogram(1, 9)
-    histogram.add(value)
-    assert histogram.counts == [int(at == place) for at in range(10)]
-    assert histogram.sum == value
 
 
 def test_each_bucket_holds_all_that_lies_below_its_limit() -> None:

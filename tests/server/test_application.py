@@ -142,7 +142,7 @@ async def test_the_log_names_the_peer_where_the_host_does(scope: dict[str, Any],
 
 
 @in_clean_loop
-async def test_a_handshake_that_the_door_refuses_is_never_accepted() -> None:
+async def test_a_handshake_that_admission_refuses_is_never_accepted() -> None:
     clock = FakeClock()
     server = Server(DEFAULTS, clock)
     with log_lines() as lines:

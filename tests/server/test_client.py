@@ -431,7 +431,7 @@ async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_someb
 
 
 @in_tidy_loop
-async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own_message() -> None:
+async def test_an_id_of_an_earlier_epoch_is_not_taken_for_that_of_an_own_message() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         sending, peer = await lose_an_ack(script, chat, peer, last_id=1)
         peer.send(message(1, "hi"))
@@ -742,7 +742,7 @@ async def test_leaving_while_it_waits_to_come_back_does_not_wait() -> None:
 
 
 @in_tidy_loop
-async def test_leaving_while_messages_wait_for_room_does_not_wait_for_it() -> None:
+async def test_leaving_while_too_many_messages_are_unread_does_not_wait() -> None:
     async with scripted() as script:
         async with chatting(script, Tuning(most_unread=1)) as (chat, peer):
             peer.send(message(1), message(2))

@@ -18,7 +18,7 @@ async def ask(visit: Visit, username: str, **wants: Any) -> Client:
 
 
 async def taken_over(client: Client) -> int:
-    """The code by which a connection was closed whose member lives on in another one."""
+    """Return the close code of a connection whose member resumed on another connection."""
     client.joined = {}  # so the visit does not wait for its leave
     return await client.close_code()
 

@@ -12,7 +12,7 @@ KEPT = 4  # messages, at most
 
 
 class Person:
-    """Someone whom the topic knows again, if ``refs`` is not None: the acks of his refs."""
+    """Member of the model. ``refs``: the acks by ref; None if it did not ask for the window."""
 
     def __init__(self, name: str, asked: bool) -> None:
         self.name = name
