@@ -10,10 +10,10 @@ from uvicorn.protocols.websockets import wsproto_impl
 
 from chat_actors.connection.inbox import MAX_AHEAD, Inbox, open_inbox
 from tests.support.fakes import in_clean_loop
-from tests.tools.hostile.inputs import chunks, deflated
-from tests.tools.hostile.stage import LONGEST, Stage, a_message, listening
-from tests.tools.hostile.twins import IMPLEMENTATIONS, hear
-from tests.tools.hostile.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, frame, header, text
+from tests.support.websocket.inputs import chunks, deflated
+from tests.support.websocket.stage import LONGEST, Stage, a_message, listening
+from tests.support.websocket.twins import IMPLEMENTATIONS, hear
+from tests.support.websocket.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, frame, header, text
 
 BAD_UTF8 = frame(FIN | TEXT, b"caf\xe9")
 BINARY_FRAME = frame(FIN | BINARY, b"binary")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 
 from chat_actors.protocol.decoding import Data
 from tests.support.server import Server, in_loop
+from tests.support.websocket.inputs import FRAMES
 from tests.tools.hostile.attack import COMMANDS, SETTINGS, TROUBLE, Attack, memory
 from tests.tools.hostile.cases import CASES, HANDSHAKES, Case
-from tests.tools.hostile.inputs import FRAMES
 from tests.tools.hostile.judges import judge_at_random, judge_decoding
 
 TIMES = 3

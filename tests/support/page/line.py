@@ -5,8 +5,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Callable, TypeVar
 
+from tests.support.proxy import Proxy
 from tests.support.server import PATIENCE
-from tests.tools.chaos.proxy import Proxy
 
 T = TypeVar("T")
 

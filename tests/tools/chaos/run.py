@@ -6,7 +6,7 @@ from typing import Callable, NamedTuple
 
 from chat_actors.client import Chat, Gap, Tuning, connect
 from chat_actors.protocol.frames import Message
-from tests.tools.chaos.proxy import Proxy
+from tests.support.proxy import Proxy
 
 TOPICS, CLIENTS = 4, 20
 PATIENCE = 60.0  # seconds for all to have heard all, once nothing breaks any more

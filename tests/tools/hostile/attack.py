@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.server import PATIENCE, Client, Server, Visit
+from tests.support.websocket.wire import DEFLATE, RawClient
 from tests.tools.hostile.cases import NOT_COMPRESSED, Case
-from tests.tools.hostile.wire import DEFLATE, RawClient
 
 COMMANDS = {
     "uvicorn": ("uvicorn", "tests.tools.hostile.app:app", "--port", "0"),

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Callable, NamedTuple
 
-from tests.tools.hostile.wire import (
+from tests.support.websocket.wire import (
     ABORTED,
     BINARY,
     CLOSE,

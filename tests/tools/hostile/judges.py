@@ -12,9 +12,9 @@ from chat_actors.protocol.codes import ErrorCode
 from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next
 from chat_actors.protocol.frames import Error, JoinFrame, ListCommand, SendFrame, finished, payloads
 from tests.support.server import Server
+from tests.support.websocket.inputs import ANYTHING, check_many
+from tests.support.websocket.wire import CLOSE, DEFLATE, FIN, HANDSHAKE, PING, PONG, TEXT, RawClient, frame, frames_in
 from tests.tools.hostile.attack import Attack
-from tests.tools.hostile.inputs import ANYTHING, check_many
-from tests.tools.hostile.wire import CLOSE, DEFLATE, FIN, HANDSHAKE, PING, PONG, TEXT, RawClient, frame, frames_in
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of characters that no name may have
 LONGEST = 64  # characters of a message

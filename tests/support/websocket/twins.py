@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from chat_actors.connection.asgi import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.connection.inbox import open_inbox
-from tests.tools.hostile.wire import CLOSE, DEFLATE, FIN, frames_in
+from tests.support.websocket.wire import CLOSE, DEFLATE, FIN, frames_in
 
 IMPLEMENTATIONS = "websockets-sansio", "wsproto", "websockets"
 LONGEST = 1024  # bytes of a message
