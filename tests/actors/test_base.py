@@ -13,7 +13,7 @@ FAIL = "fail"
 
 
 class Notes(Actor[str]):
-    """``notes``: what it handled, what was left undelivered, and its end, in the order in which it came about."""
+    """Actor that notes the events it handled, the undelivered events, and its end, in order."""
 
     def __init__(self, clock: Optional[FakeClock] = None) -> None:
         self.notes: list[str] = []

@@ -35,7 +35,7 @@ seconds = st.sampled_from([0, 1, 15, 29, 30])
 
 
 class TopicMachine(RuleBasedStateMachine):
-    """Posts to a topic, in drains of any length, and tells the model the same."""
+    """Machine that posts to a topic, in drains of any length, and tells the model the same."""
 
     def __init__(self) -> None:
         super().__init__()

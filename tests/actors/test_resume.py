@@ -131,7 +131,7 @@ async def test_a_full_topic_lets_a_member_take_over_and_nobody_come_back() -> No
 
 
 class Asker(FakeMember):
-    """Asks for the list as soon as it is told something for the first time: no session could ask sooner."""
+    """Member that requests the list as soon as it receives its first frame: no session could do it sooner."""
 
     def __init__(self, chat: SupervisorHarness) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ SCRIPT: list[tuple[str, Frames, dict[str, int]]] = [
 
 
 class Tapped(ClientConnection):
-    """Keeps all the bytes that the server has sent."""
+    """Client that keeps all bytes from the server."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -76,7 +76,7 @@ class Tapped(ClientConnection):
 
 
 class Conversation(NamedTuple):
-    """What each client got."""
+    """Frames that each client received."""
 
     texts: dict[str, list[str]]  # of all frames
     wires: dict[str, str]  # all the bytes behind the handshake

@@ -22,7 +22,7 @@ from tests.support.fakes import FakeClock, FakeServer, in_clean_loop, log_lines,
 
 
 class HoldingInbox(Inbox):
-    """Keeps ``take``, for the test to call, and what the session has it wait for."""
+    """Inbox that keeps ``take`` for the test to call, and the futures that the session waits for."""
 
     def __init__(self, receive: Receive) -> None:
         super().__init__(receive)
@@ -40,7 +40,7 @@ class HoldingInbox(Inbox):
 
 
 class Alone:
-    """A running session and its surroundings."""
+    """Session that runs alone, and its surroundings."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock = FakeClock()

@@ -16,7 +16,7 @@ BOTH = signal.SIGINT, signal.SIGTERM
 
 
 class Host:
-    """A host with handlers of its own, and an application; ``told``: what happened, in order."""
+    """Host with signal handlers of its own, and an application. ``told``: what happened, in order."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

@@ -34,7 +34,7 @@ def host() -> Iterator[TestClient]:
 
 
 class Page(HTMLParser):
-    """A page taken apart. Every element that is not void must be closed, in its turn."""
+    """Parsed page. Every element that is not void must be closed, in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ ACK = Ack(id=1, timestamp=0, recipients=0)
 
 
 class Connection(Outbox):
-    """An outbox by which a member is found. Members never write to it."""
+    """Key of a member. Members never write to it."""
 
     def write(self, frames: bytes) -> None:
         raise AssertionError
@@ -28,7 +28,7 @@ class Connection(Outbox):
 
 
 class Topic:
-    """A topic's members and its time, with short words for joins and leaves."""
+    """Members of a topic and its time, with short names for joins and leaves."""
 
     def __init__(self) -> None:
         self.members: Members[Outbox] = Members(30.0)

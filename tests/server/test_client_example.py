@@ -227,7 +227,7 @@ async def test_a_demo_that_fails_ends_with_one_sentence(server: Server) -> None:
 
 
 class Chat:
-    """One program that chats."""
+    """Process of the example client in a chat."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None and process.stdout is not None

@@ -72,7 +72,7 @@ def test_a_server_with_one_worker_starts(start: Callable[..., Server], option: l
 
 
 class Importing:
-    """Stands for the object of a server that imports the application: it is on the stack."""
+    """Stand-in for the object of a server that imports the application: it is on the stack."""
 
     def __init__(self, config: object) -> None:
         self.cfg = config

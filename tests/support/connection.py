@@ -9,7 +9,7 @@ from tests.support.fakes import FakeClock, FakeServer, Frame, settle
 
 
 class Connection(FakeServer):
-    """A WebSocket of an ASGI server made up for the test."""
+    """WebSocket of an ASGI server that the test controls."""
 
     def __init__(self, app: Server, **scope: Any) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ class Person:
 
 
 class Stored(NamedTuple):
-    """A message that can be replayed until its deadline, and whose ref it is."""
+    """Message that can be replayed until its deadline, with its sender and ref."""
 
     deadline: float
     frame: Frame
@@ -31,7 +31,7 @@ class Stored(NamedTuple):
 
 
 class Model:
-    """What each member must have seen, by the contract's own words."""
+    """Model of a topic: the frames that each member must have received, by the words of the contract."""
 
     def __init__(self) -> None:
         self.now = 0.0

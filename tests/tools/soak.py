@@ -42,7 +42,7 @@ TROUBLE = re.compile(r"\b(WARNING|CRITICAL)\b|\bERROR +(?! |Invalid UTF-8)")
 
 
 class Soak:
-    """The clients, their faults and the samples taken meanwhile."""
+    """Clients, their faults, and the samples taken meanwhile."""
 
     def __init__(self, scene: Scene, topics: int, seed: int) -> None:
         self.ledger = Ledger()

@@ -22,7 +22,7 @@ class _Cuttable(Proxy):
 
 
 class Line:
-    """Forwards to ``port``. ``url`` is the page's, by this line."""
+    """Line that forwards to ``port`` and can be cut. ``url``: address of the page through this line."""
 
     def __init__(self, port: int) -> None:
         self._loop = asyncio.new_event_loop()

@@ -19,14 +19,14 @@ TURNS = 50  # of the loop; more than anything here needs to end
 
 
 class Heard(NamedTuple):
-    """What came of a stream: the messages in order, and the code the connection was closed with, if it was."""
+    """Result of a stream: the messages in order, and the close code of the connection if it was closed."""
 
     messages: list[Union[str, bytes]]
     code: Optional[int]
 
 
 class Pipe(asyncio.Transport):
-    """A transport with nothing behind it."""
+    """Transport with nothing behind it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ PAUSE = 0.01  # seconds from one message of the pair to the next
 
 
 class Fairness(NamedTuple):
-    """The pair's latencies with a silent crowd and with a busy one, and what the server did for the busy one."""
+    """Latencies of the pair beside a silent and beside a busy crowd, and the server's rate for the busy one."""
 
     idle_p50_ms: float
     idle_p99_ms: float

@@ -13,7 +13,7 @@ PATIENCE = 60.0  # seconds for all to have heard all, once nothing breaks any mo
 
 
 class Report(NamedTuple):
-    """What was done and what came of it; ``wrong`` is empty where nothing was lost, doubled or mixed up."""
+    """Report of a run: the faults and their result. ``wrong`` is empty if nothing was lost, doubled or mixed up."""
 
     faults: dict[str, int]
     messages: int
@@ -23,7 +23,7 @@ class Report(NamedTuple):
 
 
 class Listener:
-    """Somebody in a topic: what it heard, in order, and what it was told is lost."""
+    """Member that records the messages it hears, in order, and the losses it is told of."""
 
     def __init__(self, chat: Chat) -> None:
         self.chat = chat

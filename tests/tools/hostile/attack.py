@@ -27,7 +27,7 @@ TROUBLE = re.compile(
 
 
 class Witnesses:
-    """Two members of a topic of their own. Each message must come once and in order, and so must its ack."""
+    """Two members of a topic of their own. Each message and each ack must come once and in order."""
 
     def __init__(self, sender: Client, reader: Client) -> None:
         self.said = self.lost = self.doubled = self.reordered = 0
@@ -72,7 +72,7 @@ class Witnesses:
 
 
 class Process(NamedTuple):
-    """What the server's process has."""
+    """Resources of the server's process."""
 
     descriptors: int
     tasks: int
@@ -100,7 +100,7 @@ async def _get(port: int, path: str) -> str:
 
 
 class Attack:
-    """``async with Attack(server) as attack``: what is done in the block must leave the server as it was before.
+    """Attack on a server: after the ``async with`` block the server must be as it was before.
 
     ``wrong`` says at the end what does not hold.
     """

@@ -15,7 +15,7 @@ from tests.tools.simulation.world import BOOM, Client, Epoch, Rooms, World
 
 
 class Broken(Exception):
-    """Something that must hold does not."""
+    """Error for a rule that does not hold."""
 
 
 def quiet(world: World, answer: Rooms) -> None:

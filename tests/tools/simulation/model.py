@@ -11,7 +11,7 @@ from chat_actors.settings import Settings
 
 
 class Said(Struct, eq=False):
-    """A send, as the topic handled it."""
+    """Send, as the topic handled it."""
 
     outbox: Outbox
     message: str
@@ -23,7 +23,7 @@ Item = tuple[Any, ...]  # a frame in few words: its type, and what matters of it
 
 
 class Member(Struct, eq=False):
-    """``refs``: how the messages that had them were acknowledged; None for one that did not ask for the window."""
+    """Member of the model. ``refs``: the acks by ref; None if it did not ask for the window."""
 
     username: str
     number: int

@@ -50,7 +50,7 @@ NAMES, WEIGHTS = list(ACTIONS), list(ACTIONS.values())
 
 
 class Asker:
-    """Someone who asks for the list and is no client: all of an outbox that the supervisor needs for it."""
+    """Outbox that requests the list without a connection."""
 
     def __init__(self) -> None:
         self.answers: list[Rooms] = []
@@ -60,7 +60,7 @@ class Asker:
 
 
 class Program:
-    """One random program and its execution."""
+    """Random program and its execution."""
 
     def __init__(self, world: World, rng: random.Random, actions: list[str], counts: "Counter[str]") -> None:
         self.world = world

@@ -31,7 +31,7 @@ Rooms = list[tuple[str, int]]  # topics with their users, oldest topic first
 
 
 class Crash(Struct):
-    """An event whose handling raises."""
+    """Event whose handler raises."""
 
 
 class Epoch:
@@ -60,7 +60,7 @@ class Epoch:
 
 
 class Observed(Supervisor):
-    """The supervisor, with a record of the topics it made and of the lists it was asked for."""
+    """Supervisor that records the topics it created and the lists it was asked for."""
 
     def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
         self.epochs: list[Epoch] = []
@@ -120,7 +120,7 @@ class Client:
 
 
 class World:
-    """One supervisor in one loop."""
+    """Supervisor in a loop of its own."""
 
     def __init__(
         self, loop: ShuffledLoop, settings: Settings, supervisor: type[Observed], session: type[Session]
