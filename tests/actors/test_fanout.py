@@ -20,7 +20,7 @@ def everyone(*events: bool) -> tuple[list[FakeMember], dict[Outbox, Member]]:
 
 
 @in_clean_loop
-async def test_whoever_did_not_send_gets_the_same_bytes_object() -> None:
+async def test_all_members_that_did_not_send_get_the_same_bytes_object() -> None:
     (alice, bob, carol), members = everyone(False, False, True)
     fan_out = FanOut()
     fan_out.message(b"one.", alice, b"ack1.")
@@ -66,7 +66,7 @@ async def test_all_without_events_get_the_same_bytes_object_beside_those_with() 
 
 
 @in_clean_loop
-async def test_whoever_gets_nothing_is_not_written_to() -> None:
+async def test_a_member_without_frames_in_a_turn_is_not_written_to() -> None:
     (alice, bob, carol), members = everyone(False, True, True)
     fan_out = FanOut()
     fan_out.notice(b"notice.", exclude=bob)

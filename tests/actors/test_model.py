@@ -201,7 +201,7 @@ class TopicMachine(RuleBasedStateMachine):
         self.tokens.add(token)
 
 
-def test_whatever_is_posted_to_a_topic_each_member_sees_what_the_model_says() -> None:
+def test_after_any_events_each_member_of_a_topic_sees_what_the_model_says() -> None:
     logger.disable("chat_actors")  # some ten thousand joins and leaves
     try:
         run_state_machine_as_test(

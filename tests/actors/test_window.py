@@ -74,7 +74,7 @@ async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> N
 
 @pytest.mark.parametrize("wants", [{}, {"since": 0}, {"epoch": "x"}, {"resume": "x"}])
 @in_clean_loop
-async def test_whoever_asks_for_any_of_it_is_told_epoch_last_id_and_token(wants: dict[str, Any]) -> None:
+async def test_each_key_of_the_window_brings_epoch_last_id_and_token(wants: dict[str, Any]) -> None:
     room = TopicHarness()
     room.send((await room.enter("bob"))[0], "1")
     alice = room.ask("alice", **wants)

@@ -97,13 +97,13 @@ def test_a_refused_origin_is_refused_whatever_the_token() -> None:
 
 
 @pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic secret", ""])
-def test_a_wrong_token_is_never_taken_for_a_right_one_whoever_asks(authorization: str) -> None:
+def test_a_wrong_token_is_refused_in_every_request(authorization: str) -> None:
     given = headers(authorization=authorization)
     for decide in (admission(token="secret").decide, admission(token="secret").authenticate):
         assert isinstance(decide(given), HandshakeRefused)
 
 
-def test_a_server_without_a_token_asks_nobody_for_one() -> None:
+def test_a_server_without_a_token_asks_no_caller_for_one() -> None:
     for given in (headers(), headers(authorization="Bearer whatever")):
         assert isinstance(admission().decide(given), Authenticated)
 

@@ -37,7 +37,7 @@ def test_a_text_frame_is_taken_when_the_last_of_it_is_read(size: int) -> None:
     assert not stage.uvicorn.data
 
 
-def test_before_the_session_takes_messages_they_are_uvicorns() -> None:
+def test_uvicorn_gets_all_frames_until_the_session_takes_messages() -> None:
     stage = Stage()
     stage.read(text("join") + frame(FIN | PING))
     assert stage.uvicorn.data == [text("join"), frame(FIN | PING)]
@@ -77,7 +77,7 @@ GIVEN_UP = {
 
 
 @pytest.mark.parametrize("data", GIVEN_UP.values(), ids=GIVEN_UP)
-def test_a_frame_that_is_broken_and_all_behind_it_are_uvicorns(data: bytes) -> None:
+def test_uvicorn_gets_a_broken_frame_and_all_frames_after_it(data: bytes) -> None:
     stage = listening()
     behind = data[14:] + text("behind")
     stage.read(text("before"), data[:14], behind)
@@ -116,7 +116,7 @@ def test_the_fragments_of_a_message_are_too_big_together() -> None:
     assert stage.refused == 1
 
 
-def test_fragments_that_hold_nothing_are_not_for_nothing() -> None:
+def test_empty_fragments_count_towards_the_limit() -> None:
     stage = listening()
     stage.inbox.guard(lambda: None, stage.too_big)
     stage.read(frame(TEXT) + frame(CONT) * LONGEST)
@@ -161,7 +161,7 @@ async def test_a_message_in_fragments_is_waited_for_once() -> None:
 
 
 @in_clean_loop
-async def test_a_text_inside_of_another_message_is_uvicorns() -> None:
+async def test_uvicorn_gets_a_text_inside_another_message() -> None:
     stage = listening()
     stage.read(frame(TEXT, b"be") + text("inside"), text("behind"))
     assert stage.uvicorn.data == [frame(TEXT, b"be"), text("inside"), text("behind")]
@@ -232,7 +232,7 @@ async def test_a_control_frame_or_fragment_is_counted_and_backpressure_stops_the
 
 
 @in_clean_loop
-async def test_who_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
+async def test_a_peer_that_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
     stage = listening()
     for _ in range(2):
         stage.uvicorn.data.clear()
@@ -312,7 +312,7 @@ async def test_a_connection_that_ends_while_held_is_left_alone() -> None:
     assert (stage.texts, stage.pipe.reading) == (["one"], False)
 
 
-def test_all_that_happens_to_the_connection_is_told_to_uvicorn() -> None:
+def test_uvicorn_gets_every_event_of_the_connection() -> None:
     stage = listening()
     failure = ConnectionResetError()
     stage.pipe.protocol.pause_writing()
@@ -333,7 +333,7 @@ async def test_another_servers_messages_come_one_by_one() -> None:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pieces=chunks(), turns=st.lists(st.integers(0, 4)))
-def test_however_a_stream_is_cut_its_messages_and_end_are_those_of_uvicorn_alone(
+def test_a_stream_cut_in_any_way_has_the_messages_and_end_of_uvicorn_alone(
     implementation: str, pieces: list[bytes], turns: list[int]
 ) -> None:
     alone = asyncio.run(hear(implementation, [bytes([byte]) for byte in b"".join(pieces)], direct=False))

@@ -179,7 +179,7 @@ def test_a_client_that_negotiated_compression_reads_every_frame_on_the_plain_lan
     reason="newer: hypercorn waits for its connections before it says so",
 )
 @in_loop
-async def test_another_servers_end_is_told_to_every_member(start: StartServer) -> None:
+async def test_the_end_of_another_server_closes_every_member(start: StartServer) -> None:
     server = start(*HYPERCORN)
     async with Visit(server) as visit:
         members = [await visit.join("alice", topic) for topic in ("sports", "sports", "movies")]

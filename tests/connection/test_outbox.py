@@ -85,7 +85,7 @@ async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_wr
 
 @both_lanes
 @in_clean_loop
-async def test_an_answer_longer_than_the_bound_makes_nobody_slow_and_many_do(kind: type[Lane]) -> None:
+async def test_one_answer_over_the_limit_aborts_no_peer_and_many_answers_do(kind: type[Lane]) -> None:
     lane = kind.stalled()
     lane.outbox.write_answer(frame("x" * 5000))
     await settle()
@@ -254,7 +254,7 @@ async def test_a_peer_that_is_always_a_little_behind_is_left_alone(kind: type[La
 
 @both_lanes
 @in_clean_loop
-async def test_a_peer_for_whom_nothing_waits_is_left_alone(kind: type[Lane]) -> None:
+async def test_a_peer_without_waiting_bytes_is_not_aborted(kind: type[Lane]) -> None:
     lane = kind()
     await lane.seconds(50)
     lane.write("1")
@@ -383,7 +383,7 @@ async def test_a_close_on_the_plain_lane_ends_the_conversation_for_good() -> Non
 
 
 @in_clean_loop
-async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
+async def test_an_error_while_an_outbox_finishes_is_not_raised() -> None:
     async def receive() -> AsgiEvent:
         try:
             await asyncio.Event().wait()
@@ -399,7 +399,7 @@ async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
 
 
 @in_clean_loop
-async def test_a_look_that_fails_does_not_stop_the_clock_of_the_others() -> None:
+async def test_a_check_that_fails_does_not_stop_the_checks_of_other_outboxes() -> None:
     clock = FakeClock()
     watch = StallWatch(clock, Counters(), 1, 10, 30)
     looks = 0

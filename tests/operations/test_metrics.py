@@ -90,7 +90,7 @@ def test_refusals_and_closes_are_counted_by_their_code() -> None:
 
 
 @in_clean_loop
-async def test_what_happens_in_a_chat_is_counted() -> None:
+async def test_the_events_of_a_chat_are_counted() -> None:
     clock = FakeClock()
     chat = Server(Settings.model_validate({"history_messages": 2}), clock)
     alice, bob, carol = Connection(chat), Connection(chat), Connection(chat)

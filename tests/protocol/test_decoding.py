@@ -88,7 +88,7 @@ NOT_JSON_VALUES = ["NaN", "Infinity", "-Infinity", "x", "'x'", '"\\ud800"', '"\\
     ],
     ids=short,
 )
-def test_what_is_not_one_json_object_in_utf_8_is_refused(decode: Decode, data: Data) -> None:
+def test_a_frame_that_is_not_one_json_object_in_utf_8_is_refused(decode: Decode, data: Data) -> None:
     assert refusal(decode, data)[0] == "invalid_json"
 
 
@@ -252,7 +252,7 @@ JSON_VALUES = st.recursive(
 @before_and_after_the_join
 @given(data=TEXTS | st.binary() | JSON_VALUES.map(json.dumps) | TEXTS.map("/list".__add__))
 @settings(deadline=None)
-def test_whatever_comes_is_a_frame_or_refused(decode: Decode, data: Data) -> None:
+def test_any_input_is_a_frame_or_is_refused(decode: Decode, data: Data) -> None:
     try:
         frame = decode(data)
     except Refused:

@@ -94,7 +94,7 @@ def test_the_name_of_a_member_that_left_is_free(topic: Topic, window: Optional[W
     assert topic.join("ALICE", window)[1].username == "ALICE"
 
 
-def test_names_are_told_oldest_member_first(topic: Topic) -> None:
+def test_names_are_listed_oldest_member_first(topic: Topic) -> None:
     outbox, _ = topic.join("alice")
     topic.join("bob", PLAIN)
     topic.leave(outbox)
@@ -173,7 +173,7 @@ def test_the_thirty_seconds_begin_with_each_leave(topic: Topic) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "unknown"])
-def test_a_token_that_nobody_has_is_an_ordinary_join(topic: Topic, token: str) -> None:
+def test_a_join_with_an_unknown_token_is_an_ordinary_join(topic: Topic, token: str) -> None:
     topic.join("alice", PLAIN)  # her token is empty
     outbox, _ = topic.join("alice", PLAIN)
     topic.leave(outbox)

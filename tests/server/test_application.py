@@ -98,7 +98,7 @@ async def test_the_end_closes_every_member_and_waits_for_every_actor() -> None:
 
 
 @in_clean_loop
-async def test_once_the_end_has_begun_nobody_comes_in() -> None:
+async def test_a_server_that_shuts_down_refuses_new_connections() -> None:
     clock = FakeClock()
     server = Server(DEFAULTS, clock)
     alice = Connection(server)
@@ -176,7 +176,7 @@ async def test_a_peer_that_is_gone_before_it_was_accepted_is_no_error_and_takes_
 
 
 @in_clean_loop
-async def test_one_connection_too_many_is_told_so_until_another_one_goes() -> None:
+async def test_a_connection_over_the_limit_is_refused_until_another_one_ends() -> None:
     clock = FakeClock()
     server = Server(Settings.model_validate({"connections": 1}), clock)
     alice = Connection(server)
@@ -222,7 +222,7 @@ async def test_a_supervisor_that_has_given_up_is_replaced_and_nothing_of_it_rema
 
 
 @in_clean_loop
-async def test_whoever_does_not_go_at_the_end_is_aborted() -> None:
+async def test_a_connection_that_stays_open_at_the_end_is_aborted() -> None:
     before = tasks()
     clock = FakeClock()
     server = Server(DEFAULTS, clock)

@@ -56,7 +56,7 @@ async def test_a_connection_over_the_limit_gets_server_full_and_is_closed(start:
 
 @pytest.mark.parametrize(("limit", "topic"), [({"CHAT_TOPICS": "1"}, "other"), ({"CHAT_TOPIC_MEMBERS": "1"}, "sports")])
 @in_loop
-async def test_a_join_past_a_bound_is_answered_and_closed_and_harms_nobody(
+async def test_a_join_over_a_limit_gets_server_full_and_affects_no_other_member(
     start: StartServer, limit: dict[str, str], topic: str
 ) -> None:
     server = start(*APP, **limit)
