@@ -169,10 +169,8 @@ async def test_mail_that_waits_has_an_age() -> None:
     await alice.says(JOIN)
     supervisor: Any = chat.start()
     (active,) = supervisor._topics.values()
-    for _ in range(3):
-        active.topic.mailbox.put_nowait(
-            None
-        )  # the topic has not had its turn yet: ``None`` ends it, the others wait behind
+    for _ in range(3):  # the topic has not had its turn yet: the first ``None`` ends it, the others wait
+        active.topic.mailbox.put_nowait(None)
     clock.now += 2
     seen = of(chat)
     assert (seen["chat_mailbox_events", "topics"], seen["chat_mailbox_age_seconds",]) == (3, 2)
