@@ -1,4 +1,4 @@
-"""The base of every actor, by an actor that only takes notes."""
+"""The base of every actor, tested with an actor that notes what it handles."""
 
 import asyncio
 import weakref

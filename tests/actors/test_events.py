@@ -1,4 +1,4 @@
-"""Events for those who ask for them; and that nothing of the window stays."""
+"""The frames for members with ``events``; and nothing of the window stays after it."""
 
 from tests.support.fakes import in_clean_loop, settle, tasks
 from tests.support.harness import TopicHarness

@@ -1,4 +1,4 @@
-"""One turn's way to the members, on bytes that stand for frames."""
+"""The fan-out of one turn, with bytes in place of frames."""
 
 import asyncio
 from typing import NamedTuple, Optional

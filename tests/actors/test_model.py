@@ -1,4 +1,4 @@
-"""A topic against a model of it: whatever is posted, each member sees what the model says."""
+"""A topic compared with a model: after any events each member has received what the model says."""
 
 import asyncio
 import math

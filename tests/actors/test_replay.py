@@ -1,4 +1,4 @@
-"""What is replayed to those who ask for it, and what they are told of the rest."""
+"""Replays for members that join with ``since``, and the gaps that report lost messages."""
 
 import json
 from typing import Optional

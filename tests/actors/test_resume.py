@@ -1,4 +1,4 @@
-"""Who comes back: takeovers and returns, in a topic and in what the list tells."""
+"""Members that resume: takeovers and returns, in a topic and in the list."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""One topic, by the events it is sent and what its members are sent."""
+"""One topic: the events that it receives, and the frames that its members receive."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The way in: what the session takes at once, what goes on to uvicorn byte for byte, and the order of both."""
+"""The inbox: the messages that it delivers at once, the frames that uvicorn gets, and the order of both."""
 
 import asyncio
 from itertools import count

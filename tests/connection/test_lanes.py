@@ -1,4 +1,4 @@
-"""Two lanes, one conversation: what clients get under uvicorn is byte for byte what they get from any ASGI server."""
+"""The two lanes: clients of uvicorn receive the same bytes as clients of any other ASGI server."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""One session alone: the test is its peer, its supervisor and its topic."""
+"""One session: the test plays its peer, its supervisor and its topic."""
 
 import asyncio
 import json

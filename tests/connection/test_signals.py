@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the chat ends before the host hears of them."""
+"""SIGINT and SIGTERM: the chat ends before the handler of the host runs."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""One format for every line, to standard error; and what must never be in one."""
+"""The log: one format for every line, on standard error, without message bodies."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What an operator asks over HTTP."""
+"""The HTTP routes for the operator."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The pages about the protocol: complete, self-contained, escaped, cached; and FastAPI's own beside them."""
+"""The pages about the protocol: complete, self-contained, escaped, cached; and the pages of FastAPI beside them."""
 
 import base64
 import hashlib

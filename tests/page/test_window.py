@@ -1,4 +1,4 @@
-"""The page when connections drop: it shows, it comes back, nothing is missed or doubled, and a gap is told."""
+"""The page after lost connections: it resumes, loses and doubles no message, and shows gaps."""
 
 import re
 from typing import Any, Callable

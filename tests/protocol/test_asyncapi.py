@@ -1,4 +1,4 @@
-"""The contract's document: valid, complete, and true of what a server says and of what it takes."""
+"""The AsyncAPI document: valid, complete, and true of the frames that a server sends and accepts."""
 
 import asyncio
 import copy

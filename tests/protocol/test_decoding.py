@@ -1,4 +1,4 @@
-"""What is refused and with which code, and what is not: on data alone."""
+"""The frames of a client: decoded, or refused with the right code. No event loop."""
 
 import json
 from typing import Any, Callable, Optional, Union

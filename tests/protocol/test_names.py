@@ -1,4 +1,4 @@
-"""What a user and a topic may be called, and which user names are one."""
+"""The rules for names of users and topics, and which usernames are the same."""
 
 import pytest
 from hypothesis import given, settings

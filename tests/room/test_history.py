@@ -1,4 +1,4 @@
-"""What a topic remembers of its messages, on data alone."""
+"""The stored messages of a topic. No event loop."""
 
 from itertools import product
 from typing import Optional

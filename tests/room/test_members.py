@@ -1,4 +1,4 @@
-"""The members of a topic, and the members that left recently enough to resume; on data alone."""
+"""The members of a topic, and the members that left recently enough to resume. No event loop."""
 
 from typing import Optional
 

@@ -1,4 +1,4 @@
-"""The server as its users meet it, on real sockets: joins, rooms, /list and every way to leave."""
+"""The server on real sockets: joins, topics, /list, and every way to leave."""
 
 import asyncio
 import json

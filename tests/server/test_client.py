@@ -1,4 +1,4 @@
-"""The promises of the client, against a scripted server, and at the end against a real one."""
+"""The client of the package, against a scripted server and at the end against a real one."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""``client_example.py`` as its user meets it: the demo, and the chat through pipes and in a terminal."""
+"""``client_example.py`` as its user runs it: the demo, and the chat through pipes and in a terminal."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""SIGTERM to a real server: every member is told, nothing is amiss, and the process is gone in time, read or unread."""
+"""SIGTERM to a real server: every member is notified, no error is logged, and the process ends in time."""
 
 import asyncio
 import json

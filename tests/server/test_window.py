@@ -1,4 +1,4 @@
-"""The window over real sockets, on the fast lane: what a bare WebSocket client gets that asks for it."""
+"""The window on real sockets, on the fast lane, with bare WebSocket clients."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Several workers without a cluster would split every topic, so they are refused."""
+"""The check against several workers without a cluster, which would split every topic."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The server with a clock that a test puts forward: ``POST /ahead?seconds=30``, and so much time has passed."""
+"""A server whose clock a test can put forward: ``POST /ahead?seconds=30``."""
 
 import asyncio
 import time

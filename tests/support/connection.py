@@ -1,4 +1,4 @@
-"""A WebSocket of an ASGI server made up for the test, and the end of the server behind it."""
+"""A WebSocket of an ASGI server that the test controls, and the end of that server."""
 
 import asyncio
 import json

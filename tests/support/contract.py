@@ -1,4 +1,4 @@
-"""The wire contract's document as a client's tools use it: which message a payload is."""
+"""The AsyncAPI document as the tools of a client use it: which message a payload is."""
 
 from typing import Any
 

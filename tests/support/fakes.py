@@ -1,4 +1,4 @@
-"""Time, outboxes and memory for the tests of the actors: no sockets, no sleeping, everything decided by order."""
+"""Clock, outboxes and memory for tests of actors: no sockets and no sleep; the order of events decides."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""A topic and a supervisor without sockets, each with short words for what is posted to it."""
+"""A topic and a supervisor without sockets, with short names for what is posted to them."""
 
 from typing import Any, Optional, Union
 

@@ -1,4 +1,4 @@
-"""Both ways out to a peer, on a fake transport and a fake ASGI server."""
+"""The outboxes of both lanes, on a fake transport and a fake ASGI server."""
 
 import asyncio
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A model of a topic that is too plain to be wrong: lists, searched from one end to the other."""
+"""A simple model of a topic: lists that are searched from one end to the other."""
 
 from typing import NamedTuple, Optional
 

@@ -1,4 +1,4 @@
-"""A server whose connections the test itself answers, breaks and closes: for what a real server rarely does."""
+"""A server that the test plays: it answers, breaks and closes connections as a real server rarely does."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and the few lines that a test needs to talk to it."""
+"""A real server in a process of its own, and clients to talk to it."""
 
 import asyncio
 import atexit

@@ -1,4 +1,4 @@
-"""A terminal for tests: a pseudo-terminal, and the screen that somebody in front of it would see."""
+"""A pseudo-terminal for tests, with the screen that its user would see."""
 
 import asyncio
 import os

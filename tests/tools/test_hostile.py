@@ -1,4 +1,4 @@
-"""Broken frames and random bytes on live sockets: who sends them is shown out, and nobody else notices.
+"""Broken frames and random bytes on live sockets: only their sender is closed, and no other client notices.
 
 In CI each kind is sent a few times; ``python -m tests.tools.hostile`` sends it as often as it is told to.
 """

@@ -1,4 +1,4 @@
-"""The simulation finds what it is made to find, and nothing in the package as it is.
+"""The simulation: it finds rules that are broken on purpose, and nothing in the package as it is.
 
 Each broken actor below has one rule broken on purpose. It must be found, or the silence about the others means nothing.
 """

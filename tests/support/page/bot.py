@@ -1,4 +1,4 @@
-"""A member without a browser, for the other side of a conversation."""
+"""A member without a browser, to chat with the page."""
 
 import json
 from contextlib import ExitStack

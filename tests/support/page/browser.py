@@ -1,4 +1,4 @@
-"""People in front of the page: Chromium as the system has it, driven by Playwright."""
+"""Users of the page: Chromium of the system, driven by Playwright."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A server made up for a test: it says what the test lets it say, and closes as the test wants."""
+"""A server that the test plays for the page: it sends and closes what the test wants."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""An inbox on a stage: between a transport and a protocol of uvicorn that only note what they are told."""
+"""An inbox between stand-ins for the transport and for uvicorn's protocol, which note each call."""
 
 import asyncio
 from typing import Any, Optional

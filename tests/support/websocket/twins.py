@@ -1,4 +1,4 @@
-"""What a session gets of a stream of bytes, by uvicorn's own protocol alone or with our inbox before it; no socket."""
+"""The events of a stream of bytes, by uvicorn alone or with the inbox in front of it. No socket."""
 
 import asyncio
 import logging

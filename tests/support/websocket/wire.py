@@ -1,4 +1,4 @@
-"""A raw socket that speaks as much of WebSocket as it is told to, right or wrong, and reads only when it is told to."""
+"""A raw socket that sends right and wrong WebSocket bytes, and reads only when it is told to."""
 
 import asyncio
 import json

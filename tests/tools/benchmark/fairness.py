@@ -1,4 +1,4 @@
-"""Whether a huge room that keeps the server busy slows a pair down that chats in a quiet one.
+"""The fairness of the server: whether a huge busy topic slows down a pair in a quiet topic.
 
 The crowd's load runs in a process of its own, which gives way to the pair's where they share a core. So what the pair
 waits for is the server, not a load generator that is busy with the crowd.

@@ -1,4 +1,4 @@
-"""What is printed: a progress bar on standard error, tables on standard output."""
+"""The output: a progress bar on standard error, tables on standard output."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""One raw connection to the server: whole frames in, masked frames out, and every rude way to end it."""
+"""A raw connection to the server: whole frames in, masked frames out, and every impolite way to end it."""
 
 import asyncio
 import json

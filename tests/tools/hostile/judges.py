@@ -1,4 +1,4 @@
-"""What must hold of any input: of the decoder's verdict, and of what a server says to a stream of bytes."""
+"""Rules for any input: for the result of the decoder, and for the answers of a server to a stream of bytes."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What must hold of a world: when nothing more happens, at its end, and out of sight."""
+"""The rules for a world: when it is quiet, at its end, and for its log."""
 
 import asyncio
 from collections import Counter

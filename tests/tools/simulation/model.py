@@ -1,4 +1,4 @@
-"""What the members of one topic must be sent, by the order of the events that the topic handled."""
+"""The frames that the members of one topic must receive, by the order of the events that the topic handled."""
 
 from typing import Any, Optional, Union
 

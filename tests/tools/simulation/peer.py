@@ -1,4 +1,4 @@
-"""The other end of one connection: what uvicorn and a client are to a session, on either lane."""
+"""The peer of one connection: uvicorn and a client in one, on either lane."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""What stands in for the surroundings of the actors while schedules run: a log, secrets, time and small bounds."""
+"""Stand-ins for the surroundings of the actors: a log, secrets, time and small limits."""
 
 import gc
 import traceback

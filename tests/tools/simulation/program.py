@@ -1,4 +1,4 @@
-"""Random programs: what happens to a world, in which order, and how fast one thing follows another."""
+"""Random programs: the actions in a world, their order, and the time between them."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What a schedule is about: one supervisor and all that it makes, their clients, and a record of what happened."""
+"""The world of a schedule: one supervisor and its topics, their clients, and a record of the events."""
 
 import asyncio
 import inspect
