@@ -38,7 +38,7 @@ class Trouble(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description="A demo of the chat server; with a username and a topic, a chat.")
     parser.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="the server (default: %(default)s)")
-    parser.add_argument("--username", help="who you are")
+    parser.add_argument("--username", help="name to ask for")
     parser.add_argument("--topic", help="the topic to join")
     options = parser.parse_args()
     if (options.username is None) != (options.topic is None):

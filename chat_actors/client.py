@@ -34,7 +34,8 @@ from chat_actors.protocol.frames import Ack, ListCommand, Message, Topics
 # A dead connection is detected within 20 seconds: that leaves time to resume within the window of 30 seconds.
 OPTIONS = {"ping_interval": 10, "ping_timeout": 10, "close_timeout": 2, "max_size": 16 << 20, "compression": None}
 LEFT, LOST = 1000, 1006  # RFC 6455, section 7.4.1
-# After these codes the server would close the client again, or does not understand it. After any other it reconnects.
+# After these codes the server would close the client again, does not understand it, or serves the member on another
+# connection. After any other code the client reconnects.
 FINAL = {CloseCode.TOO_MANY_REFUSED, CloseCode.FRAME_TOO_BIG, CloseCode.RESUMED_ELSEWHERE, 1002, 1003, 1007, 1010}
 
 _decode_first = msgspec.json.Decoder(Union[wire.Joined, wire.Error]).decode

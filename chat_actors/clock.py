@@ -1,4 +1,4 @@
-"""Clock and timers, injected: the package uses time only through a ``Clock``, so that tests control time."""
+"""Clock and timers, injected: actors and connections use time only through a ``Clock``, so that tests control time."""
 
 import asyncio
 import time

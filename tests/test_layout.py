@@ -197,6 +197,11 @@ def test_no_test_module_is_imported_as_a_library() -> None:
     assert [str(path) for path in paths if re.search(r"^from tests\.\S*\btest_", path.read_text("utf-8"), re.M)] == []
 
 
+def test_no_helper_imports_a_program() -> None:
+    paths = [*(ROOT / "tests" / "support").rglob("*.py")]
+    assert [str(path) for path in paths if re.search(r"^from tests\.tools\b", path.read_text("utf-8"), re.M)] == []
+
+
 def test_the_folders_of_tests_are_those_of_the_package() -> None:
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}

@@ -1,4 +1,4 @@
-"""Every limit has a default and a variable, and a wrong value is a sentence."""
+"""The settings: each has a default and a variable, and a wrong value is reported in a sentence."""
 
 import os
 import subprocess

@@ -23,15 +23,18 @@ class Audience:
         self.carrier: Optional[Carrier] = None  # None: there are no others
 
     def add(self, outbox: Outbox, member: Member) -> None:
+        """Add a member by its path: to ``direct``, or through the carrier of its outbox."""
         if outbox.carrier is None:
             self.direct[outbox] = member
         else:
             self.carrier = outbox.carrier
 
     def remove(self, outbox: Outbox) -> None:
+        """Remove a member. No-op if the carrier writes to it; the carrier stays."""
         self.direct.pop(outbox, None)
 
     def clear(self) -> None:
+        """Remove all members that the topic writes to."""
         self.direct.clear()
 
 

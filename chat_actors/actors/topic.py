@@ -160,13 +160,14 @@ class Topic(TopicActor):
             event.refuse(CloseCode.OVERLOADED, f"topic full ({self._max_members} members): join another topic")
             return
         member, replaced = self._members.join(outbox, event.username, window, self._now)
+        if replaced is not None:
+            self._audience.remove(replaced)
         self._audience.add(outbox, member)
         users = len(self._members.present)
         ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
         joined = Joined(member.username, self.name, users, ttl)
         replay = b"" if window is None else self._open_window(window, member, joined)
         if replaced is not None:  # posted before the reply: a /list of the new connection counts the member once
-            self._audience.remove(replaced)
             self._tell(Replaced(replaced))
             replaced.close(CloseCode.RESUMED_ELSEWHERE)
         elif self._members.watchers:

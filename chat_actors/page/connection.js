@@ -1,6 +1,6 @@
 /**
  * The connection of one topic: it joins, sends one request at a time, and resumes after a lost connection, without lost
- * or doubled messages (README, "The window"). No DOM must be used here: the connection reports these events.
+ * or doubled messages (docs/protocol.md, "The window"). No DOM must be used here: the connection reports these events.
  *
  * @typedef {{type: "joined", username: string, topic: string, users: number, ttl: number}} Joined `ttl`: seconds
  * @typedef {{type: "renamed", username: string}} Renamed this member has another name now
@@ -20,8 +20,8 @@
 
 import * as clock from "./clock.js";
 
-// After these codes (RFC 6455, section 7.4.1) the server would close this client again, or does not understand it.
-// After any other code the client reconnects.
+// After these codes (RFC 6455, section 7.4.1) the server would close this client again, does not understand it, or serves
+// the member on another connection. After any other code the client reconnects.
 const FINAL = new Set([1002, 1003, 1007, 1008, 1009, 1010, 4409]);
 const RESUMED_ELSEWHERE = 4409;
 const LOST = 1006;

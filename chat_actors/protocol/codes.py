@@ -21,7 +21,10 @@ class ErrorCode(str, enum.Enum):
     INVALID_JOIN = "invalid_join", "a key of the join is missing or has the wrong type, or the token is wrong"
     INVALID_USERNAME = "invalid_username", "the username breaks the rules for names"
     INVALID_TOPIC = "invalid_topic", "the topic breaks the rules for names"
-    INVALID_MESSAGE = "invalid_message", "``message`` is not a string, or ``ref`` is not a string of 1 to 64 characters"
+    INVALID_MESSAGE = (
+        "invalid_message",
+        "``message`` is missing or not a string, or ``ref`` is not a string of 1 to 64 characters",
+    )
     EMPTY_MESSAGE = "empty_message", "the message holds only white space"
     MESSAGE_TOO_LONG = "message_too_long", "the message has more characters than the server accepts"
     UNKNOWN_COMMAND = "unknown_command", "the message starts with a slash and is not ``/list``"
@@ -36,8 +39,9 @@ class ErrorCode(str, enum.Enum):
 class CloseCode(enum.IntEnum):
     """Reason for closing a connection. This protocol defines the codes from 4000 up (RFC 6455, section 7.4.2).
 
-    After 1008, 1009 and 4409 a client should not reconnect by itself: it would be closed again. After any other code it
-    may reconnect. The server aborts a reader that is too slow without a close frame: it would not read that either.
+    After 1008 and 1009 a client should not reconnect by itself: it would be closed again. After 4409 neither: two
+    connections that resume the same member close each other in turn. After any other code it may reconnect. The server
+    aborts a reader that is too slow without a close frame: it would not read that either.
     """
 
     def __new__(cls, code: int, reason: str) -> "CloseCode":

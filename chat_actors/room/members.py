@@ -33,9 +33,7 @@ class Members(Generic[Key]):
         self._window = window_seconds
         self._nicknames: set[str] = set()
         self._connected: dict[str, Key] = {}  # by token
-        self._departed: dict[
-            str, tuple[float, Member]
-        ] = {}  # by token: deadline (monotonic seconds), member; oldest first
+        self._departed: dict[str, tuple[float, Member]] = {}  # by token: deadline (monotonic seconds); oldest first
         self._joins = 0
 
     def would_replace(self, window: Optional[Window]) -> bool:

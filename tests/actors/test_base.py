@@ -1,4 +1,4 @@
-"""The base of every actor, by an actor that only takes notes."""
+"""The base of every actor, tested with an actor that notes what it handles."""
 
 import asyncio
 import weakref
@@ -13,7 +13,7 @@ FAIL = "fail"
 
 
 class Notes(Actor[str]):
-    """``notes``: what it handled, what was left undelivered, and its end, in the order in which it came about."""
+    """Actor that notes the events it handled, the undelivered events, and its end, in order."""
 
     def __init__(self, clock: Optional[FakeClock] = None) -> None:
         self.notes: list[str] = []
@@ -153,34 +153,34 @@ async def test_a_mailbox_is_crowded_from_1024_events_on_until_the_actor_has_caug
     post(actor, "1")
     assert actor.mailbox.crowded()
     post(actor, *["1"] * 8)
-    room = actor.mailbox.drained()
+    drained = actor.mailbox.drained()
     impatient = actor.mailbox.drained()
-    impatient.cancel()  # is not in the way of the others
-    await room
+    impatient.cancel()  # the other senders are not affected
+    await drained
     assert 9 <= len(actor.notes) < 1024
     assert not actor.mailbox.crowded()
 
 
 @pytest.mark.parametrize("cancel", [False, True])
 @in_clean_loop
-async def test_those_who_wait_for_room_are_let_go_when_the_actor_ends(cancel: bool) -> None:
+async def test_senders_that_wait_go_on_when_the_actor_ends(cancel: bool) -> None:
     actor = Notes()
     await settle()
-    room = actor.mailbox.drained()
+    drained = actor.mailbox.drained()
     if cancel:
         actor.task.cancel()
     else:
         actor.stop()
-    await room
+    await drained
     assert not actor.running
 
 
 @in_clean_loop
-async def test_mail_that_comes_after_the_end_is_undelivered_and_nobody_waits_for_room() -> None:
+async def test_mail_after_the_end_is_undelivered_and_no_sender_waits() -> None:
     actor = Notes()
     actor.stop()
     await actor.task
-    for number in range(HIGH_WATER + 1):  # by the address, which others hold longer than the actor lives
+    for number in range(HIGH_WATER + 1):  # senders still hold the mailbox
         actor.mailbox.put_nowait(str(number))
     actor.stop()
     assert actor.notes == ["ended", *(f"undelivered {number}" for number in range(HIGH_WATER + 1))]

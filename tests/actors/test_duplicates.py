@@ -1,4 +1,4 @@
-"""What comes twice, by the sender's own refs."""
+"""Messages that are sent again: recognised by the refs of their sender."""
 
 import pytest
 

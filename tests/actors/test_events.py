@@ -1,4 +1,4 @@
-"""Events for those who ask for them; and that nothing of the window stays."""
+"""The frames for members with ``events``; and nothing of the window stays after it."""
 
 from tests.support.fakes import in_clean_loop, settle, tasks
 from tests.support.harness import TopicHarness
@@ -8,7 +8,7 @@ from tests.support.window import held, joined, short, token
 
 
 @in_clean_loop
-async def test_members_are_told_oldest_first_also_after_a_takeover() -> None:
+async def test_members_are_listed_oldest_first_also_after_a_takeover() -> None:
     room = TopicHarness()
     alice, _ = room.ask("alice"), room.join("bob")
     await settle()
@@ -19,7 +19,7 @@ async def test_members_are_told_oldest_first_also_after_a_takeover() -> None:
 
 
 @in_clean_loop
-async def test_joins_and_leaves_of_one_drain_are_told_in_order_to_everybody_else() -> None:
+async def test_joins_and_leaves_of_one_turn_reach_the_other_members_in_order() -> None:
     room = TopicHarness()
     watcher, plain = await room.watcher(), room.join("plain")
     await settle()
@@ -47,7 +47,7 @@ async def test_joins_and_leaves_of_one_drain_are_told_in_order_to_everybody_else
 
 
 @in_clean_loop
-async def test_expired_is_told_where_time_or_the_bounds_have_deleted_something() -> None:
+async def test_expired_is_sent_after_messages_expired_or_were_evicted() -> None:
     room = TopicHarness(history_messages=2)
     watcher, (alice,) = await room.watcher(), await room.enter("alice")
     asker = room.ask("asker")

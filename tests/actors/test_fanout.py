@@ -1,4 +1,4 @@
-"""One turn's way to the members, on bytes that stand for frames."""
+"""The fan-out of one turn, with bytes in place of frames."""
 
 import asyncio
 from typing import NamedTuple, Optional
@@ -20,7 +20,7 @@ def everyone(*events: bool) -> tuple[list[FakeMember], dict[Outbox, Member]]:
 
 
 @in_clean_loop
-async def test_whoever_did_not_send_gets_the_same_bytes_object() -> None:
+async def test_all_members_that_did_not_send_get_the_same_bytes_object() -> None:
     (alice, bob, carol), members = everyone(False, False, True)
     fan_out = FanOut()
     fan_out.message(b"one.", alice, b"ack1.")
@@ -66,7 +66,7 @@ async def test_all_without_events_get_the_same_bytes_object_beside_those_with() 
 
 
 @in_clean_loop
-async def test_whoever_gets_nothing_is_not_written_to() -> None:
+async def test_a_member_without_frames_in_a_turn_is_not_written_to() -> None:
     (alice, bob, carol), members = everyone(False, True, True)
     fan_out = FanOut()
     fan_out.notice(b"notice.", exclude=bob)
@@ -79,7 +79,7 @@ async def test_whoever_gets_nothing_is_not_written_to() -> None:
 
 
 class Said(NamedTuple):
-    """Something that a turn has to say: a message of a sender, a duplicate of his, or a notice."""
+    """Output of a turn: a message of a sender, a duplicate from the same sender, or a notice."""
 
     kind: str
     who: Optional[int]  # the sender; the one a notice is about
@@ -91,7 +91,7 @@ SAID = st.builds(Said, st.sampled_from(["message", "duplicate"]), st.integers(0,
 
 
 @given(said=st.lists(SAID, min_size=1, max_size=12), events=st.lists(st.booleans(), min_size=5, max_size=5))
-def test_each_gets_in_order_what_is_for_him(said: list[Said], events: list[bool]) -> None:
+def test_each_member_gets_its_own_frames_in_order(said: list[Said], events: list[bool]) -> None:
     def for_member(number: int) -> bytes:
         data = b""
         for place, (kind, who) in enumerate(said):

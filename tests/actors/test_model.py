@@ -1,4 +1,4 @@
-"""A topic against a model of it: whatever is posted, each member sees what the model says."""
+"""A topic compared with a model: after any events each member has received what the model says."""
 
 import asyncio
 import math
@@ -35,7 +35,7 @@ seconds = st.sampled_from([0, 1, 15, 29, 30])
 
 
 class TopicMachine(RuleBasedStateMachine):
-    """Posts to a topic, in drains of any length, and tells the model the same."""
+    """Machine that posts to a topic, in drains of any length, and tells the model the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class TopicMachine(RuleBasedStateMachine):
         self.tokens.add(token)
 
 
-def test_whatever_is_posted_to_a_topic_each_member_sees_what_the_model_says() -> None:
+def test_after_any_events_each_member_of_a_topic_sees_what_the_model_says() -> None:
     logger.disable("chat_actors")  # some ten thousand joins and leaves
     try:
         run_state_machine_as_test(

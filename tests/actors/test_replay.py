@@ -1,4 +1,4 @@
-"""What is replayed to those who ask for it, and what they are told of the rest."""
+"""Replays for members that join with ``since``, and the gaps that report lost messages."""
 
 import json
 from typing import Optional
@@ -118,7 +118,7 @@ async def test_a_replay_may_exceed_the_outbox_bound_and_later_frames_may_not(kin
     ],
 )
 @in_clean_loop
-async def test_a_gap_is_told_with_its_exact_ids_and_only_where_something_is_lost(
+async def test_a_gap_has_exact_ids_and_is_sent_only_if_messages_are_lost(
     seconds: int, limits: dict[str, int], since: int, gap: Optional[Frame]
 ) -> None:
     room = TopicHarness(**limits)

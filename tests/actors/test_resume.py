@@ -1,4 +1,4 @@
-"""Who comes back: takeovers and returns, in a topic and in what the list tells."""
+"""Members that resume: takeovers and returns, in a topic and in the list."""
 
 import gc
 import weakref
@@ -14,7 +14,7 @@ from tests.support.window import joined, short, token
 
 
 @in_clean_loop
-async def test_a_takeover_closes_the_old_connection_and_is_seen_by_nobody() -> None:
+async def test_a_takeover_closes_the_old_connection_without_a_notice() -> None:
     room = TopicHarness()
     watcher, old = await room.watcher(), room.ask("alice")
     await settle()
@@ -111,7 +111,7 @@ async def test_a_name_is_not_reserved_and_a_returning_member_is_numbered_and_rec
 
 
 @in_clean_loop
-async def test_a_full_topic_lets_a_member_take_over_and_nobody_come_back() -> None:
+async def test_a_full_topic_admits_a_takeover_but_not_a_member_that_left() -> None:
     room = TopicHarness(topic_members=1)
     old = room.ask("alice")
     await settle()
@@ -131,7 +131,7 @@ async def test_a_full_topic_lets_a_member_take_over_and_nobody_come_back() -> No
 
 
 class Asker(FakeMember):
-    """Asks for the list as soon as it is told something for the first time: no session could ask sooner."""
+    """Member that requests the list as soon as it receives its first frame: no session could do it sooner."""
 
     def __init__(self, chat: SupervisorHarness) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ async def test_a_token_is_good_in_its_own_topic_alone() -> None:
 
 
 @in_clean_loop
-async def test_a_topic_that_died_remembers_nobody_and_says_that_it_lives_again() -> None:
+async def test_a_new_topic_knows_no_member_of_the_old_one_and_says_that_it_restarted() -> None:
     chat = SupervisorHarness()
     alice = await chat.entered("alice")
     chat.send(alice, "1", "2")

@@ -52,7 +52,7 @@ async def test_topics_are_listed_oldest_first_with_exact_counts() -> None:
 
 
 @in_clean_loop
-async def test_the_list_is_told_only_to_the_connection_that_asks() -> None:
+async def test_the_list_goes_only_to_the_connection_that_asked() -> None:
     chat = SupervisorHarness()
     alice, bob = await chat.enter("alice", "bob")
     alice.take()
@@ -124,7 +124,7 @@ async def test_the_last_leave_removes_the_topic_with_its_task_its_mailbox_and_it
 
 
 @in_clean_loop
-async def test_a_second_leave_counts_for_nothing() -> None:
+async def test_a_second_leave_changes_nothing() -> None:
     chat = SupervisorHarness()
     alice, bob, stranger = *await chat.enter("alice", "bob"), FakeMember()
     chat.leave(alice, alice, stranger)
@@ -405,7 +405,7 @@ async def test_a_join_that_the_supervisor_fails_at_is_answered(monkeypatch: pyte
 
 @pytest.mark.parametrize("how, code", [("fails", CloseCode.CRASHED), ("has ended", CloseCode.RESTARTING)])
 @in_clean_loop
-async def test_members_of_before_whose_supervisor_is_at_its_end_are_closed(
+async def test_members_to_restore_are_closed_if_the_supervisor_ends(
     how: str, code: CloseCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = SupervisorHarness()
@@ -434,7 +434,7 @@ async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
 
 
 @in_clean_loop
-async def test_at_the_end_no_two_watchers_of_any_topic_are_told_the_same_time() -> None:
+async def test_at_the_end_no_two_watchers_get_the_same_delay() -> None:
     chat = SupervisorHarness()
     watchers = [
         chat.join(name, topic, Window(events=True)) for name, topic in (("ann", "a"), ("bob", "a"), ("cid", "b"))

@@ -1,4 +1,4 @@
-"""One topic, by the events it is sent and what its members are sent."""
+"""One topic: the events that it receives, and the frames that its members receive."""
 
 import asyncio
 import json
@@ -76,7 +76,7 @@ async def test_a_join_is_answered_with_the_frame_and_the_address(seconds: float,
 
 
 @in_clean_loop
-async def test_nobody_is_told_of_a_join_or_a_leave() -> None:
+async def test_a_plain_member_gets_no_frame_for_a_join_or_a_leave() -> None:
     room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     room.leave(bob)
@@ -89,7 +89,7 @@ async def test_nobody_is_told_of_a_join_or_a_leave() -> None:
 
 
 @in_clean_loop
-async def test_a_join_whose_session_is_gone_is_undone_by_its_leave() -> None:
+async def test_the_leave_undoes_a_join_whose_session_has_ended() -> None:
     room = TopicHarness()
     (bob,) = await room.enter("bob")
     alice = room.join("alice")
@@ -123,7 +123,7 @@ async def test_a_join_past_the_bound_is_answered_so_and_a_leave_makes_room() -> 
 
 
 @in_clean_loop
-async def test_a_message_reaches_all_but_its_sender_who_gets_an_ack() -> None:
+async def test_a_message_reaches_all_other_members_and_its_sender_gets_an_ack() -> None:
     room = TopicHarness()
     alice, bob, carol = await room.enter("alice", "bob", "carol")
     room.send(alice, "Hello World", ref="r")
@@ -164,7 +164,7 @@ async def test_all_see_one_order_and_each_ack_in_its_place() -> None:
 
 
 @in_clean_loop
-async def test_a_drain_writes_once_to_each_and_the_same_bytes_to_all_who_did_not_send() -> None:
+async def test_a_turn_writes_once_to_each_member_and_shares_the_bytes() -> None:
     room = TopicHarness()
     alice, bob, carol, dave = await room.enter("alice", "bob", "carol", "dave")
     room.send(alice, "1", "2")
@@ -205,7 +205,7 @@ async def test_joins_and_leaves_take_effect_where_they_stand_among_the_messages(
 
 
 @in_clean_loop
-async def test_whoever_is_not_a_member_can_neither_send_nor_leave() -> None:
+async def test_a_connection_that_is_not_a_member_can_neither_send_nor_leave() -> None:
     room = TopicHarness()
     (alice,) = await room.enter("alice")
     stranger = FakeMember()
@@ -368,7 +368,7 @@ async def test_a_join_that_fails_is_answered_so() -> None:
 
 
 @in_clean_loop
-async def test_five_crashes_close_nobody_and_the_sixth_closes_all_and_ends_the_topic() -> None:
+async def test_five_crashes_close_no_member_and_the_sixth_closes_all() -> None:
     before = tasks()
     room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
@@ -386,9 +386,7 @@ async def test_five_crashes_close_nobody_and_the_sixth_closes_all_and_ends_the_t
 
 @pytest.mark.parametrize("how", ["fails", "comes behind the end"])
 @in_clean_loop
-async def test_members_of_before_who_could_not_be_taken_in_are_closed(
-    how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_members_are_closed_if_their_restore_fails(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     room = TopicHarness()
     bob, carol = FakeMember(), FakeMember()
     if how == "fails":
@@ -403,7 +401,7 @@ async def test_members_of_before_who_could_not_be_taken_in_are_closed(
 
 
 @in_clean_loop
-async def test_crashes_over_more_than_thirty_seconds_close_nobody() -> None:
+async def test_crashes_over_more_than_thirty_seconds_close_no_member() -> None:
     room = TopicHarness()
     alice, bob = await room.enter("alice", "bob")
     for _ in range(12):

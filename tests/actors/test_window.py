@@ -1,78 +1,14 @@
-"""What a join may ask for, and the frames of the window, byte for byte."""
+"""The frames of the window as a topic sends them, byte for byte."""
 
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
-from chat_actors.protocol.codes import ErrorCode
-from chat_actors.protocol.decoding import Refused, decode_first
-from chat_actors.protocol.frames import JoinFrame, Window
 from tests.support.fakes import in_clean_loop, settle
 from tests.support.harness import TopicHarness
 from tests.support.window import joined, short, texts, token
 
 NOW = 1_690_000_000
-
-
-# What a join may ask for.
-
-
-def first_frame(wants: str) -> JoinFrame:
-    frame = decode_first(f'{{"username": "alice", "topic": "sports"{wants}}}')
-    assert isinstance(frame, JoinFrame)
-    return frame
-
-
-@pytest.mark.parametrize(
-    "wants, window",
-    [
-        ("", None),
-        (', "Since": 0, "resumes": "x", "event": true, "epochs": "x", "ref": "r"', None),
-        (', "since": 0', Window(since=0)),
-        (', "since": 9007199254740991', Window(since=2**53 - 1)),
-        (', "epoch": ""', Window(epoch="")),
-        (', "epoch": "x"', Window(epoch="x")),
-        (', "resume": ""', Window()),
-        (', "resume": "x"', Window(resume="x")),
-        (', "events": false', Window()),
-        (', "events": true', Window(events=True)),
-        (', "since": 7, "epoch": "x", "resume": "y", "events": true', Window(7, "x", "y", True)),
-    ],
-)
-def test_any_of_four_keys_asks_for_the_window(wants: str, window: Optional[Window]) -> None:
-    assert first_frame(wants).window == window
-
-
-WRONG = {
-    "since": [
-        "-1",
-        "1.0",
-        "0.5",
-        "1e3",
-        "true",
-        '"1"',
-        "null",
-        "[]",
-        "{}",
-        "9007199254740992",
-        str(1 << 63),
-        "9" * 5000,
-    ],
-    "epoch": ["0", "null", "false", "[]", "{}"],
-    "resume": ["0", "null", "false", '["x"]', "{}"],
-    "events": ["0", "1", "null", '"true"', "[true]", "{}"],
-}
-
-
-@pytest.mark.parametrize("key, value", [(key, value) for key in WRONG for value in WRONG[key]])
-def test_a_wrong_value_is_refused_with_the_form_that_is_expected(key: str, value: str) -> None:
-    with pytest.raises(Refused) as refused:
-        first_frame(f', "{key}": {value}')
-    assert refused.value.code is ErrorCode.INVALID_JOIN
-    assert refused.value.detail.startswith(f"since must be an integer from 0 to {2**53 - 1}, epoch")
-
-
-# The frames, byte for byte.
 
 
 @in_clean_loop
@@ -138,7 +74,7 @@ async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> N
 
 @pytest.mark.parametrize("wants", [{}, {"since": 0}, {"epoch": "x"}, {"resume": "x"}])
 @in_clean_loop
-async def test_whoever_asks_for_any_of_it_is_told_epoch_last_id_and_token(wants: dict[str, Any]) -> None:
+async def test_each_key_of_the_window_brings_epoch_last_id_and_token(wants: dict[str, Any]) -> None:
     room = TopicHarness()
     room.send((await room.enter("bob"))[0], "1")
     alice = room.ask("alice", **wants)
@@ -148,7 +84,7 @@ async def test_whoever_asks_for_any_of_it_is_told_epoch_last_id_and_token(wants:
 
 
 @in_clean_loop
-async def test_each_life_of_a_topic_has_an_epoch_of_its_own() -> None:
+async def test_no_two_topics_have_the_same_epoch() -> None:
     rooms = [TopicHarness() for _ in range(50)]
     members = [room.ask("alice") for room in rooms]
     await settle()

@@ -1,4 +1,4 @@
-"""Who may come in, and how many: decided on headers and counts."""
+"""Admission: the decision on a handshake by its headers, and the limits on open connections."""
 
 from typing import Any, Optional
 
@@ -13,13 +13,13 @@ def admission(**settings: Any) -> Admission:
 
 
 def refusal(admission: Admission, headers: Headers) -> Optional[str]:
-    """Why a handshake is refused; None if it is not."""
+    """Return the reason for the refusal of a handshake; None if it is not refused."""
     decision = admission.decide(headers)
     return decision.reason if isinstance(decision, HandshakeRefused) else None
 
 
 def anonymous(admission: Admission) -> Anonymous:
-    """Who comes without a credential, where one is needed."""
+    """Return the caller of a handshake without a token, on a server that has one."""
     decision = admission.decide(headers())
     assert isinstance(decision, Anonymous)
     return decision
@@ -97,13 +97,13 @@ def test_a_refused_origin_is_refused_whatever_the_token() -> None:
 
 
 @pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic secret", ""])
-def test_a_wrong_token_is_never_taken_for_a_right_one_whoever_asks(authorization: str) -> None:
+def test_a_wrong_token_is_refused_in_every_request(authorization: str) -> None:
     given = headers(authorization=authorization)
     for decide in (admission(token="secret").decide, admission(token="secret").authenticate):
         assert isinstance(decide(given), HandshakeRefused)
 
 
-def test_a_server_without_a_token_asks_nobody_for_one() -> None:
+def test_a_server_without_a_token_asks_no_caller_for_one() -> None:
     for given in (headers(), headers(authorization="Bearer whatever")):
         assert isinstance(admission().decide(given), Authenticated)
 
@@ -116,7 +116,7 @@ def test_connections_are_counted_in_and_out() -> None:
     assert small.enter("c")
 
 
-def test_one_address_does_not_take_all_the_room() -> None:
+def test_one_address_does_not_take_all_the_connections() -> None:
     fair = admission(connections_per_address=2)
     assert [fair.enter("a"), fair.enter("a"), fair.enter("a"), fair.enter("b")] == [True, True, False, True]
     for address in "aaab":

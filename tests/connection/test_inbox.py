@@ -1,4 +1,4 @@
-"""The way in: what the session takes at once, what goes on to uvicorn byte for byte, and the order of both."""
+"""The inbox: the messages that it delivers at once, the frames that uvicorn gets, and the order of both."""
 
 import asyncio
 from itertools import count
@@ -10,10 +10,10 @@ from uvicorn.protocols.websockets import wsproto_impl
 
 from chat_actors.connection.inbox import MAX_AHEAD, Inbox, open_inbox
 from tests.support.fakes import in_clean_loop
-from tests.tools.hostile.inputs import chunks, deflated
-from tests.tools.hostile.stage import LONGEST, Stage, a_message, listening
-from tests.tools.hostile.twins import IMPLEMENTATIONS, hear
-from tests.tools.hostile.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, frame, header, text
+from tests.support.websocket.inputs import chunks, deflated
+from tests.support.websocket.stage import LONGEST, Stage, a_message, listening
+from tests.support.websocket.twins import IMPLEMENTATIONS, hear
+from tests.support.websocket.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, RSV2, TEXT, frame, header, text
 
 BAD_UTF8 = frame(FIN | TEXT, b"caf\xe9")
 BINARY_FRAME = frame(FIN | BINARY, b"binary")
@@ -37,7 +37,7 @@ def test_a_text_frame_is_taken_when_the_last_of_it_is_read(size: int) -> None:
     assert not stage.uvicorn.data
 
 
-def test_before_the_session_takes_messages_they_are_uvicorns() -> None:
+def test_uvicorn_gets_all_frames_until_the_session_takes_messages() -> None:
     stage = Stage()
     stage.read(text("join") + frame(FIN | PING))
     assert stage.uvicorn.data == [text("join"), frame(FIN | PING)]
@@ -77,7 +77,7 @@ GIVEN_UP = {
 
 
 @pytest.mark.parametrize("data", GIVEN_UP.values(), ids=GIVEN_UP)
-def test_a_frame_that_is_broken_and_all_behind_it_are_uvicorns(data: bytes) -> None:
+def test_uvicorn_gets_a_broken_frame_and_all_frames_after_it(data: bytes) -> None:
     stage = listening()
     behind = data[14:] + text("behind")
     stage.read(text("before"), data[:14], behind)
@@ -116,7 +116,7 @@ def test_the_fragments_of_a_message_are_too_big_together() -> None:
     assert stage.refused == 1
 
 
-def test_fragments_that_hold_nothing_are_not_for_nothing() -> None:
+def test_empty_fragments_count_towards_the_limit() -> None:
     stage = listening()
     stage.inbox.guard(lambda: None, stage.too_big)
     stage.read(frame(TEXT) + frame(CONT) * LONGEST)
@@ -161,7 +161,7 @@ async def test_a_message_in_fragments_is_waited_for_once() -> None:
 
 
 @in_clean_loop
-async def test_a_text_inside_of_another_message_is_uvicorns() -> None:
+async def test_uvicorn_gets_a_text_inside_another_message() -> None:
     stage = listening()
     stage.read(frame(TEXT, b"be") + text("inside"), text("behind"))
     assert stage.uvicorn.data == [frame(TEXT, b"be"), text("inside"), text("behind")]
@@ -218,21 +218,21 @@ async def test_while_held_nothing_is_read_and_then_all_goes_on_in_order() -> Non
 
 @pytest.mark.parametrize("kind", ["ping", "pong", "the beginning of a message"])
 @in_clean_loop
-async def test_a_frame_that_nobody_receives_is_counted_and_later_ones_wait_for_the_brake(kind: str) -> None:
+async def test_a_control_frame_or_fragment_is_counted_and_backpressure_stops_the_next(kind: str) -> None:
     stage = listening()
     until = asyncio.get_running_loop().create_future()
-    brakes = iter([None, until])
-    stage.inbox.guard(lambda: next(brakes), stage.too_big)
+    waits = iter([None, until])
+    stage.inbox.guard(lambda: next(waits), stage.too_big)
     stage.read(OTHERS[kind] * 3)
     assert (stage.uvicorn.data, stage.pipe.reading) == ([OTHERS[kind]] * 2, False)
-    brakes = iter([None])
+    waits = iter([None])
     until.set_result(None)
     await asyncio.sleep(0)
     assert (stage.uvicorn.data, stage.pipe.reading) == ([OTHERS[kind]] * 3, True)
 
 
 @in_clean_loop
-async def test_who_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
+async def test_a_peer_that_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
     stage = listening()
     for _ in range(2):
         stage.uvicorn.data.clear()
@@ -246,7 +246,7 @@ async def test_who_does_not_read_its_pongs_is_not_read_until_it_does() -> None:
 
 
 @in_clean_loop
-async def test_a_brake_neither_ends_the_wait_for_the_session_nor_is_ended_by_it() -> None:
+async def test_backpressure_and_the_wait_for_the_session_do_not_end_each_other() -> None:
     stage = listening()
     until = asyncio.get_running_loop().create_future()
     stage.inbox.guard(lambda: until, stage.too_big)
@@ -288,7 +288,7 @@ async def test_a_message_that_came_before_the_handshake_was_over_is_not_counted(
     assert stage.texts == ["taken"]
 
 
-def test_a_control_frame_that_ended_the_connection_brakes_nothing() -> None:
+def test_a_control_frame_that_ended_the_connection_causes_no_backpressure() -> None:
     stage = listening()
     stage.inbox.guard(lambda: pytest.fail("asked"), stage.too_big)
     stage.uvicorn.data_received = lambda data: stage.pipe.close()  # type: ignore[method-assign]
@@ -312,7 +312,7 @@ async def test_a_connection_that_ends_while_held_is_left_alone() -> None:
     assert (stage.texts, stage.pipe.reading) == (["one"], False)
 
 
-def test_all_that_happens_to_the_connection_is_told_to_uvicorn() -> None:
+def test_uvicorn_gets_every_event_of_the_connection() -> None:
     stage = listening()
     failure = ConnectionResetError()
     stage.pipe.protocol.pause_writing()
@@ -333,7 +333,7 @@ async def test_another_servers_messages_come_one_by_one() -> None:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pieces=chunks(), turns=st.lists(st.integers(0, 4)))
-def test_however_a_stream_is_cut_its_messages_and_end_are_those_of_uvicorn_alone(
+def test_a_stream_cut_in_any_way_has_the_messages_and_end_of_uvicorn_alone(
     implementation: str, pieces: list[bytes], turns: list[int]
 ) -> None:
     alone = asyncio.run(hear(implementation, [bytes([byte]) for byte in b"".join(pieces)], direct=False))

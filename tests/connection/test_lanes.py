@@ -1,4 +1,4 @@
-"""Two lanes, one conversation: what clients get under uvicorn is byte for byte what they get from any ASGI server."""
+"""The two lanes: clients of uvicorn receive the same bytes as clients of any other ASGI server."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ SCRIPT: list[tuple[str, Frames, dict[str, int]]] = [
 
 
 class Tapped(ClientConnection):
-    """Keeps all the bytes that the server has sent."""
+    """Client that keeps all bytes from the server."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -76,7 +76,7 @@ class Tapped(ClientConnection):
 
 
 class Conversation(NamedTuple):
-    """What each client got."""
+    """Frames that each client received."""
 
     texts: dict[str, list[str]]  # of all frames
     wires: dict[str, str]  # all the bytes behind the handshake
@@ -179,7 +179,7 @@ def test_a_client_that_negotiated_compression_reads_every_frame_on_the_plain_lan
     reason="newer: hypercorn waits for its connections before it says so",
 )
 @in_loop
-async def test_another_servers_end_is_told_to_every_member(start: StartServer) -> None:
+async def test_the_end_of_another_server_closes_every_member(start: StartServer) -> None:
     server = start(*HYPERCORN)
     async with Visit(server) as visit:
         members = [await visit.join("alice", topic) for topic in ("sports", "sports", "movies")]

@@ -6,18 +6,16 @@ import json
 import socket
 import weakref
 from types import SimpleNamespace
-from typing import Optional, cast
+from typing import cast
 
 import pytest
 
-from chat_actors.connection.asgi import AsgiEvent, FindProtocol, Receive, Scope, Send, UvicornProtocol, uvicorn_protocol
-from chat_actors.connection.handshake import turn_away
+from chat_actors.connection.asgi import AsgiEvent, UvicornProtocol
 from chat_actors.connection.lanes import CLOSE_SECONDS, UNSENT_BYTES, open_outbox
 from chat_actors.connection.outbox import StallWatch
 from chat_actors.counters import Counters
-from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.protocol.frames import Error
-from tests.support.fakes import FakeClock, FakeServer, FakeTransport, in_clean_loop, log_lines, remains, settle, tasks
+from chat_actors.protocol.codes import CloseCode
+from tests.support.fakes import FakeClock, FakeServer, in_clean_loop, log_lines, remains, settle, tasks
 from tests.support.lane import FastLane, Lane, both_lanes, frame, slow
 
 DISCONNECT = {"type": "websocket.disconnect"}
@@ -87,7 +85,7 @@ async def test_the_bound_of_the_plain_lane_is_for_what_waits_however_much_was_wr
 
 @both_lanes
 @in_clean_loop
-async def test_an_answer_longer_than_the_bound_makes_nobody_slow_and_many_do(kind: type[Lane]) -> None:
+async def test_one_answer_over_the_limit_aborts_no_peer_and_many_answers_do(kind: type[Lane]) -> None:
     lane = kind.stalled()
     lane.outbox.write_answer(frame("x" * 5000))
     await settle()
@@ -256,7 +254,7 @@ async def test_a_peer_that_is_always_a_little_behind_is_left_alone(kind: type[La
 
 @both_lanes
 @in_clean_loop
-async def test_a_peer_for_whom_nothing_waits_is_left_alone(kind: type[Lane]) -> None:
+async def test_a_peer_without_waiting_bytes_is_not_aborted(kind: type[Lane]) -> None:
     lane = kind()
     await lane.seconds(50)
     lane.write("1")
@@ -357,16 +355,6 @@ async def test_nothing_is_left_of_an_outbox_that_has_finished(kind: type[Lane]) 
     assert outbox() is None
 
 
-@in_clean_loop
-async def test_a_connection_that_is_turned_away_is_told_why() -> None:
-    server = FakeServer()
-    await turn_away(server.send, CloseCode.OVERLOADED, Error(ErrorCode.SERVER_FULL, "come back later"))
-    error = '{"type":"error","error":"server_full","detail":"come back later"}'
-    accept, told, close = server.sent
-    assert (accept, told) == ({"type": "websocket.accept"}, {"type": "websocket.send", "text": error})
-    assert (close["type"], close["code"]) == ("websocket.close", 1013)
-
-
 # Receiving.
 
 
@@ -394,59 +382,8 @@ async def test_a_close_on_the_plain_lane_ends_the_conversation_for_good() -> Non
     assert tasks() == before | {lane.watching}
 
 
-# Which lane.
-
-
-class UvicornsProtocol:
-    """Stands for any of uvicorn's WebSocket protocols."""
-
-    def __init__(self) -> None:
-        self.transport = FakeTransport()
-
-    async def send(self, event: AsgiEvent) -> None:
-        raise AssertionError
-
-
-UvicornsProtocol.__module__ = "uvicorn.protocols.websockets.some_impl"
-
-
-class AnotherProtocol(UvicornsProtocol):
-    """Stands for the protocol of another server."""
-
-
-@pytest.mark.parametrize(
-    "kind, scope, fast",
-    [
-        (UvicornsProtocol, {"type": "websocket", "http_version": "1.1"}, True),
-        (UvicornsProtocol, {"type": "websocket", "http_version": "2"}, False),
-        (AnotherProtocol, {"type": "websocket", "http_version": "1.1"}, False),
-        (UvicornsProtocol, {"type": "http", "http_version": "1.1"}, False),
-        (UvicornsProtocol, {"type": "lifespan"}, False),
-        (None, {"type": "websocket", "http_version": "1.1"}, False),
-    ],
-)
 @in_clean_loop
-async def test_the_fast_lane_is_taken_where_uvicorn_has_a_connection_of_its_own(
-    kind: Optional[type[UvicornsProtocol]], scope: Scope, fast: bool
-) -> None:
-    found: list[object] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        found.append(uvicorn_protocol(scope))
-
-    server = FakeServer()
-    protocol = None if kind is None else kind()
-
-    async def send_alone(event: AsgiEvent) -> None:
-        raise AssertionError
-
-    send = send_alone if protocol is None else protocol.send
-    await FindProtocol(app)(scope, server.receive, send)
-    assert found == [protocol if fast else None]
-
-
-@in_clean_loop
-async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
+async def test_an_error_while_an_outbox_finishes_is_not_raised() -> None:
     async def receive() -> AsgiEvent:
         try:
             await asyncio.Event().wait()
@@ -462,7 +399,7 @@ async def test_a_connection_that_fails_while_it_is_let_go_is_no_error() -> None:
 
 
 @in_clean_loop
-async def test_a_look_that_fails_does_not_stop_the_clock_of_the_others() -> None:
+async def test_a_check_that_fails_does_not_stop_the_checks_of_other_outboxes() -> None:
     clock = FakeClock()
     watch = StallWatch(clock, Counters(), 1, 10, 30)
     looks = 0

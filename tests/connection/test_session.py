@@ -1,4 +1,4 @@
-"""One session alone: the test is its peer, its supervisor and its topic."""
+"""One session: the test plays its peer, its supervisor and its topic."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.support.fakes import FakeClock, FakeServer, in_clean_loop, log_lines,
 
 
 class HoldingInbox(Inbox):
-    """Keeps ``take``, for the test to call, and what the session has it wait for."""
+    """Inbox that keeps ``take`` for the test to call, and the futures that the session waits for."""
 
     def __init__(self, receive: Receive) -> None:
         super().__init__(receive)
@@ -40,7 +40,7 @@ class HoldingInbox(Inbox):
 
 
 class Alone:
-    """A running session and its surroundings."""
+    """Session that runs alone, and its surroundings."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock = FakeClock()
@@ -111,7 +111,7 @@ async def test_a_peer_that_goes_before_it_asks_to_join_leaves_no_topic() -> None
 
 
 @in_clean_loop
-async def test_what_a_member_sends_goes_to_its_topic_and_a_list_to_the_supervisor() -> None:
+async def test_messages_go_to_the_topic_and_list_requests_to_the_supervisor() -> None:
     alone = Alone()
     take = await alone.joins()
     alone.says('{"message": "one", "ref": "r"}', "/list")
@@ -136,7 +136,7 @@ async def test_a_join_that_failed_closes_with_its_code_and_leaves() -> None:
 
 
 @in_clean_loop
-async def test_a_join_that_failed_for_a_bound_is_told_which() -> None:
+async def test_a_join_that_failed_for_a_limit_gets_the_detail() -> None:
     alone = Alone()
     (await alone.asks_to_join()).reply.set_exception(JoinFailed(CloseCode.OVERLOADED, "the topic is full"))
     assert await alone.leaves() == "overloaded"
@@ -155,7 +155,7 @@ async def test_a_session_that_is_cancelled_while_its_join_waits_leaves() -> None
 
 
 @in_clean_loop
-async def test_a_member_whose_session_is_cancelled_is_told_that_the_server_restarts() -> None:
+async def test_a_session_that_is_cancelled_closes_with_1012() -> None:
     alone = Alone()
     await alone.joins()
     alone.task.cancel()
@@ -286,7 +286,7 @@ async def test_a_sender_above_its_rate_is_read_more_slowly_and_loses_nothing() -
 
 
 @in_clean_loop
-async def test_frames_that_nobody_receives_count_as_well() -> None:
+async def test_frames_that_do_not_reach_the_session_count_towards_the_rate() -> None:
     limited, unlimited = Alone(rate_limit=0.001, rate_burst=2), Alone(rate_limit=0)
     await limited.joins()
     await unlimited.joins()
@@ -311,7 +311,7 @@ async def test_nothing_more_is_read_of_a_sender_above_its_rate_until_it_may_go_o
 
 
 @in_clean_loop
-async def test_where_a_token_is_needed_a_join_without_it_is_refused_and_may_be_tried_again() -> None:
+async def test_a_join_without_the_required_token_is_refused_and_may_be_tried_again() -> None:
     alone = Alone(token="secret")
     alone.says('{"username": "alice", "topic": "sports"}')
     alone.says('{"username": "alice", "topic": "sports", "token": "wrong"}')
@@ -327,7 +327,7 @@ async def test_where_a_token_is_needed_a_join_without_it_is_refused_and_may_be_t
 
 
 @in_clean_loop
-async def test_the_time_to_join_is_over_for_who_has_not_joined_and_for_nobody_else() -> None:
+async def test_the_join_timeout_closes_a_connection_that_has_not_joined() -> None:
     member, stranger = Alone(join_timeout=10.0), Alone(join_timeout=10.0)
     asked = await member.asks_to_join()
     asked.reply.set_result(member.topic)
@@ -343,7 +343,7 @@ async def test_the_time_to_join_is_over_for_who_has_not_joined_and_for_nobody_el
 
 
 @in_clean_loop
-async def test_who_asks_to_join_late_is_answered_within_the_same_time_or_told_to_try_again() -> None:
+async def test_a_late_join_is_answered_within_the_join_timeout_or_refused() -> None:
     member = Alone(join_timeout=10.0)
     await member.clock.advance(9.0)
     asked = await member.asks_to_join()

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the chat ends before the host hears of them."""
+"""SIGINT and SIGTERM: the chat ends before the handler of the host runs."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ BOTH = signal.SIGINT, signal.SIGTERM
 
 
 class Host:
-    """A host with handlers of its own, and an application; ``told``: what happened, in order."""
+    """Host with signal handlers of its own, and an application. ``told``: what happened, in order."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

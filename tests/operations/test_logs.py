@@ -1,4 +1,4 @@
-"""One format for every line, to standard error; and what must never be in one."""
+"""The log: one format for every line, on standard error, without message bodies."""
 
 import json
 import logging
@@ -61,7 +61,7 @@ as_text_and_as_json = pytest.mark.parametrize("as_json", [False, True], ids=["te
 
 
 @as_text_and_as_json
-def test_what_is_below_the_level_is_not_shown(lines: Lines, as_json: bool) -> None:
+def test_lines_below_the_level_are_not_written(lines: Lines, as_json: bool) -> None:
     configure_logging("WARNING", as_json)
     logger.info("too much")
     logging.getLogger("uvicorn.error").info("too much")

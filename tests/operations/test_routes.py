@@ -1,4 +1,4 @@
-"""What an operator asks over HTTP."""
+"""The HTTP routes for the operator."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def test_a_server_is_alive_and_ready() -> None:
             assert (answer.status_code, answer.json()) == (200, {"status": status})
 
 
-def test_a_server_whose_end_has_begun_is_alive_and_not_ready() -> None:
+def test_a_server_that_shuts_down_is_alive_and_not_ready() -> None:
     settings = Settings.model_validate({})
     chat, app = ChatServer(settings), FastAPI()
     app.include_router(operations(chat, settings))
@@ -62,7 +62,7 @@ def test_the_topics_can_be_kept_to_oneself() -> None:
 
 
 @pytest.mark.parametrize("path", ["/topics", "/metrics"])
-def test_where_there_is_a_token_only_who_has_it_is_answered(path: str) -> None:
+def test_a_server_with_a_token_answers_only_requests_that_give_it(path: str) -> None:
     with host(token="secret") as server:
         refused = server.get(path)
         assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")

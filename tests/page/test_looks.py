@@ -1,4 +1,4 @@
-"""What the page looks like, to eyes and to assistive technology, light and dark, on a phone and on a desk."""
+"""The looks of the page: for eyes and assistive technology, light and dark, on a phone and on a desktop."""
 
 import struct
 from typing import Any

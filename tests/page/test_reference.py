@@ -1,4 +1,4 @@
-"""The pages about the protocol: complete, self-contained, escaped, cached; and FastAPI's own beside them."""
+"""The pages about the protocol: complete, self-contained, escaped, cached; and the pages of FastAPI beside them."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ def host() -> Iterator[TestClient]:
 
 
 class Page(HTMLParser):
-    """A page taken apart. Every element that is not void must be closed, in its turn."""
+    """Parsed page. Every element that is not void must be closed, in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The page's files over HTTP: what comes with them, and that none is missing."""
+"""The files of the page over HTTP: their headers, and none is missing."""
 
 import re
 import warnings

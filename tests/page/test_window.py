@@ -1,4 +1,4 @@
-"""The page when connections drop: it shows, it comes back, nothing is missed or doubled, and a gap is told."""
+"""The page after lost connections: it resumes, loses and doubles no message, and shows gaps."""
 
 import re
 from typing import Any, Callable
@@ -380,7 +380,7 @@ def test_a_message_that_comes_twice_is_shown_once(people: People) -> None:
     alice.sees("hello", "bye")
 
 
-def test_every_connection_that_says_nothing_is_asked_for_a_sign_of_life(people: People) -> None:
+def test_every_silent_connection_is_tested_with_a_request(people: People) -> None:
     alice, server = in_room(people)
     alice.enters("alice", "movies")
     alice.page.clock.run_for(14_000)  # the list itself is asked for over the first one
@@ -462,7 +462,7 @@ def test_nothing_moves_when_a_message_goes(people: People) -> None:
     assert alice.message("3").bounding_box() == before
 
 
-def test_a_clock_that_is_wrong_by_an_hour_shortens_no_life(people: People) -> None:
+def test_a_clock_that_is_wrong_by_an_hour_shortens_no_message(people: People) -> None:
     alice, server = with_stand_in(people)
     server.lets_in = False
     alice.comes().joins("alice", "sports")

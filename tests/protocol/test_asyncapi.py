@@ -1,4 +1,4 @@
-"""The contract's document: valid, complete, and true of what a server says and of what it takes."""
+"""The AsyncAPI document: valid, complete, and true of the frames that a server sends and accepts."""
 
 import asyncio
 import copy
@@ -151,7 +151,7 @@ def test_limits_are_those_in_force() -> None:
     assert small["servers"]["here"]["variables"]["host"]["default"] == "localhost:9000"
 
 
-def test_a_token_is_asked_for_where_there_is_one_and_never_told() -> None:
+def test_the_document_asks_for_the_token_and_never_shows_it() -> None:
     with_token = document(Settings.model_validate({"token": "s3cret"}))
     (scheme,) = with_token["servers"]["here"]["security"]
     assert scheme["$ref"] == "#/components/securitySchemes/token"
@@ -212,7 +212,7 @@ async def converse(server: Server) -> list[Frame]:
 
 
 @in_loop
-async def test_what_a_server_says_is_what_its_document_tells_and_nothing_less(start: Callable[..., Server]) -> None:
+async def test_a_server_sends_exactly_the_frames_of_its_document(start: Callable[..., Server]) -> None:
     server = start(*APP, CHAT_HISTORY_MESSAGES="2", CHAT_TOPICS="1")
     contract = await fetch(server)
     assert server.url.endswith(contract.channel["address"])

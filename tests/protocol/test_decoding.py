@@ -1,4 +1,4 @@
-"""What is refused and with which code, and what is not: on data alone."""
+"""The frames of a client: decoded, or refused with the right code. No event loop."""
 
 import json
 from typing import Any, Callable, Optional, Union
@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_bigger
-from chat_actors.protocol.frames import Ack, Error, JoinFrame, ListCommand, Message, SendFrame, finished, payloads
+from chat_actors.protocol.frames import (
+    Ack,
+    Error,
+    JoinFrame,
+    ListCommand,
+    Message,
+    SendFrame,
+    Window,
+    finished,
+    payloads,
+)
 
 LONGEST = 4096
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -51,7 +61,7 @@ def refusal(decode: Decode, data: Data) -> tuple[str, str]:
     return answer["error"], answer["detail"]
 
 
-# Whoever sends it.
+# Before and after the join.
 
 
 @before_and_after_the_join
@@ -78,7 +88,7 @@ NOT_JSON_VALUES = ["NaN", "Infinity", "-Infinity", "x", "'x'", '"\\ud800"', '"\\
     ],
     ids=short,
 )
-def test_what_is_not_one_json_object_in_utf_8_is_refused(decode: Decode, data: Data) -> None:
+def test_a_frame_that_is_not_one_json_object_in_utf_8_is_refused(decode: Decode, data: Data) -> None:
     assert refusal(decode, data)[0] == "invalid_json"
 
 
@@ -124,6 +134,63 @@ REFUSED_BEFORE = {
 @pytest.mark.parametrize(("code", "text"), [(code, text) for code in REFUSED_BEFORE for text in REFUSED_BEFORE[code]])
 def test_a_first_frame_that_is_no_join_is_refused(code: str, text: str) -> None:
     assert refusal(decode_first, text)[0] == refusal(decode_first, text.encode())[0] == code
+
+
+# The keys of the window in a join.
+
+
+def join_that_wants(wants: str) -> JoinFrame:
+    frame = decode_first(f'{{"username": "alice", "topic": "sports"{wants}}}')
+    assert isinstance(frame, JoinFrame)
+    return frame
+
+
+@pytest.mark.parametrize(
+    "wants, window",
+    [
+        ("", None),
+        (', "Since": 0, "resumes": "x", "event": true, "epochs": "x", "ref": "r"', None),
+        (', "since": 0', Window(since=0)),
+        (', "since": 9007199254740991', Window(since=2**53 - 1)),
+        (', "epoch": ""', Window(epoch="")),
+        (', "epoch": "x"', Window(epoch="x")),
+        (', "resume": ""', Window()),
+        (', "resume": "x"', Window(resume="x")),
+        (', "events": false', Window()),
+        (', "events": true', Window(events=True)),
+        (', "since": 7, "epoch": "x", "resume": "y", "events": true', Window(7, "x", "y", True)),
+    ],
+)
+def test_any_of_four_keys_asks_for_the_window(wants: str, window: Optional[Window]) -> None:
+    assert join_that_wants(wants).window == window
+
+
+WRONG_WINDOW = {
+    "since": [
+        "-1",
+        "1.0",
+        "0.5",
+        "1e3",
+        "true",
+        '"1"',
+        "null",
+        "[]",
+        "{}",
+        "9007199254740992",
+        str(1 << 63),
+        "9" * 5000,
+    ],
+    "epoch": ["0", "null", "false", "[]", "{}"],
+    "resume": ["0", "null", "false", '["x"]', "{}"],
+    "events": ["0", "1", "null", '"true"', "[true]", "{}"],
+}
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key in WRONG_WINDOW for value in WRONG_WINDOW[key]])
+def test_a_wrong_value_is_refused_with_the_form_that_is_expected(key: str, value: str) -> None:
+    code, detail = refusal(decode_first, f'{{"username": "alice", "topic": "sports", "{key}": {value}}}')
+    assert code == "invalid_join"
+    assert detail.startswith(f"since must be an integer from 0 to {2**53 - 1}, epoch")
 
 
 # After the join.
@@ -185,7 +252,7 @@ JSON_VALUES = st.recursive(
 @before_and_after_the_join
 @given(data=TEXTS | st.binary() | JSON_VALUES.map(json.dumps) | TEXTS.map("/list".__add__))
 @settings(deadline=None)
-def test_whatever_comes_is_a_frame_or_refused(decode: Decode, data: Data) -> None:
+def test_any_input_is_a_frame_or_is_refused(decode: Decode, data: Data) -> None:
     try:
         frame = decode(data)
     except Refused:

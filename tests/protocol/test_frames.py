@@ -1,4 +1,4 @@
-"""What goes out, byte for byte, and under which codes."""
+"""The frames of the server, byte for byte, and the codes."""
 
 import pytest
 from websockets.frames import Close, Frame, Opcode

@@ -1,4 +1,4 @@
-"""What a user and a topic may be called, and which user names are one."""
+"""The rules for names of users and topics, and which usernames are the same."""
 
 import pytest
 from hypothesis import given, settings
@@ -53,7 +53,7 @@ def test_a_topic_is_trimmed_and_in_nfc_and_else_as_it_was_given() -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["{}alice", "al{}ice", "alice{}"])
-def test_what_could_forge_a_line_or_hide_in_a_name_is_refused(character: str, kind: str, form: str) -> None:
+def test_characters_that_forge_a_line_or_hide_in_a_name_are_refused(character: str, kind: str, form: str) -> None:
     name = form.format(character)
     why = rf"must not hold a {kind} character \(U\+{ord(character):04X}\)"
     with pytest.raises(InvalidName, match=rf"^username {why}$"):

@@ -1,4 +1,4 @@
-"""What a topic remembers of its messages, on data alone."""
+"""The stored messages of a topic. No event loop."""
 
 from itertools import product
 from typing import Optional
@@ -36,9 +36,7 @@ def test_a_new_history_is_empty() -> None:
 
 
 @pytest.mark.parametrize("evicted, expired, since", [*product([0, 1, 3], [0, 1, 2], range(9))])
-def test_what_is_replayed_and_what_is_lost_are_together_all_that_came_after(
-    evicted: int, expired: int, since: int
-) -> None:
+def test_replay_and_gap_together_cover_all_messages_after_since(evicted: int, expired: int, since: int) -> None:
     remembered = history(5, evicted, expired)
     gap = remembered.gap(since)
     lost = [] if gap is None else [*range(gap.from_, (gap.to or 0) + 1)]
@@ -153,7 +151,7 @@ def test_a_history_continues_another_and_takes_no_message_twice() -> None:
 @pytest.mark.parametrize(
     "since, replayed", [(0, [1, 2, 6, 7]), (2, [6, 7]), (4, [6, 7]), (5, [6, 7]), (6, [7]), (7, [])]
 )
-def test_where_ids_were_left_out_what_came_after_is_replayed_all_the_same(since: int, replayed: list[int]) -> None:
+def test_messages_after_unused_ids_are_replayed_too(since: int, replayed: list[int]) -> None:
     remembered = history(2)
     remembered.restore([], last_id=5)
     for number in (6, 7):

@@ -1,4 +1,4 @@
-"""The members of a topic, and the members that left recently enough to resume; on data alone."""
+"""The members of a topic, and the members that left recently enough to resume. No event loop."""
 
 from typing import Optional
 
@@ -15,7 +15,7 @@ ACK = Ack(id=1, timestamp=0, recipients=0)
 
 
 class Connection(Outbox):
-    """An outbox by which a member is found. Members never write to it."""
+    """Key of a member. Members never write to it."""
 
     def write(self, frames: bytes) -> None:
         raise AssertionError
@@ -28,7 +28,7 @@ class Connection(Outbox):
 
 
 class Topic:
-    """A topic's members and its time, with short words for joins and leaves."""
+    """Members of a topic and its time, with short names for joins and leaves."""
 
     def __init__(self) -> None:
         self.members: Members[Outbox] = Members(30.0)
@@ -94,7 +94,7 @@ def test_the_name_of_a_member_that_left_is_free(topic: Topic, window: Optional[W
     assert topic.join("ALICE", window)[1].username == "ALICE"
 
 
-def test_names_are_told_oldest_member_first(topic: Topic) -> None:
+def test_names_are_listed_oldest_member_first(topic: Topic) -> None:
     outbox, _ = topic.join("alice")
     topic.join("bob", PLAIN)
     topic.leave(outbox)
@@ -173,7 +173,7 @@ def test_the_thirty_seconds_begin_with_each_leave(topic: Topic) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "unknown"])
-def test_a_token_that_nobody_has_is_an_ordinary_join(topic: Topic, token: str) -> None:
+def test_a_join_with_an_unknown_token_is_an_ordinary_join(topic: Topic, token: str) -> None:
     topic.join("alice", PLAIN)  # her token is empty
     outbox, _ = topic.join("alice", PLAIN)
     topic.leave(outbox)

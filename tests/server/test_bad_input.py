@@ -93,7 +93,7 @@ async def is_refused(eve: Client, times: int) -> None:
 @compressed_or_not
 @cases(BAD_FROM_A_MEMBER)
 @in_loop
-async def test_a_members_bad_frame_costs_one_error_one_log_line_and_nobody_else_anything(
+async def test_a_bad_frame_of_a_member_costs_one_error_and_one_log_line(
     server: Server, frame: Union[str, bytes], code: str, compression: Optional[str]
 ) -> None:
     mark = server.mark()

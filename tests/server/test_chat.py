@@ -1,4 +1,4 @@
-"""The server as its users meet it, on real sockets: joins, rooms, /list and every way to leave."""
+"""The server on real sockets: joins, topics, /list, and every way to leave."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ async def test_one_name_in_two_topics_is_two_members(server: Server) -> None:
 
 
 @in_loop
-async def test_a_message_reaches_every_other_member_of_its_topic_and_nobody_else(server: Server) -> None:
+async def test_a_message_reaches_every_other_member_of_its_topic_and_no_other_client(server: Server) -> None:
     async with Visit(server) as visit:
         alice, bob, carol = [await visit.join(name, "sports") for name in ("alice", "bob", "carol")]
         dave, erin = [await visit.join(name, "movies") for name in ("dave", "erin")]

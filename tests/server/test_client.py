@@ -1,4 +1,4 @@
-"""The promises of the client, against a scripted server, and at the end against a real one."""
+"""The client of the package, against a scripted server and at the end against a real one."""
 
 import asyncio
 import socket
@@ -231,7 +231,7 @@ async def test_a_text_that_is_no_message_is_refused_before_it_reaches_the_server
 
 
 @in_tidy_loop
-async def test_what_the_server_refuses_raises_and_the_chat_goes_on() -> None:
+async def test_a_refused_message_raises_and_the_chat_goes_on() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.send(ERROR)  # no request is waiting
         await settle()
@@ -352,7 +352,7 @@ async def test_it_rejoins_by_its_first_name_with_its_newest_token_and_epoch() ->
 
 
 @in_tidy_loop
-async def test_what_is_sent_while_there_is_no_connection_goes_to_the_next_one() -> None:
+async def test_a_message_sent_without_a_connection_goes_to_the_next_one() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.cut()
         peer = await script.peer()  # it has not let us in yet
@@ -363,7 +363,7 @@ async def test_what_is_sent_while_there_is_no_connection_goes_to_the_next_one() 
 
 
 @in_tidy_loop
-async def test_what_is_sent_on_a_connection_that_is_closing_goes_to_the_next_one() -> None:
+async def test_a_message_sent_on_a_closing_connection_goes_to_the_next_one() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.connection.transport.pause_reading()  # so the closing hangs when the client has answered
         peer.connection.transport.write(b"\x88\x02" + (1012).to_bytes(2, "big"))
@@ -389,7 +389,7 @@ async def test_a_message_that_was_acknowledged_is_neither_asked_for_nor_sent_aga
 
 
 @in_tidy_loop
-async def test_a_message_whose_ack_was_lost_is_sent_again_and_is_no_event_for_its_sender() -> None:
+async def test_a_message_with_a_lost_ack_is_sent_again_and_is_no_event_for_its_sender() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         sending = asyncio.ensure_future(chat.send("hi"))
         sent = await peer.recv()
@@ -405,7 +405,7 @@ async def test_a_message_whose_ack_was_lost_is_sent_again_and_is_no_event_for_it
 
 
 @in_tidy_loop
-async def test_what_could_be_our_own_message_waits_for_the_answer_that_tells_whose_it_is() -> None:
+async def test_a_message_that_may_be_an_own_one_waits_for_the_ack() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         sending, peer = await lose_an_ack(script, chat, peer, last_id=4)
         peer.send(message(1), message(2, "hi"), message(3, "hi", "alice"), message(4))
@@ -420,7 +420,7 @@ async def test_what_could_be_our_own_message_waits_for_the_answer_that_tells_who
 
 
 @in_tidy_loop
-async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_somebody_elses() -> None:
+async def test_an_equal_message_is_another_members_if_the_server_takes_ours_as_new() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         sending, peer = await lose_an_ack(script, chat, peer, last_id=1)
         peer.send(message(1, "hi"))
@@ -431,7 +431,7 @@ async def test_where_the_server_takes_our_message_anew_the_one_like_it_was_someb
 
 
 @in_tidy_loop
-async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own_message() -> None:
+async def test_an_id_of_an_earlier_epoch_is_not_taken_for_that_of_an_own_message() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         sending, peer = await lose_an_ack(script, chat, peer, last_id=1)
         peer.send(message(1, "hi"))
@@ -451,7 +451,7 @@ async def test_an_id_of_the_topics_earlier_life_is_not_taken_for_that_of_our_own
 
 @pytest.mark.parametrize("reason", ["expired", "evicted"])
 @in_tidy_loop
-async def test_what_the_server_no_longer_has_is_a_gap_with_its_ids(reason: Any) -> None:
+async def test_messages_that_the_server_no_longer_has_are_a_gap_with_their_ids(reason: Any) -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         peer.send(message(1))
         assert await take(chat, 1) == [event(1)]
@@ -488,7 +488,7 @@ async def test_while_as_many_messages_wait_as_may_the_socket_is_not_read() -> No
 
 
 @in_tidy_loop
-async def test_a_connection_that_ends_while_nobody_reads_comes_back_when_somebody_does() -> None:
+async def test_a_connection_lost_while_no_one_reads_is_replaced_once_the_reader_goes_on() -> None:
     async with scripted() as script, chatting(script, Tuning(most_unread=2), max_queue=1) as (chat, peer):
         peer.send(*map(message, range(1, 6)))
         await settle()
@@ -519,7 +519,7 @@ async def test_while_a_request_waits_the_socket_is_read_and_surplus_messages_are
 
 
 @in_tidy_loop
-async def test_a_gap_of_what_was_not_read_is_told_apart_from_the_one_before_it() -> None:
+async def test_a_gap_of_unread_messages_is_not_merged_with_the_gap_before_it() -> None:
     async with scripted() as script, chatting(script, Tuning(most_unread=1)) as (chat, peer):
         peer.send(message(1))
         await settle()
@@ -678,7 +678,7 @@ async def test_a_server_that_speaks_of_something_else_is_the_end() -> None:
 
 
 @in_tidy_loop
-async def test_what_ended_the_chat_does_not_grow_each_time_it_is_raised() -> None:
+async def test_the_traceback_of_the_final_error_does_not_grow_with_each_raise() -> None:
     def length(traceback: Optional[TracebackType]) -> int:
         return 0 if traceback is None else 1 + length(traceback.tb_next)
 
@@ -742,7 +742,7 @@ async def test_leaving_while_it_waits_to_come_back_does_not_wait() -> None:
 
 
 @in_tidy_loop
-async def test_leaving_while_messages_wait_for_room_does_not_wait_for_it() -> None:
+async def test_leaving_while_too_many_messages_are_unread_does_not_wait() -> None:
     async with scripted() as script:
         async with chatting(script, Tuning(most_unread=1)) as (chat, peer):
             peer.send(message(1), message(2))

@@ -1,4 +1,4 @@
-"""``client_example.py`` as its user meets it: the demo, and the chat through pipes and in a terminal."""
+"""``client_example.py`` as its user runs it: the demo, and the chat through pipes and in a terminal."""
 
 import asyncio
 import functools
@@ -227,7 +227,7 @@ async def test_a_demo_that_fails_ends_with_one_sentence(server: Server) -> None:
 
 
 class Chat:
-    """One program that chats."""
+    """Process of the example client in a chat."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -286,7 +286,7 @@ async def test_two_people_chat_through_pipes(server: Server) -> None:
         assert await alice.end() == (0, "", "")  # the end of the input is a way to leave, too
 
 
-def test_what_is_piped_in_is_answered_before_the_end(server: Server) -> None:
+def test_lines_from_a_pipe_are_answered_before_the_end(server: Server) -> None:
     ended = run("--url", server.url, "--username", "alice", "--topic", "games", typed="one\n/list\ntwo")
     assert (ended.returncode, ended.stderr) == (0, "")
     answers = ["(delivered to 0)", "Active Topics:", "    - games (1 user)", "(delivered to 0)"]
@@ -353,7 +353,7 @@ async def test_a_connection_that_the_server_ends_is_reported(
 
 
 @in_loop
-async def test_what_comes_in_goes_above_a_half_typed_line(server: Server) -> None:
+async def test_a_frame_is_printed_above_a_half_typed_line(server: Server) -> None:
     async with Visit(server) as visit, chatting_in_a_terminal(server.url, "al") as terminal:
         await terminal.shows("You are al in games, users: 1.", ">")
         bob = await visit.join("bob", "games")

@@ -1,4 +1,4 @@
-"""The door, the pace and the bounds on real sockets."""
+"""Origins, the token, the rate limit and the other limits, on real sockets."""
 
 from typing import Callable
 
@@ -12,7 +12,7 @@ StartServer = Callable[..., Server]
 
 
 @in_loop
-async def test_a_foreign_page_is_refused_before_the_upgrade_and_an_own_one_is_not(start: StartServer) -> None:
+async def test_a_page_of_a_foreign_origin_gets_403_and_a_page_of_the_server_connects(start: StartServer) -> None:
     server = start(*APP)
     with pytest.raises(InvalidStatus) as refused:
         await connect(server.url + "?secret=1", origin="https://evil.example")  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ async def test_the_token_comes_by_header_or_by_join_frame(start: StartServer) ->
 
 
 @in_loop
-async def test_a_connection_too_many_is_told_so_and_closed(start: StartServer) -> None:
+async def test_a_connection_over_the_limit_gets_server_full_and_is_closed(start: StartServer) -> None:
     server = start(*APP, CHAT_CONNECTIONS="1")
     async with Visit(server) as visit:
         first = await visit.join("alice", "sports")
@@ -56,7 +56,7 @@ async def test_a_connection_too_many_is_told_so_and_closed(start: StartServer) -
 
 @pytest.mark.parametrize(("limit", "topic"), [({"CHAT_TOPICS": "1"}, "other"), ({"CHAT_TOPIC_MEMBERS": "1"}, "sports")])
 @in_loop
-async def test_a_join_past_a_bound_is_answered_and_closed_and_harms_nobody(
+async def test_a_join_over_a_limit_gets_server_full_and_affects_no_other_member(
     start: StartServer, limit: dict[str, str], topic: str
 ) -> None:
     server = start(*APP, **limit)

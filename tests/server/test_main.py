@@ -1,4 +1,4 @@
-"""``python -m chat_actors`` is uvicorn with the safe options set."""
+"""``python -m chat_actors``: uvicorn with safe options."""
 
 import asyncio
 import os

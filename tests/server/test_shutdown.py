@@ -1,4 +1,4 @@
-"""SIGTERM to a real server: every member is told, nothing is amiss, and the process is gone in time, read or unread."""
+"""SIGTERM to a real server: every member is notified, no error is logged, and the process ends in time."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def terminate(server: Server, *clients: Client) -> list[int]:
 
 @every_command
 @in_loop
-async def test_every_connection_is_told_that_the_server_restarts(start: StartServer, command: tuple[str, ...]) -> None:
+async def test_every_connection_is_closed_with_1012_at_a_shutdown(start: StartServer, command: tuple[str, ...]) -> None:
     server = start(*command, CHAT_PORT="0")
     async with Visit(server) as visit:
         members = [await visit.join("alice", topic) for topic in ("sports", "sports", "movies")]
@@ -47,7 +47,7 @@ async def test_every_connection_is_told_that_the_server_restarts(start: StartSer
 
 @every_command
 @in_loop
-async def test_who_asked_for_events_is_told_when_to_come_back_and_each_at_another_time(
+async def test_each_member_with_events_gets_another_delay_at_a_shutdown(
     start: StartServer, command: tuple[str, ...]
 ) -> None:
     server = start(*command, CHAT_PORT="0")

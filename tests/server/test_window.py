@@ -1,4 +1,4 @@
-"""The window over real sockets, on the fast lane: what a bare WebSocket client gets that asks for it."""
+"""The window on real sockets, on the fast lane, with bare WebSocket clients."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ async def ask(visit: Visit, username: str, **wants: Any) -> Client:
 
 
 async def taken_over(client: Client) -> int:
-    """The code by which a connection was closed whose member lives on in another one."""
+    """Return the close code of a connection whose member resumed on another connection."""
     client.joined = {}  # so the visit does not wait for its leave
     return await client.close_code()
 
@@ -53,7 +53,7 @@ async def test_a_member_that_was_cut_off_has_missed_nothing_and_sent_nothing_twi
 
 
 @in_loop
-async def test_a_connection_that_hangs_is_taken_over_and_nobody_notices(server: Server) -> None:
+async def test_a_resume_takes_over_a_hanging_connection_without_a_notice(server: Server) -> None:
     async with Visit(server) as visit:
         watcher = await ask(visit, "watcher", events=True)
         old = await ask(visit, "alice", resume="")
@@ -71,7 +71,7 @@ async def test_a_connection_that_hangs_is_taken_over_and_nobody_notices(server: 
 
 
 @in_loop
-async def test_beside_others_who_ask_a_plain_client_gets_the_plain_contract_byte_for_byte(server: Server) -> None:
+async def test_beside_clients_with_a_window_a_plain_client_gets_the_plain_contract(server: Server) -> None:
     async with Visit(server) as visit:
         watcher = await ask(visit, "watcher", events=True)
         plain = await visit.join("plain", "sports")
@@ -95,7 +95,7 @@ async def test_beside_others_who_ask_a_plain_client_gets_the_plain_contract_byte
 
 
 @in_loop
-async def test_whoever_joins_while_all_send_gets_each_message_once_in_one_order(server: Server) -> None:
+async def test_a_member_that_joins_while_all_send_gets_each_message_once_in_order(server: Server) -> None:
     each, senders = 250, ("ann", "bob", "cat", "dan")
     last = each * len(senders)
 
@@ -148,7 +148,7 @@ async def test_a_wrong_wish_is_refused_and_can_be_corrected(server: Server) -> N
 
 
 @in_loop
-async def test_what_has_expired_is_told_and_is_a_gap_for_whoever_comes_later(start: StartServer) -> None:
+async def test_expired_messages_are_announced_and_are_a_gap_for_a_later_client(start: StartServer) -> None:
     server = start(*AHEAD_APP)
     async with Visit(server) as visit:
         watcher = await ask(visit, "watcher", events=True)
@@ -163,7 +163,7 @@ async def test_what_has_expired_is_told_and_is_a_gap_for_whoever_comes_later(sta
 
 
 @in_loop
-async def test_what_the_bounds_have_deleted_is_a_gap_with_its_ids(start: StartServer) -> None:
+async def test_evicted_messages_are_a_gap_with_their_ids(start: StartServer) -> None:
     server = start(*APP, CHAT_HISTORY_MESSAGES="2")
     async with Visit(server) as visit:
         alice = await ask(visit, "alice", resume="")
@@ -175,7 +175,7 @@ async def test_what_the_bounds_have_deleted_is_a_gap_with_its_ids(start: StartSe
 
 
 @in_loop
-async def test_a_topic_that_all_have_left_is_another_one_for_whoever_comes_back(server: Server) -> None:
+async def test_a_member_that_returns_to_an_empty_topic_joins_a_new_one(server: Server) -> None:
     async with Visit(server) as visit:
         alice = await ask(visit, "alice", resume="")
         await alice.ask({"message": "1"})

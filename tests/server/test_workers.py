@@ -1,4 +1,4 @@
-"""Several workers without a cluster would split every topic, so they are refused."""
+"""The check against several workers without a cluster, which would split every topic."""
 
 import os
 import signal
@@ -72,7 +72,7 @@ def test_a_server_with_one_worker_starts(start: Callable[..., Server], option: l
 
 
 class Importing:
-    """Stands for the object of a server that imports the application: it is on the stack."""
+    """Stand-in for the object of a server that imports the application: it is on the stack."""
 
     def __init__(self, config: object) -> None:
         self.cfg = config

@@ -1,4 +1,4 @@
-"""The server with a clock that a test puts forward: ``POST /ahead?seconds=30``, and so much time has passed."""
+"""A server whose clock a test can put forward: ``POST /ahead?seconds=30``."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from chat_actors.operations.logs import configure_logging
 
 
 class AheadTimer:
-    """A call of the clock: by the machine's time, or sooner if the clock is put forward."""
+    """Scheduled call of ClockAhead: at its time on the machine, or sooner if the clock is put forward."""
 
     def __init__(self, clock: "ClockAhead", seconds: float, call: Callable[[], object]) -> None:
         self._clock = clock
@@ -38,7 +38,7 @@ class AheadTimer:
 
 
 class ClockAhead(Clock):
-    """The machine's time, and the seconds by which it was put forward."""
+    """Clock of the machine, plus the seconds by which a test has put it forward."""
 
     def __init__(self) -> None:
         self.timers: set[AheadTimer] = set()

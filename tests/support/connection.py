@@ -1,4 +1,4 @@
-"""A WebSocket of an ASGI server made up for the test, and the end of the server behind it."""
+"""A WebSocket of an ASGI server that the test controls, and the end of that server."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from tests.support.fakes import FakeClock, FakeServer, Frame, settle
 
 
 class Connection(FakeServer):
-    """A WebSocket of an ASGI server made up for the test."""
+    """WebSocket of an ASGI server that the test controls."""
 
     def __init__(self, app: Server, **scope: Any) -> None:
         super().__init__()

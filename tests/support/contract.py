@@ -1,4 +1,4 @@
-"""The wire contract's document as a client's tools use it: which message a payload is."""
+"""The AsyncAPI document as the tools of a client use it: which message a payload is."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from jsonschema import Draft7Validator
 
 
 class Contract:
-    """Tells what a payload is by ``/asyncapi.json`` alone."""
+    """Contract of ``/asyncapi.json``: tells the type of a payload by that document alone."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document

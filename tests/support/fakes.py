@@ -1,4 +1,4 @@
-"""Time, outboxes and memory for the tests of the actors: no sockets, no sleeping, everything decided by order."""
+"""Clock, outboxes and memory for tests of actors: no sockets and no sleep; the order of events decides."""
 
 import asyncio
 import functools
@@ -59,7 +59,7 @@ def tasks() -> set[Any]:
 
 
 class FakeTimer:
-    """A call that a FakeClock makes when its time has come."""
+    """Scheduled call of a FakeClock."""
 
     def __init__(self, clock: "FakeClock", seconds: float, call: Callable[[], object]) -> None:
         self.clock = clock
@@ -73,7 +73,7 @@ class FakeTimer:
 
 
 class FakeTimers:
-    """Timers that nobody has made ring yet; several clocks may share one."""
+    """Scheduled calls that are not due yet; several clocks may share one instance."""
 
     def __init__(self) -> None:
         self._set: list[FakeTimer] = []
@@ -91,7 +91,7 @@ class FakeTimers:
 
 
 class FakeClock(Clock):
-    """Time that passes by ``advance`` alone. ``wall_time`` may be set, as an administrator may."""
+    """Clock that only ``advance`` moves. ``wall_time`` may be set, as by an administrator."""
 
     def __init__(self, timers: "Optional[FakeTimers]" = None) -> None:
         self.now = 1000.0
@@ -132,7 +132,7 @@ class FakeClock(Clock):
 
 
 class FakeMember(Outbox):
-    """A member as the actors see it: an outbox, which records, and the reply to its join."""
+    """Member as the actors see it: an outbox that records, and the reply to its join."""
 
     def __init__(self) -> None:  # nothing of a real outbox is wanted
         self.writes: list[bytes] = []
@@ -230,7 +230,7 @@ def remaining(*phrases: Sequence[str]) -> list[bool]:
 
 
 class FakeTransport(asyncio.Transport):
-    """A connection whose peer reads when it is told to; ``unread`` bytes wait."""
+    """Transport whose peer reads only if ``peer_reads``; else the bytes are added to ``unread``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ class FakeTransport(asyncio.Transport):
 
 
 class FakeServer:
-    """An ASGI server: ``sent`` are its events to the peer, ``events`` those for the application."""
+    """ASGI server: ``sent`` are its events to the peer, ``events`` those for the application."""
 
     def __init__(self) -> None:
         self.sent: list[AsgiEvent] = []

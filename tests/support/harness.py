@@ -1,4 +1,4 @@
-"""A topic and a supervisor without sockets, each with short words for what is posted to it."""
+"""A topic and a supervisor without sockets, with short names for what is posted to them."""
 
 from typing import Any, Optional, Union
 
@@ -14,7 +14,7 @@ from tests.support.fakes import FakeClock, FakeMember, settle
 
 
 class TopicHarness:
-    """The topic ``sports``, and short words for what is posted to it."""
+    """Topic ``sports``, and short names for what is posted to it."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock = FakeClock()
@@ -55,7 +55,7 @@ class TopicHarness:
 
 
 class SupervisorHarness:
-    """A supervisor, and short words for what sessions post to it and to its topics."""
+    """Supervisor, and short names for what sessions post to it and to its topics."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock = FakeClock()

@@ -1,4 +1,4 @@
-"""Both ways out to a peer, on a fake transport and a fake ASGI server."""
+"""The outboxes of both lanes, on a fake transport and a fake ASGI server."""
 
 import asyncio
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ def frame(text: str) -> bytes:
 
 
 class Lane:
-    """An outbox on the plain lane, the fake server behind it, and the stall clock that watches it."""
+    """Outbox on the plain lane, the fake server behind it, and the stall clock that watches it."""
 
     def __init__(self, max_bytes: int = 1000, window: float = 30.0) -> None:
         self.server = FakeServer()

@@ -1,4 +1,4 @@
-"""The application as it is, on a server that also logs which lane each WebSocket was on."""
+"""The application, on a server that also logs the lane of each WebSocket."""
 
 from loguru import logger
 

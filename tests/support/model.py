@@ -1,4 +1,4 @@
-"""A model of a topic that is too plain to be wrong: lists, searched from one end to the other."""
+"""A simple model of a topic: lists that are searched from one end to the other."""
 
 from typing import NamedTuple, Optional
 
@@ -12,7 +12,7 @@ KEPT = 4  # messages, at most
 
 
 class Person:
-    """Someone whom the topic knows again, if ``refs`` is not None: the acks of his refs."""
+    """Member of the model. ``refs``: the acks by ref; None if it did not ask for the window."""
 
     def __init__(self, name: str, asked: bool) -> None:
         self.name = name
@@ -22,7 +22,7 @@ class Person:
 
 
 class Stored(NamedTuple):
-    """A message that can be replayed until its deadline, and whose ref it is."""
+    """Message that can be replayed until its deadline, with its sender and ref."""
 
     deadline: float
     frame: Frame
@@ -31,7 +31,7 @@ class Stored(NamedTuple):
 
 
 class Model:
-    """What each member must have seen, by the contract's own words."""
+    """Model of a topic: the frames that each member must have received, by the words of the contract."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""A server whose connections the test itself answers, breaks and closes: for what a real server rarely does."""
+"""A server that the test plays: it answers, breaks and closes connections as a real server rarely does."""
 
 import asyncio
 import functools
@@ -68,7 +68,7 @@ class Naps(Clock):
 
 
 class Peer:
-    """One connection, from the server's side."""
+    """Server's side of one connection."""
 
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection
@@ -122,7 +122,7 @@ class Peer:
 
 
 class Script:
-    """The server. ``refuse``, called for each handshake, may give an HTTP status to refuse it with."""
+    """Server that the test plays. ``refuse``: called for each handshake; may return an HTTP status to refuse it."""
 
     def __init__(self) -> None:
         self.url = ""

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and the few lines that a test needs to talk to it."""
+"""A real server in a process of its own, and clients to talk to it."""
 
 import asyncio
 import atexit
@@ -51,7 +51,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 class Server:
-    """``python -m <command>`` on a free port of the loopback, until ``terminate`` or ``kill``."""
+    """Process ``python -m <command>`` on a free port of the loopback, until ``terminate`` or ``kill``."""
 
     def __init__(self, *command: str, **environment: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
@@ -152,7 +152,7 @@ def put_forward(server: Server, seconds: float) -> None:
 
 
 class Pair(Server):
-    """Two servers that are nodes of one cluster, as if they were one: ``url`` is now that of one, now of the other."""
+    """Two servers that are nodes of one cluster, used as one server: ``url`` alternates between them."""
 
     def __init__(self, *command: str, **environment: str) -> None:
         endpoints = ",".join(f"tcp/127.0.0.1:{port}" for port in free_ports(2))

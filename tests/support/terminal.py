@@ -1,4 +1,4 @@
-"""A terminal for tests: a pseudo-terminal, and the screen that somebody in front of it would see."""
+"""A pseudo-terminal for tests, with the screen that its user would see."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import re
 
 
 class Screen:
-    """What text and escape codes leave on a screen; it knows those codes that a chat needs."""
+    """Screen of a terminal: shows text and obeys the escape codes that the example client uses."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self._cells = [[" "] * columns for _ in range(rows)]
@@ -56,7 +56,7 @@ class Screen:
 
 
 class Terminal:
-    """A program's end is ``fd``; a user's are ``type`` and ``shows``. Made in a running loop, for a ``with`` block."""
+    """Pseudo-terminal: ``fd`` for a program, ``type`` and ``shows`` for its user. Open it in a running loop."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.environ = {**os.environ, "COLUMNS": str(columns), "LINES": str(rows)}

@@ -1,4 +1,4 @@
-"""What a member was sent, in a word or two for each frame."""
+"""The frames of a member, in a word or two for each."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""``python -m tests.tools.soak --minutes N``: clients that talk for long while a fault hits one of them ever so often.
+"""``python -m tests.tools.soak --minutes N``: clients that chat for a long time, with a fault every few seconds.
 
 200 clients in 50 topics speak once a second each and come back by themselves. Every few seconds one connection is
 reset in the middle of a frame, half-closed, stalled until the server evicts it, or ended by a broken frame; or a few
@@ -42,7 +42,7 @@ TROUBLE = re.compile(r"\b(WARNING|CRITICAL)\b|\bERROR +(?! |Invalid UTF-8)")
 
 
 class Soak:
-    """The clients, their faults and the samples taken meanwhile."""
+    """Clients, their faults, and the samples taken meanwhile."""
 
     def __init__(self, scene: Scene, topics: int, seed: int) -> None:
         self.ledger = Ledger()

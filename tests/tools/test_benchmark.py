@@ -1,4 +1,4 @@
-"""The benchmark runs, and counts. How fast anything is, is not judged here."""
+"""The benchmark: it runs and counts. These tests do not judge any speed."""
 
 import re
 import select

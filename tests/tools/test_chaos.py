@@ -2,8 +2,8 @@
 
 import asyncio
 
+from tests.support.proxy import Proxy
 from tests.support.server import Server
-from tests.tools.chaos.proxy import Proxy
 from tests.tools.chaos.run import run
 
 

@@ -26,20 +26,20 @@ def test_where_they_split_as_well_each_side_is_whole_and_all_are_as_they_meet(se
     assert explore(seed, plan(seed, STEPS, split=True)) == []
 
 
-def test_a_seed_is_the_same_life_every_time() -> None:
-    lives: list[list[str]] = [[], []]
-    for trace in lives:
+def test_a_seed_is_the_same_run_every_time() -> None:
+    runs: list[list[str]] = [[], []]
+    for trace in runs:
         explore(7, plan(7, STEPS, split=True), trace)
-    assert lives[0] == lives[1] and len(lives[0]) > STEPS / 2
+    assert runs[0] == runs[1] and len(runs[0]) > STEPS / 2
 
 
 # What is broken on purpose.
 
 
 def found(kind: str, seeds: int = 40) -> bool:
-    """Whether that kind of trouble shows within so many lives."""
-    lives = (explore(seed, plan(seed, STEPS, split=False)) for seed in range(seeds))
-    return any(one.startswith(kind) for wrong in lives for one in wrong)
+    """Whether that kind of trouble shows within so many runs."""
+    runs = (explore(seed, plan(seed, STEPS, split=False)) for seed in range(seeds))
+    return any(one.startswith(kind) for wrong in runs for one in wrong)
 
 
 def test_a_relay_that_does_not_say_again_what_is_not_acknowledged_is_found() -> None:
@@ -81,12 +81,12 @@ def test_the_command_says_what_went_wrong_and_the_least_that_has_to_happen_for_i
     with patch.object(Estates, "close", lambda *arguments: None), pytest.raises(SystemExit) as ended:
         main(["--seed", "3", "--seeds", "1", "--steps", "20"])
     lines = capsys.readouterr().out.splitlines()
-    assert ended.value.code == 1 and lines[-1] == "1 of 1 lives went wrong"
+    assert ended.value.code == 1 and lines[-1] == "1 of 1 runs failed"
     assert lines[0].startswith("seed 3: left: estates.open") and lines[1] == "  the least that is needed:"
     assert any("0 joins" in line for line in lines) and not any("kill" in line for line in lines)
 
 
-def test_the_command_is_silent_about_lives_in_which_nothing_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_is_silent_about_runs_in_which_nothing_went_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--seed", "3", "--seeds", "2", "--steps", "20", "--split"])
-    assert (ended.value.code, capsys.readouterr().out) == (0, "0 of 2 lives went wrong\n")
+    assert (ended.value.code, capsys.readouterr().out) == (0, "0 of 2 runs failed\n")

@@ -1,4 +1,4 @@
-"""Broken frames and random bytes on live sockets: who sends them is shown out, and nobody else notices.
+"""Broken frames and random bytes on live sockets: only their sender is closed, and no other client notices.
 
 In CI each kind is sent a few times; ``python -m tests.tools.hostile`` sends it as often as it is told to.
 """
@@ -10,9 +10,9 @@ from hypothesis import given, settings
 
 from chat_actors.protocol.decoding import Data
 from tests.support.server import Server, in_loop
+from tests.support.websocket.inputs import FRAMES
 from tests.tools.hostile.attack import COMMANDS, SETTINGS, TROUBLE, Attack, memory
 from tests.tools.hostile.cases import CASES, HANDSHAKES, Case
-from tests.tools.hostile.inputs import FRAMES
 from tests.tools.hostile.judges import judge_at_random, judge_decoding
 
 TIMES = 3

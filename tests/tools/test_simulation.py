@@ -1,4 +1,4 @@
-"""The simulation finds what it is made to find, and nothing in the package as it is.
+"""The simulation: it finds rules that are broken on purpose, and nothing in the package as it is.
 
 Each broken actor below has one rule broken on purpose. It must be found, or the silence about the others means nothing.
 """
@@ -71,7 +71,7 @@ def test_a_handler_is_cancelled_at_every_await_of_a_session(ready: None) -> None
 
 
 class CountsMembersOnly(Observed):
-    """Retires a topic when the last member it knows of leaves, whatever joins are on their way to it."""
+    """Supervisor that ends a topic when the last member it knows of leaves, whatever joins are on their way to it."""
 
     def _retire_if_empty(self, active: _Active) -> None:
         if len(cast(Topic, active.topic)._members.present) <= 1:
@@ -80,7 +80,7 @@ class CountsMembersOnly(Observed):
 
 
 class GoesOnForwarding(Observed):
-    """Forwards a join to a topic that is on its way out, and does not look after it."""
+    """Supervisor that forwards a join to a topic that is about to end, and does not place it again."""
 
     def __init__(self, *arguments: Any) -> None:
         self._leaving: dict[str, _Active] = {}
@@ -104,7 +104,7 @@ class GoesOnForwarding(Observed):
 
 
 class ForgetsStranded(Observed):
-    """Loses the joins that came behind the end of a topic that gave up."""
+    """Supervisor that loses the joins that came after the end of a topic."""
 
     def _topic_ended(self, active: _Active) -> None:
         active.topic.stranded.clear()
@@ -115,7 +115,7 @@ class ForgetsStranded(Observed):
 
 
 class LeavesOnceAnswered(Session):
-    """Posts no leave when it is cancelled while it waits for the answer to its join."""
+    """Session that posts no leave if it is cancelled before the reply to its join."""
 
     async def _join(self) -> Optional[Mailbox[TopicEvent]]:
         try:
@@ -126,7 +126,7 @@ class LeavesOnceAnswered(Session):
 
 
 class LateJoins:
-    """A mailbox in which joins take a moment longer than all else."""
+    """Mailbox in which joins take a moment longer than other events."""
 
     def __init__(self, mailbox: Mailbox[SupervisorEvent]) -> None:
         self.crowded = mailbox.crowded
@@ -141,7 +141,7 @@ class LateJoins:
 
 
 class LeavesBeforeItsJoin(Session):
-    """Posts its leave so that it can overtake its join."""
+    """Session whose leave can overtake its join."""
 
     def __init__(self, inbox: Any, outbox: Any, supervisor: Any, *more: Any) -> None:
         super().__init__(inbox, outbox, LateJoins(supervisor), *more)  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ class LeavesBeforeItsJoin(Session):
 
 
 class LeavesATask(Observed):
-    """Does not see to the end of something that it began."""
+    """Supervisor that starts a task and does not end it."""
 
     def handle(self, event: SupervisorEvent) -> None:
         super().handle(event)
@@ -159,7 +159,7 @@ class LeavesATask(Observed):
 
 
 class HidesAnError(Observed):
-    """Lets an exception go unseen."""
+    """Supervisor with an exception that is never retrieved."""
 
     def handle(self, event: SupervisorEvent) -> None:
         super().handle(event)

@@ -1,1 +1,1 @@
-"""The chat page in a real browser: who uses it, a line that can be cut, a server made up for a test, the picture."""
+"""Helpers for the chat page in a real browser: its users, a line that can be cut, and a server made up for a test."""

@@ -1,4 +1,4 @@
-"""A member without a browser, for the other side of a conversation."""
+"""A member without a browser, to chat with the page."""
 
 import json
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from tests.support.server import PATIENCE, Frame
 
 
 class Bot:
-    """Joined; ``frames`` are all it has received so far."""
+    """Member without a browser. ``frames``: all frames that it has received so far."""
 
     def __init__(self, url: str, username: str, topic: str, **wants: Any) -> None:
         self._stack = ExitStack()

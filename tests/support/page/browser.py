@@ -1,4 +1,4 @@
-"""People in front of the page: Chromium as the system has it, driven by Playwright."""
+"""Users of the page: Chromium of the system, driven by Playwright."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Person:
-    """One browser context with the page open, and what a person does there and sees."""
+    """User of one browser context with the page open: does and sees what a person can."""
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self.context = context
@@ -122,7 +122,7 @@ class Person:
 
 
 class People:
-    """Everybody in one test. At its end no page has had an error, and none has met the policy."""
+    """Users of one test. At the end no page may have had an error or have violated the policy."""
 
     def __init__(self, browser: Browser, url: str = "") -> None:
         self._browser = browser

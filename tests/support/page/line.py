@@ -5,8 +5,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Callable, TypeVar
 
+from tests.support.proxy import Proxy
 from tests.support.server import PATIENCE
-from tests.tools.chaos.proxy import Proxy
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class _Cuttable(Proxy):
 
 
 class Line:
-    """Forwards to ``port``. ``url`` is the page's, by this line."""
+    """Line that forwards to ``port`` and can be cut. ``url``: address of the page through this line."""
 
     def __init__(self, port: int) -> None:
         self._loop = asyncio.new_event_loop()

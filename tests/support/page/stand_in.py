@@ -1,4 +1,4 @@
-"""A server made up for a test: it says what the test lets it say, and closes as the test wants."""
+"""A server that the test plays for the page: it sends and closes what the test wants."""
 
 import json
 import time
@@ -12,7 +12,7 @@ TOKEN = "t1"
 
 
 class Connection:
-    """One WebSocket of the page. ``frames``: what it has sent, ``/list`` as such."""
+    """WebSocket of the page. ``frames``: those that the page has sent, ``/list`` as text."""
 
     def __init__(self, server: "StandIn", route: WebSocketRoute) -> None:
         self._server = server
@@ -47,7 +47,7 @@ class Connection:
 
 
 class StandIn:
-    """``joins``: the connections that have asked to join, oldest first."""
+    """Server that the test plays. ``joins``: the connections that have asked to join, oldest first."""
 
     def __init__(self, page: Page) -> None:
         self.joins: list[Connection] = []

@@ -1,4 +1,4 @@
-"""Whether a huge room that keeps the server busy slows a pair down that chats in a quiet one.
+"""The fairness of the server: whether a huge busy topic slows down a pair in a quiet topic.
 
 The crowd's load runs in a process of its own, which gives way to the pair's where they share a core. So what the pair
 waits for is the server, not a load generator that is busy with the crowd.
@@ -23,7 +23,7 @@ PAUSE = 0.01  # seconds from one message of the pair to the next
 
 
 class Fairness(NamedTuple):
-    """The pair's latencies with a silent crowd and with a busy one, and what the server did for the busy one."""
+    """Latencies of the pair beside a silent and beside a busy crowd, and the server's rate for the busy one."""
 
     idle_p50_ms: float
     idle_p99_ms: float

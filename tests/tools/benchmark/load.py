@@ -24,7 +24,7 @@ SETTLE_SECONDS = 0.3  # for the server to do what joins left to do, before its m
 
 
 class Result(NamedTuple):
-    """The figures of one run; CPU time and memory are the server's."""
+    """Figures of one run; CPU time and memory are the server's."""
 
     deliveries: float
     cpu_us: float  # per delivery
@@ -41,7 +41,7 @@ def percentile(ordered: list[float], share: float) -> float:
 
 
 class _Selector:
-    """What is used of select.epoll, for systems without it."""
+    """Part of ``select.epoll`` that the load uses, for systems without it."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -60,7 +60,7 @@ class _Selector:
 
 
 class Load:
-    """All the members of a case, joined one after the other."""
+    """Members of a case, joined one after the other."""
 
     def __init__(self, server: Process, case: Case) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""What is printed: a progress bar on standard error, tables on standard output."""
+"""The output: a progress bar on standard error, tables on standard output."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ WIDTH = 30  # of the bar, in characters
 
 
 class Progress:
-    """A bar on one line, for a terminal; nothing anywhere else."""
+    """Progress bar on one line of a terminal; prints nothing elsewhere."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps

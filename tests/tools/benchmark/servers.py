@@ -25,7 +25,7 @@ SPARE_FILES = 200  # that a process has open besides its connections
 
 
 class Server(NamedTuple):
-    """``{port}`` in ``command`` stands for the port; ``environ`` is added to that of this process.
+    """Server to measure. ``{port}`` in ``command`` stands for the port; ``environ`` is added to that of this process.
 
     ``nodes``: of a cluster, that have to find each other before it is ready.
     """
@@ -43,7 +43,7 @@ class Process(NamedTuple):
 
 
 class ServerFailed(Exception):
-    """A server cannot be measured; the text says why."""
+    """Error for a server that cannot be measured; its text says why."""
 
 
 def find_servers(node_modules: Optional[str], bun: Optional[str]) -> tuple[list[Server], list[str]]:
@@ -152,7 +152,7 @@ def allow_open_files(connections: int) -> None:
 
 
 class Cores(NamedTuple):
-    """Where the server runs, and where the load; None: wherever there is room."""
+    """Cores for the server and for the load; None: any core."""
 
     server: Optional[int]
     load: Optional[int]

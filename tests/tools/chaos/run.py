@@ -6,14 +6,14 @@ from typing import Callable, NamedTuple
 
 from chat_actors.client import Chat, Gap, Tuning, connect
 from chat_actors.protocol.frames import Message
-from tests.tools.chaos.proxy import Proxy
+from tests.support.proxy import Proxy
 
 TOPICS, CLIENTS = 4, 20
 PATIENCE = 60.0  # seconds for all to have heard all, once nothing breaks any more
 
 
 class Report(NamedTuple):
-    """What was done and what came of it; ``wrong`` is empty where nothing was lost, doubled or mixed up."""
+    """Report of a run: the faults and their result. ``wrong`` is empty if nothing was lost, doubled or mixed up."""
 
     faults: dict[str, int]
     messages: int
@@ -23,7 +23,7 @@ class Report(NamedTuple):
 
 
 class Listener:
-    """Somebody in a topic: what it heard, in order, and what it was told is lost."""
+    """Member that records the messages it hears, in order, and the losses it is told of."""
 
     def __init__(self, chat: Chat) -> None:
         self.chat = chat

@@ -1,4 +1,4 @@
-"""Random lives of a cluster, without sockets: members come, talk and go while nodes do, and ways are slow or cut.
+"""Random runs of a cluster, without sockets: members come, talk and go while nodes do, and ways are slow or cut.
 
 A seed decides a plan: what happens, and how many turns the loop has until the next thing happens. At its end all ways
 are open and all nodes are awake; then they must agree, members must have heard what they had to, and when all have
@@ -131,8 +131,8 @@ class Split:
         self.healed = self.over = math.inf
 
 
-class Life:
-    """The life of one cluster. ``trace`` is given a line for each thing that happens."""
+class Run:
+    """One run of a cluster. ``trace`` is given a line for each thing that happens."""
 
     def __init__(self, trace: Optional[list[str]] = None) -> None:
         self.nodes = World(message_ttl=600.0)
@@ -142,7 +142,7 @@ class Life:
         self._trace = trace
         self._rng = random.Random()
 
-    async def run(self, steps: Collection[Step]) -> None:
+    async def play(self, steps: Collection[Step]) -> None:
         """Do all steps, and then let all ways be open and all nodes awake."""
         for node in [self._make() for _ in range(3)]:
             node.open()
@@ -387,29 +387,29 @@ class Life:
 # What must hold.
 
 
-def agreement(life: Life) -> Iterator[str]:
+def agreement(run: Run) -> Iterator[str]:
     """All nodes see all others, and have settled; every join is answered."""
-    there = sorted(node.me for node in life.nodes.all)
-    for node in life.nodes.all:
+    there = sorted(node.me for node in run.nodes.all)
+    for node in run.nodes.all:
         if node.view != there:
             yield f"view: {node.me} sees {node.view}, there are {there}"
         if not node.settled:
             yield f"settled: {node.me} is not"
-    for talker in life.here():
+    for talker in run.here():
         if talker.since is None:
             yield f"join: of {talker.number} into {talker.topic} at {talker.node.me} is not answered"
 
 
-async def membership(life: Life) -> list[str]:
+async def membership(run: Run) -> list[str]:
     """Nothing is unacknowledged; lists, names and rosters are those of the members."""
     wrong = []
-    members = Counter(talker.topic for talker in life.here())
-    for node in life.nodes.all:
-        listed = {one["topic"]: one["users"] for one in await life.nodes.listed(node)}
+    members = Counter(talker.topic for talker in run.here())
+    for node in run.nodes.all:
+        listed = {one["topic"]: one["users"] for one in await run.nodes.listed(node)}
         if listed != members:
             wrong.append(f"list: {listed} at {node.me}, and there are {dict(members)}")
     for topic in TOPICS:
-        relays = [relay for node in life.nodes.all for relay in node._relays if relay.name == topic]
+        relays = [relay for node in run.nodes.all for relay in node._relays if relay.name == topic]
         guests = [guest for relay in relays for guest in relay._guests.values()]
         unacked = [text for guest in guests for text, _ in guest.unacked]
         if unacked:
@@ -423,30 +423,30 @@ async def membership(life: Life) -> list[str]:
     return wrong
 
 
-def conversations(life: Life) -> Iterator[str]:
+def conversations(run: Run) -> Iterator[str]:
     """Everybody whose node was not stopped has heard, once and in order, all that the others know to be in the topic.
 
     After a second split there need be no one order. After any, all else is true of those who were on one side, unless a
     message was on its way as the split came. What an owner had told nobody but members of its own node may have died
     with them.
     """
-    for talker in life.here():
+    for talker in run.here():
         if talker.stopped or talker.since is None:
             continue
         ids, heard = talker.ids, Counter(talker.texts)
-        if len(life.splits) < 2 and any(later <= earlier for earlier, later in zip(ids, ids[1:])):
+        if len(run.splits) < 2 and any(later <= earlier for earlier, later in zip(ids, ids[1:])):
             yield f"order: {ids} at {talker.number}"
-        for other in life.talkers:
+        for other in run.talkers:
             if other is talker or other.topic != talker.topic:
                 continue
             acks = [*other.acks, *[math.inf] * len(other.said)]
             for (text, said), acked in zip(other.said, acks):
-                if not life.together(talker, other, said):
+                if not run.together(talker, other, said):
                     continue
                 times = heard[text]
-                if times > 1 and not (life.splits and (other.stopped or life.cut(said, acked))):
+                if times > 1 and not (run.splits and (other.stopped or run.cut(said, acked))):
                     yield f"doubled: {text} said at {said}, at {talker.number}"
-                due = acked < math.inf and said > talker.since and not life.meeting(acked)
+                due = acked < math.inf and said > talker.since and not run.meeting(acked)
                 if not times and due and not other.stopped and not other.lost:
                     yield f"lost: {text} said at {said}, at {talker.number} who joined at {talker.since}"
 
@@ -466,18 +466,18 @@ def remains(nodes: Nodes) -> Iterator[str]:
             yield f"left: views of {set(node._views) - there}"
 
 
-async def live(steps: Collection[Step], trace: Optional[list[str]] = None) -> list[str]:
-    """Live the life of a plan; returns what is wrong with it."""
+async def play(steps: Collection[Step], trace: Optional[list[str]] = None) -> list[str]:
+    """Play the steps of a plan in a new cluster; return what is wrong with it."""
     before = tasks()
-    life = Life(trace)
-    await life.run(steps)
-    wrong = list(agreement(life))
-    await life.all_talk()
-    wrong += await membership(life)
-    wrong += conversations(life)
-    await life.all_leave()
-    wrong += remains(life.nodes)
-    await life.nodes.end()
+    run = Run(trace)
+    await run.play(steps)
+    wrong = list(agreement(run))
+    await run.all_talk()
+    wrong += await membership(run)
+    wrong += conversations(run)
+    await run.all_leave()
+    wrong += remains(run.nodes)
+    await run.nodes.end()
     if tasks() != before:
         wrong.append(f"left: {len(tasks() - before)} tasks")
     return wrong
@@ -504,7 +504,7 @@ def explore(seed: int, steps: Collection[Step], trace: Optional[list[str]] = Non
     async def main() -> None:
         complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        wrong.extend(await live(steps, trace))
+        wrong.extend(await play(steps, trace))
         wrong.extend(f"complaint: {context}" for context in complaints)
 
     sink = logger.add(lambda line: wrong.append(f"error: {line}"), level="ERROR", format="{message} {extra}")

@@ -1,4 +1,4 @@
-"""``python -m tests.tools.cluster.explore``: random lives of a cluster without sockets, each decided by its seed."""
+"""``python -m tests.tools.cluster.explore``: random runs of a cluster without sockets; a seed decides each run."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from tests.tools.cluster.exploration import explore, minimal, plan
 
 
 def report(seed: int, steps: int, split: bool) -> str:
-    """What is wrong with the life of a seed, and the least that has to happen for it. Empty where nothing is."""
+    """Return what is wrong with the run of a seed, and the fewest steps that show it; empty if nothing is wrong."""
     whole = plan(seed, steps, split)
     wrong = explore(seed, whole)
     if not wrong:
@@ -34,7 +34,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if text:
             failed += 1
             print(text, flush=True)
-    print(f"{failed} of {arguments.seeds} lives went wrong")
+    print(f"{failed} of {arguments.seeds} runs failed")
     sys.exit(1 if failed else 0)
 
 

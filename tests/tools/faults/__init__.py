@@ -1,1 +1,1 @@
-"""What must not break the server, done to a real one and counted: ``python -m tests.tools.faults``."""
+"""Faults that must not break the server, on a real one, with counts: ``python -m tests.tools.faults``."""

@@ -61,7 +61,7 @@ def grew(scene: Scene, resident: "list[float]", most_growth: float) -> str:
 
 
 class Actors:
-    """The supervisor, and those who come and go."""
+    """Supervisor, and the members that come and go."""
 
     def __init__(self, topics: int) -> None:
         self._supervisor = Supervisor(Settings.model_validate({}), Clock(), Counters())

@@ -22,7 +22,7 @@ PUMP_BYTES = 64 * 1024
 
 
 class Pump:
-    """Sends the same over and over, as fast as the server reads, until it is cut off or told to stop."""
+    """Client that sends the same bytes over and over, as fast as the server reads, until it is cut off or stopped."""
 
     def __init__(self, peer: Peer, data: bytes) -> None:
         self._peer = peer

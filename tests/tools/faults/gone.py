@@ -35,15 +35,15 @@ async def join_many(
     return await asyncio.gather(*(join(i) for i in range(len(names))))
 
 
-class Room:
-    """Two more talkers in the midst of those who vanish: to them as well nothing may happen."""
+class Bystanders:
+    """Two more talkers in a topic whose other members vanish: nothing may happen to them."""
 
     def __init__(self, scene: Scene, topic: str) -> None:
         self._scene = scene
         self.ledger = Ledger()
         self._group = Group(scene.port, topic, 2, 0.1, self.ledger)
 
-    async def __aenter__(self) -> "Room":
+    async def __aenter__(self) -> "Bystanders":
         await self._group.ready()
         return self
 
@@ -62,7 +62,7 @@ async def resets(clients: int) -> Outcome:
     topics = [f"topic-{i}" for i in range(TOPICS)]
     said = text({"message": "0 0 and gone"})
     async with Scene() as scene:
-        async with Room(scene, topics[0]) as room:
+        async with Bystanders(scene, topics[0]) as bystanders:
             peers = await join_many(scene.port, names, topics)
             for peer in chance.sample(peers, len(peers)):
                 peer.reset(said * chance.randrange(4) + said[: chance.randrange(len(said))])
@@ -70,7 +70,9 @@ async def resets(clients: int) -> Outcome:
                     await asyncio.sleep(0)
             await scene.server.logged(" left ", count=clients)
         scene.see_one_leave_each(names)
-    return Outcome.of(scene, "connection reset", clients, f"one leave each; beside them {room.ledger.received} heard")
+    return Outcome.of(
+        scene, "connection reset", clients, f"one leave each; beside them {bystanders.ledger.received} heard"
+    )
 
 
 async def kills(clients: int, processes: int) -> Outcome:
@@ -78,7 +80,7 @@ async def kills(clients: int, processes: int) -> Outcome:
     share = clients // processes
     topics = [f"topic-{i}" for i in range(TOPICS)]
     async with Scene() as scene:
-        async with Room(scene, topics[0]) as room:
+        async with Bystanders(scene, topics[0]) as bystanders:
             with ExitStack() as stack:
                 crowds = [
                     stack.enter_context(start_crowd(scene.port, f"noise-{i}", share, topics)) for i in range(processes)
@@ -91,7 +93,7 @@ async def kills(clients: int, processes: int) -> Outcome:
                     crowd.kill()
             await scene.server.logged(" left ", count=share * processes)
         scene.see_one_leave_each([f"noise-{i}-{j}" for i in range(processes) for j in range(share)])
-    figures = f"{processes} processes, one leave each; beside them {room.ledger.received} heard"
+    figures = f"{processes} processes, one leave each; beside them {bystanders.ledger.received} heard"
     return Outcome.of(scene, "kill -9", share * processes, figures)
 
 

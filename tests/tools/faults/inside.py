@@ -18,7 +18,7 @@ OUT_OF_FILES_IS_MEANT = re.compile(r"\b(WARNING|CRITICAL)\b|\bERROR +(?! |socket
 
 
 class CrashingTopic:
-    """A topic that fails at every nth message: all the others must arrive, and nobody may be dropped."""
+    """Topic that fails at every nth message: all others must arrive, and no member may be dropped."""
 
     def __init__(self, scene: Scene, topic: str, messages: int, every: int) -> None:
         self._scene = scene

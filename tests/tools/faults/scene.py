@@ -21,7 +21,7 @@ NOTHING = re.compile(r"(?!)")  # matches nowhere: the scene looks itself, and sh
 
 
 class Alive(NamedTuple):
-    """What the server's process has that must not grow."""
+    """Tasks and descriptors of the server's process, which must not grow."""
 
     tasks: int
     sessions: int
@@ -31,7 +31,7 @@ class Alive(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Of the server's process, in MiB."""
+    """Memory of the server's process, in MiB."""
 
     resident: float
     peak: float  # since ``reset_peak``
@@ -47,7 +47,7 @@ def reset_peak(pid: int) -> None:
 
 
 class Scene:
-    """``async with Scene() as scene``: what is done to the server in the block must leave it as it was before.
+    """Server of one fault: after the ``async with`` block it must be as it was before.
 
     At the end the witnesses have lost nothing, all tasks and descriptors of the block are gone, and the server has
     ended without a warning in its log (``trouble``: what must not stand there); or ``wrong`` says what is not so.
@@ -179,7 +179,7 @@ class Scene:
 
 
 class Outcome(NamedTuple):
-    """A row of the table."""
+    """Row of the table."""
 
     fault: str
     times: int

@@ -15,8 +15,8 @@ PACE = 0.05  # seconds between the messages that are timed: so many that one is 
 SLACK = 2.0  # seconds beyond the stall timeout: the clock looks once a second, and from the last progress it saw
 
 
-class Room:
-    """Healthy readers of one topic, which time what they get, and one who speaks to them."""
+class Readers:
+    """Healthy readers of one topic, which time the messages, and a member that sends to them."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -61,22 +61,22 @@ def logged_at(line: str) -> float:
 async def stalls(readers: int, stall_timeout: float, most_ratio: Optional[float]) -> Outcome:
     """As many stalled readers as healthy ones, in one topic. Without a ratio no time is taken, nor judged."""
     async with Scene(CHAT_STALL_TIMEOUT=str(stall_timeout), most_mib=64) as scene:
-        room = Room(scene.port)
-        await room.open(readers)
+        healthy = Readers(scene.port)
+        await healthy.open(readers)
         seconds = stall_timeout + SLACK
         alone = beside = float("nan")
         if most_ratio is not None:
-            room.burst()
-            alone = await room.speak_for(seconds)
+            healthy.burst()
+            alone = await healthy.speak_for(seconds)
         stalled = await join_many(scene.port, [f"stalled-{i}" for i in range(readers)], ["room"], narrow=True)
         for peer in stalled:
             peer.stall()
         began = time.time()
-        room.burst()
+        healthy.burst()
         if most_ratio is not None:
-            beside = await room.speak_for(seconds)
+            beside = await healthy.speak_for(seconds)
         evicted = await scene.server.logged(" left ", "slow: ", count=readers)
-        await room.close()
+        await healthy.close()
         for peer in stalled:
             peer.transport.abort()
         names = [f"{kind}-{i}" for kind in ("healthy", "stalled") for i in range(readers)]

@@ -20,7 +20,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Ledger:
-    """What many talkers have seen, in sum."""
+    """Sum of what many talkers have seen."""
 
     def __init__(self) -> None:
         self.sent = self.received = self.replayed = self.resent = self.rejoined = 0
@@ -38,7 +38,7 @@ class Ledger:
 
 
 class Talker:
-    """A member that speaks every so many seconds, and comes back with its resume token whenever it is cut off."""
+    """Member that sends at intervals, and resumes with its token after each lost connection."""
 
     def __init__(self, port: int, name: str, topic: str, every: float, ledger: Ledger, narrow: bool = False) -> None:
         self.name = name
@@ -175,7 +175,7 @@ class Talker:
 
 
 class Group:
-    """The talkers of one topic."""
+    """Talkers of one topic."""
 
     def __init__(self, port: int, topic: str, size: int, every: float, ledger: Ledger, narrow: bool = False) -> None:
         self.topic = topic

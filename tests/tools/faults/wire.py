@@ -1,4 +1,4 @@
-"""One raw connection to the server: whole frames in, masked frames out, and every rude way to end it."""
+"""A raw connection to the server: whole frames in, masked frames out, and every impolite way to end it."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets
 
 
 class NotOpened(ConnectionError):
-    """The server answered the handshake with something else than 101, or not at all."""
+    """Error for a handshake that the server did not answer with 101."""
 
 
 def masked(payload: bytes, first: int = TEXT) -> bytes:
@@ -38,7 +38,7 @@ def text(frame: Union[str, Frame]) -> bytes:
 
 
 class Peer(asyncio.Protocol):
-    """A client. ``take`` is given the payload of each text frame; without it they wait for ``recv``."""
+    """Client. ``take`` gets the payload of each text frame; without it the payloads wait for ``recv``."""
 
     def __init__(self, take: Optional[Take] = None) -> None:
         loop = asyncio.get_running_loop()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Optional
 
 from tests.support.server import Server
+from tests.support.websocket.inputs import FRAMES, check_many
 from tests.tools.benchmark.report import Progress, table
 from tests.tools.hostile.attack import COMMANDS, SETTINGS, TROUBLE, Attack, memory
 from tests.tools.hostile.cases import CASES, HANDSHAKES, NOT_COMPRESSED
-from tests.tools.hostile.inputs import FRAMES, check_many
 from tests.tools.hostile.judges import judge_at_random, judge_decoding
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.server import PATIENCE, Client, Server, Visit
+from tests.support.websocket.wire import DEFLATE, RawClient
 from tests.tools.hostile.cases import NOT_COMPRESSED, Case
-from tests.tools.hostile.wire import DEFLATE, RawClient
 
 COMMANDS = {
     "uvicorn": ("uvicorn", "tests.tools.hostile.app:app", "--port", "0"),
@@ -27,7 +27,7 @@ TROUBLE = re.compile(
 
 
 class Witnesses:
-    """Two members of a topic of their own. Each message must come once and in order, and so must its ack."""
+    """Two members of a topic of their own. Each message and each ack must come once and in order."""
 
     def __init__(self, sender: Client, reader: Client) -> None:
         self.said = self.lost = self.doubled = self.reordered = 0
@@ -72,7 +72,7 @@ class Witnesses:
 
 
 class Process(NamedTuple):
-    """What the server's process has."""
+    """Resources of the server's process."""
 
     descriptors: int
     tasks: int
@@ -100,7 +100,7 @@ async def _get(port: int, path: str) -> str:
 
 
 class Attack:
-    """``async with Attack(server) as attack``: what is done in the block must leave the server as it was before.
+    """Attack on a server: after the ``async with`` block the server must be as it was before.
 
     ``wrong`` says at the end what does not hold.
     """

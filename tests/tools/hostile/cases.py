@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Callable, NamedTuple
 
-from tests.tools.hostile.wire import (
+from tests.support.websocket.wire import (
     ABORTED,
     BINARY,
     CLOSE,
@@ -43,7 +43,7 @@ NOT_COMPRESSED = "not compressed"  # nothing was sent, for the server does not o
 
 
 class Case(NamedTuple):
-    """One kind. ``run`` plays it on a connection and returns how that ended; ``number`` counts the times."""
+    """Kind of attack. ``run`` plays it on a connection and returns how that ended; ``number`` counts the times."""
 
     run: Callable[[RawClient, int], Awaitable[str]]
     ends: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What must hold of any input: of the decoder's verdict, and of what a server says to a stream of bytes."""
+"""Rules for any input: for the result of the decoder, and for the answers of a server to a stream of bytes."""
 
 import asyncio
 import json
@@ -12,9 +12,9 @@ from chat_actors.protocol.codes import ErrorCode
 from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next
 from chat_actors.protocol.frames import Error, JoinFrame, ListCommand, SendFrame, finished, payloads
 from tests.support.server import Server
+from tests.support.websocket.inputs import ANYTHING, check_many
+from tests.support.websocket.wire import CLOSE, DEFLATE, FIN, HANDSHAKE, PING, PONG, TEXT, RawClient, frame, frames_in
 from tests.tools.hostile.attack import Attack
-from tests.tools.hostile.inputs import ANYTHING, check_many
-from tests.tools.hostile.wire import CLOSE, DEFLATE, FIN, HANDSHAKE, PING, PONG, TEXT, RawClient, frame, frames_in
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of characters that no name may have
 LONGEST = 64  # characters of a message

@@ -1,4 +1,4 @@
-"""What must hold of a world: when nothing more happens, at its end, and out of sight."""
+"""The rules for a world: when it is quiet, at its end, and for its log."""
 
 import asyncio
 from collections import Counter
@@ -11,11 +11,11 @@ from tests.tools.simulation.loop import ShuffledLoop, task_name
 from tests.tools.simulation.model import Item, Model, Said, item
 from tests.tools.simulation.peer import Frame
 from tests.tools.simulation.prepared import LOG
-from tests.tools.simulation.world import BOOM, Client, Life, Rooms, World
+from tests.tools.simulation.world import BOOM, Client, Epoch, Rooms, World
 
 
 class Broken(Exception):
-    """Something that must hold does not."""
+    """Error for a rule that does not hold."""
 
 
 def quiet(world: World, answer: Rooms) -> None:
@@ -67,24 +67,24 @@ def unseen(loop: ShuffledLoop) -> None:
 
 def conversations(world: World) -> None:
     """Each client was sent what it is due, once and in order: all of it, or the beginning if its connection ended."""
-    lives = world.supervisor.lives
-    models = [_model(world, life) for life in lives]
+    epochs = world.supervisor.epochs
+    models = [_model(world, epoch) for epoch in epochs]
     for client in world.clients:
         if client.outbox is None:
             continue
         homes = [place for place, model in enumerate(models) if client.outbox in model.due]
         if len(homes) > 1:
             raise Broken(f"the join of client {client.number} was taken by two topics")
-        life = lives[homes[0]] if homes else None
+        epoch = epochs[homes[0]] if homes else None
         _compare(client, "frames", items(client), models[homes[0]].due[client.outbox] if homes else [])
         _compare_lists(client, world.supervisor.lists.get(client.outbox, []))
-        _compare(client, "messages taken", _taken(client, life), client.said)
-        _check_code(world, client, life, any(client.outbox in model.replaced for model in models))
-    for life, model in zip(lives, models):
-        if life.topic._history.last_id != model.accepted:
-            raise Broken(f"{life.topic.name} has {life.topic._history.last_id} messages, and took {model.accepted}")
-    if LOG.crashes != sum(life.crashes for life in lives):
-        raise Broken(f"{sum(life.crashes for life in lives)} events crashed, {LOG.crashes} were reported")
+        _compare(client, "messages taken", _taken(client, epoch), client.said)
+        _check_code(world, client, epoch, any(client.outbox in model.replaced for model in models))
+    for epoch, model in zip(epochs, models):
+        if epoch.topic._history.last_id != model.accepted:
+            raise Broken(f"{epoch.topic.name} has {epoch.topic._history.last_id} messages, and took {model.accepted}")
+    if LOG.crashes != sum(epoch.crashes for epoch in epochs):
+        raise Broken(f"{sum(epoch.crashes for epoch in epochs)} events crashed, {LOG.crashes} were reported")
 
 
 def count(world: World, counts: "Counter[str]") -> None:
@@ -92,11 +92,11 @@ def count(world: World, counts: "Counter[str]") -> None:
     counts["callbacks run"] += world.loop.steps
     counts["connections"] += len(world.clients)
     counts["frames received"] += sum(len(client.peer.frames) for client in world.clients)
-    for life in world.supervisor.lives:
+    for epoch in world.supervisor.epochs:
         counts["topics made"] += 1
-        counts["joins"] += sum(type(event) is Join for event, _ in life.journal)
-        counts["messages accepted"] += life.topic._history.last_id
-        counts["events crashed"] += life.crashes
+        counts["joins"] += sum(type(event) is Join for event, _ in epoch.journal)
+        counts["messages accepted"] += epoch.topic._history.last_id
+        counts["events crashed"] += epoch.crashes
 
 
 def items(client: Client) -> list[Item]:
@@ -109,14 +109,14 @@ def rooms(frame: Frame) -> Rooms:
     return [(one["topic"], one["users"]) for one in frame["topics"]]
 
 
-def _model(world: World, life: Life) -> Model:
+def _model(world: World, epoch: Epoch) -> Model:
     tokens = {}
     for client in world.clients:
         joined = client.joined()
         if client.outbox is not None and joined is not None and "resume" in joined:
             tokens[client.outbox] = joined["resume"]
-    model = Model(world.settings, life.topic._epoch, tokens)
-    for event, now in life.journal:
+    model = Model(world.settings, epoch.topic._epoch, tokens)
+    for event, now in epoch.journal:
         model.handle(event, now)
     return model
 
@@ -133,17 +133,17 @@ def _compare_lists(client: Client, due: list[Optional[Rooms]]) -> None:
     _compare(client, "lists", got, due)
 
 
-def _taken(client: Client, life: Optional[Life]) -> list[Any]:
+def _taken(client: Client, epoch: Optional[Epoch]) -> list[Any]:
     """What the client's topic took of what it said."""
-    events = [] if life is None else [event for event, _ in life.journal]
+    events = [] if epoch is None else [event for event, _ in epoch.journal]
     return [(event.message, event.ref) for event in events if type(event) is Said and event.outbox is client.outbox]
 
 
-def _check_code(world: World, client: Client, life: Optional[Life], replaced: bool) -> None:
+def _check_code(world: World, client: Client, epoch: Optional[Epoch], replaced: bool) -> None:
     """Nobody is closed without a cause."""
     causes: dict[Optional[int], bool] = {
         None: True,
-        CloseCode.CRASHED: client.username == BOOM or (life is not None and life.may_give_up),
+        CloseCode.CRASHED: client.username == BOOM or (epoch is not None and epoch.may_give_up),
         CloseCode.RESTARTING: world.stopped or client.cancelled,
         CloseCode.OVERLOADED: any(frame.get("error") == "server_full" for frame in client.peer.frames),
         CloseCode.NO_JOIN: True,

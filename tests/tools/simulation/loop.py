@@ -21,11 +21,11 @@ SKEWS = (1.0, 1.0, 4.0, 0.3, 0.1)
 
 
 class Stuck(Exception):
-    """Nothing is ready, nobody waits for time to pass, and the end has not come; or it never will."""
+    """Error for a program that cannot end: nothing is ready and no timer is set, or it runs in circles."""
 
 
 class ShuffledLoop(asyncio.AbstractEventLoop):
-    """Runs one coroutine to its end, under the schedule that ``rng`` decides."""
+    """Event loop that runs one coroutine to its end, under the schedule that ``rng`` decides."""
 
     def __init__(self, rng: random.Random) -> None:
         self.steps = 0  # callbacks run

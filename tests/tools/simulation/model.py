@@ -1,4 +1,4 @@
-"""What the members of one topic must be sent, by the order of the events that the topic handled."""
+"""The frames that the members of one topic must receive, by the order of the events that the topic handled."""
 
 from typing import Any, Optional, Union
 
@@ -11,7 +11,7 @@ from chat_actors.settings import Settings
 
 
 class Said(Struct, eq=False):
-    """A send, as the topic handled it."""
+    """Send, as the topic handled it."""
 
     outbox: Outbox
     message: str
@@ -23,7 +23,7 @@ Item = tuple[Any, ...]  # a frame in few words: its type, and what matters of it
 
 
 class Member(Struct, eq=False):
-    """``refs``: how the messages that had them were acknowledged; None for one that did not ask for the window."""
+    """Member of the model. ``refs``: the acks by ref; None if it did not ask for the window."""
 
     username: str
     number: int
@@ -42,7 +42,7 @@ class Stored(Struct):
 
 
 class Model:
-    """One life of a topic. ``tokens``: what each outbox was given to resume by."""
+    """Model of one epoch of a topic. ``tokens``: what each outbox was given to resume by."""
 
     def __init__(self, settings: Settings, epoch: str, tokens: dict[Outbox, str]) -> None:
         self.due: dict[Outbox, list[Item]] = {}  # for everyone who ever was a member

@@ -1,4 +1,4 @@
-"""The other end of one connection: what uvicorn and a client are to a session, on either lane."""
+"""The peer of one connection: uvicorn and a client in one, on either lane."""
 
 import asyncio
 import random
@@ -17,8 +17,8 @@ decode = msgspec.json.Decoder(Frame).decode
 
 
 class Peer(asyncio.Transport):
-    """A client, and the server's side of its socket: both ASGI's ``receive`` and ``send`` and, on the fast lane,
-    uvicorn's protocol and its transport in one. It reads all it is sent, and hangs up when it is told to go."""
+    """Client, and the server's side of its socket: ASGI's ``receive`` and ``send`` and, on the fast lane, uvicorn's
+    protocol and its transport in one. It reads every frame, and closes when it is told to go."""
 
     def __init__(self, loop: ShuffledLoop, rng: random.Random, direct: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What stands in for the surroundings of the actors while schedules run: a log, secrets, time and small bounds."""
+"""Stand-ins for the surroundings of the actors: a log, secrets, time and small limits."""
 
 import gc
 import traceback
@@ -24,11 +24,11 @@ BOUNDS = (
 
 
 class Boom(Exception):
-    """A bug, on purpose."""
+    """Error that a test raises on purpose."""
 
 
 class Log:
-    """Stands in for loguru: nothing is written, and errors are kept (those about a Boom are counted)."""
+    """Stand-in for loguru: writes nothing, keeps the errors, and counts those about a Boom."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -61,7 +61,7 @@ class Log:
 
 
 class Secrets:
-    """Stands in for ``secrets``: what cannot be guessed is the same in every run of a schedule."""
+    """Stand-in for ``secrets``: the same values in every run of a schedule."""
 
     def __init__(self) -> None:
         self._made = 0

@@ -1,4 +1,4 @@
-"""Random programs: what happens to a world, in which order, and how fast one thing follows another."""
+"""Random programs: the actions in a world, their order, and the time between them."""
 
 import asyncio
 import gc
@@ -50,7 +50,7 @@ NAMES, WEIGHTS = list(ACTIONS), list(ACTIONS.values())
 
 
 class Asker:
-    """Someone who asks for the list and is no client: all of an outbox that the supervisor needs for it."""
+    """Outbox that requests the list without a connection."""
 
     def __init__(self) -> None:
         self.answers: list[Rooms] = []
@@ -60,7 +60,7 @@ class Asker:
 
 
 class Program:
-    """One random program and its execution."""
+    """Random program and its execution."""
 
     def __init__(self, world: World, rng: random.Random, actions: list[str], counts: "Counter[str]") -> None:
         self.world = world
@@ -183,9 +183,9 @@ class Program:
             client.task.cancel()
 
     def _crash(self, times: int = 1) -> None:
-        lives = [life for life in self.world.supervisor.lives if life.topic.running]
-        if lives:
-            topic = self._rng.choice(lives).topic
+        epochs = [epoch for epoch in self.world.supervisor.epochs if epoch.topic.running]
+        if epochs:
+            topic = self._rng.choice(epochs).topic
             self._note(f"{times} crashes in {topic.name}")
             for _ in range(times):
                 topic.mailbox.put_nowait(Crash())  # type: ignore[arg-type]

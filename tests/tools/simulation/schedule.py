@@ -21,7 +21,7 @@ BATCH = 500  # schedules that a process runs at a time
 
 
 class Failure(Exception):
-    """A schedule that broke something; the seed repeats it."""
+    """Error for a schedule that broke a rule; the seed repeats it."""
 
     def __init__(self, seed: int, why: str, actions: list[str]) -> None:
         super().__init__(seed, why, actions)

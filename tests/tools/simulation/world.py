@@ -1,4 +1,4 @@
-"""What a schedule is about: one supervisor and all that it makes, their clients, and a record of what happened."""
+"""The world of a schedule: one supervisor and its topics, their clients, and a record of the events."""
 
 import asyncio
 import inspect
@@ -31,11 +31,11 @@ Rooms = list[tuple[str, int]]  # topics with their users, oldest topic first
 
 
 class Crash(Struct):
-    """An event whose handling raises."""
+    """Event whose handler raises."""
 
 
-class Life:
-    """One life of a topic: the topic, and what it handled, in order, with its time (monotonic seconds) for each."""
+class Epoch:
+    """One epoch of a topic: its actor, and what it handled, in order, with its time (monotonic seconds) for each."""
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
@@ -60,10 +60,10 @@ class Life:
 
 
 class Observed(Supervisor):
-    """The supervisor, with a record of the topics it made and of the lists it was asked for."""
+    """Supervisor that records the topics it created and the lists it was asked for."""
 
     def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
-        self.lives: list[Life] = []
+        self.epochs: list[Epoch] = []
         self.lists: dict[Outbox, list[Optional[Rooms]]] = {}  # those due to each; None where a crash leaves it open
         self._inside: dict[str, set[Outbox]] = {}  # by topic: joined and not left, in the order of the mailbox
         super().__init__(settings, clock, counters)
@@ -81,14 +81,14 @@ class Observed(Supervisor):
                         del self._inside[topic]
                     break
         elif type(event) is ListTopics:
-            crashed = any(life.may_give_up for life in self.lives)
+            crashed = any(epoch.may_give_up for epoch in self.epochs)
             rooms = [(topic, len(outboxes)) for topic, outboxes in self._inside.items()]
             self.lists.setdefault(event.outbox, []).append(None if crashed else rooms)
 
     def _create(self, name: str) -> _Active:
         active = super()._create(name)
         assert isinstance(active.topic, Topic)
-        self.lives.append(Life(active.topic))
+        self.epochs.append(Epoch(active.topic))
         return active
 
 
@@ -120,7 +120,7 @@ class Client:
 
 
 class World:
-    """One supervisor in one loop."""
+    """Supervisor in a loop of its own."""
 
     def __init__(
         self, loop: ShuffledLoop, settings: Settings, supervisor: type[Observed], session: type[Session]

@@ -1,4 +1,4 @@
-"""What a session gets of a stream of bytes, by uvicorn's own protocol alone or with our inbox before it; no socket."""
+"""The events of a stream of bytes, by uvicorn alone or with the inbox in front of it. No socket."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from chat_actors.connection.asgi import FindProtocol, Receive, Scope, Send, uvicorn_protocol
 from chat_actors.connection.inbox import open_inbox
-from tests.tools.hostile.wire import CLOSE, DEFLATE, FIN, frames_in
+from tests.support.websocket.wire import CLOSE, DEFLATE, FIN, frames_in
 
 IMPLEMENTATIONS = "websockets-sansio", "wsproto", "websockets"
 LONGEST = 1024  # bytes of a message
@@ -19,14 +19,14 @@ TURNS = 50  # of the loop; more than anything here needs to end
 
 
 class Heard(NamedTuple):
-    """What came of a stream: the messages in order, and the code the connection was closed with, if it was."""
+    """Result of a stream: the messages in order, and the close code of the connection if it was closed."""
 
     messages: list[Union[str, bytes]]
     code: Optional[int]
 
 
 class Pipe(asyncio.Transport):
-    """A transport with nothing behind it."""
+    """Transport with nothing behind it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A raw socket that speaks as much of WebSocket as it is told to, right or wrong, and reads only when it is told to."""
+"""A raw socket that sends right and wrong WebSocket bytes, and reads only when it is told to."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ def frames_in(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class RawClient:
-    """One connection. A context manager; at its end the socket is closed, whatever state it is in."""
+    """Connection on a raw socket. A context manager; at its end the socket is closed in any state."""
 
     def __init__(self, port: int) -> None:
         self._address = "127.0.0.1", port

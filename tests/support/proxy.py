@@ -11,7 +11,7 @@ ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time: closing sends a r
 
 
 class Link:
-    """One proxied connection: two pumps, and what is to happen to what they carry."""
+    """Proxied connection: two pumps, and what happens to the bytes that they carry."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
@@ -67,7 +67,7 @@ class Link:
 
 
 class Proxy:
-    """Listens on a free port of the loopback and forwards to ``port``. ``faults`` counts what was done, by kind."""
+    """Proxy on a free port of the loopback that forwards to ``port``. ``faults``: the count of faults, by kind."""
 
     KINDS = ("end", "reset", "vanish", "half_close", "stall", "cut_upward", "cut_downward")
 

@@ -1,11 +1,11 @@
-"""An inbox on a stage: between a transport and a protocol of uvicorn that only note what they are told."""
+"""An inbox between stand-ins for the transport and for uvicorn's protocol, which note each call."""
 
 import asyncio
 from typing import Any, Optional
 
 from chat_actors.connection.asgi import AsgiEvent
 from chat_actors.connection.inbox import DirectInbox, open_inbox
-from tests.tools.hostile.twins import Pipe
+from tests.support.websocket.twins import Pipe
 
 LONGEST = 1000  # bytes of a message
 
@@ -16,7 +16,7 @@ async def a_message() -> AsgiEvent:
 
 
 class FakeProtocol(asyncio.Protocol):
-    """Uvicorn's protocol as the inbox sees it; notes what it is told."""
+    """Stand-in for uvicorn's protocol, that notes each call."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -41,7 +41,7 @@ class FakeProtocol(asyncio.Protocol):
 
 
 class Stage:
-    """An inbox between a transport and uvicorn's protocol; ``texts``: what the session took at once."""
+    """Inbox between stand-ins for the transport and for uvicorn's protocol. ``texts``: messages delivered at once."""
 
     def __init__(self, longest: int = LONGEST) -> None:
         self.pipe = Pipe()

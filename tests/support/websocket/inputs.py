@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from chat_actors.protocol.decoding import Data
-from tests.tools.hostile.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, TEXT, frame, header
+from tests.support.websocket.wire import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, TEXT, frame, header
 
 T = TypeVar("T")
 
