@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from chat_actors.protocol.frames import Ack, Window
 
-VERSION = 2  # of all this: a field more or less, or one that means something else, is another one
+VERSION = 1  # of all this: a field more or less, or one that means something else, is another one
 
 
 class Parcel(Struct, array_like=True):
@@ -190,7 +190,7 @@ class Close(ToGuest):
     code: int
 
 
-class JoinRefused(ToGuest):
+class JoinRefused(ToGuest, tag="Refused"):  # the tag is what older nodes know
     """Nobody became a member by that join."""
 
     code: int
