@@ -1,7 +1,7 @@
-"""What a test leaves behind fails it: processes, sockets and other descriptors, threads, files.
+"""A check after each test: a process, descriptor, thread or file that the test leaves behind makes it fail.
 
-A fixture of the session, the module or the class exists before ``nothing_left_behind`` looks for the first time, so
-what such fixtures hold is the test's only where they made it while it ran.
+Fixtures of the session, the module or the class exist before ``nothing_left_behind`` looks for the first time. So what
+they hold does not count, unless they made it while the test ran.
 """
 
 import ctypes
@@ -21,14 +21,14 @@ import pytest
 
 from tests.support.server import ROOT, free_ports
 
-PATIENCE = 10.0  # seconds for what is about to end; only a test that leaves something behind waits so long
-CACHES = re.compile(r"\.coverage|\.hypothesis$|\.pytest_cache$|__pycache__$")  # of what runs the tests
+PATIENCE = 10.0  # seconds; only a test that leaves something behind waits so long
+CACHES = re.compile(r"\.coverage|\.hypothesis$|\.pytest_cache$|__pycache__$")  # of the test runner
 PR_SET_CHILD_SUBREAPER = 36
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """This process's and its children's: what is new in it is from these tests. It goes with pytest's own folders."""
+    """A temporary folder for this process and its children, so that a new file in it is from these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         patch.setattr(tempfile, "tempdir", None)
@@ -37,7 +37,7 @@ def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="session", autouse=True)
 def made_once() -> None:
-    """What this process has for as long as it lives: ports, and Python's tracker of what processes share."""
+    """Make what lasts as long as this process: its ports, and Python's resource tracker."""
     free_ports(1)
     if os.name == "posix":
         resource_tracker.ensure_running()
@@ -45,7 +45,7 @@ def made_once() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def orphans_are_ours() -> None:
-    """A process whose parent has ended becomes a child of this one, and is not missed."""
+    """Make this process the parent of every orphan below it, so that none escapes the check (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -56,7 +56,7 @@ def nothing_left_behind(own_temporary_folder: None, made_once: None, orphans_are
     yield
     left = left_since(before)
     if left:
-        gc.collect()  # whoever forgot to close it is told where that was
+        gc.collect()  # Python warns of what was never closed, and says where it was opened
         deadline = time.monotonic() + PATIENCE
         while (left := left_since(before)) and time.monotonic() < deadline:
             _reap(left)
@@ -65,7 +65,7 @@ def nothing_left_behind(own_temporary_folder: None, made_once: None, orphans_are
 
 
 def _reap(left: "set[str]") -> None:
-    """Take note of the ends of orphans, which nobody else does."""
+    """Wait for orphans that have ended: no other parent does."""
     for one in left:
         kind, name = one.split()[:2]
         if kind == "process":
@@ -78,7 +78,7 @@ def left_since(before: "set[str]") -> "set[str]":
 
 
 def traces() -> Iterator[str]:
-    """All that there is now, a few words for each."""
+    """Describe everything that exists now, in a few words each."""
     yield from (f"thread {one.name} {one.ident}" for one in threading.enumerate() if not one.name.startswith("Dummy-"))
     for folder in (tempfile.gettempdir(), str(ROOT)):
         yield from (f"file {folder}/{name}" for name in os.listdir(folder) if not CACHES.match(name))
@@ -96,7 +96,7 @@ def _processes() -> Iterator[str]:
 
 def _descriptors() -> Iterator[str]:
     for number in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # that of the listing itself
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
             target = os.readlink(f"/proc/self/fd/{number}")
             if not target.startswith(("anon_inode:", "/dev/")):
                 yield f"descriptor {target}"
