@@ -74,14 +74,13 @@ class TransportOutbox(ConnectionOutbox):
             self._lingering = self._watch.clock.call_later(CLOSE_SECONDS, self._abort_unread)
 
     def _begin_close(self, code: CloseCode) -> None:
-        self._closing = asyncio.create_task(send_events(self._send, close_event(code)))
-        deadline = self._watch.clock.call_later(CLOSE_SECONDS, self._give_up_closing)
-        self._closing.add_done_callback(lambda _: deadline.cancel())
+        closing = self._closing = asyncio.create_task(send_events(self._send, close_event(code)))
+        deadline = self._watch.clock.call_later(CLOSE_SECONDS, self._give_up, closing)
+        closing.add_done_callback(lambda _: deadline.cancel())
 
-    def _give_up_closing(self) -> None:
+    def _give_up(self, closing: "asyncio.Task[bool]") -> None:
         self.abort()
-        if self._closing is not None:
-            self._closing.cancel()
+        closing.cancel()
 
     def buffered(self) -> int:
         try:

@@ -4,7 +4,6 @@ import json
 import logging
 import logging.config
 import re
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Callable
@@ -14,8 +13,8 @@ from loguru import logger
 from uvicorn.config import LOGGING_CONFIG
 
 from chat_actors.operations.logs import configure_logging
+from tests.support.logs import UVICORN, logging_restored
 
-UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access")
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
 
 Lines = Callable[[], list[str]]
@@ -24,19 +23,15 @@ Lines = Callable[[], list[str]]
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
     """Read the lines logged so far. Uvicorn has set up its own logging, as it does before it loads an application."""
-    before = [(one, one.handlers, one.propagate, one.level) for one in map(logging.getLogger, UVICORN)]
-    logging.config.dictConfig(LOGGING_CONFIG)
 
     def read() -> list[str]:
         captured = capsys.readouterr()
         assert captured.out == ""
         return captured.err.split("\n")[:-1]
 
-    yield read
-    for one, handlers, propagate, level in before:
-        one.handlers, one.propagate = handlers, propagate
-        one.setLevel(level)
-    logger.configure(handlers=[{"sink": sys.__stderr__ or sys.stderr}])  # as loguru starts
+    with logging_restored():
+        logging.config.dictConfig(LOGGING_CONFIG)
+        yield read
 
 
 def test_a_text_line_has_the_time_the_level_the_event_and_its_fields(lines: Lines) -> None:
