@@ -103,6 +103,18 @@ def test_a_wrong_token_is_never_taken_for_a_right_one_whoever_asks(authorization
         assert isinstance(decide(given), HandshakeRefused)
 
 
+@pytest.mark.parametrize("first", ["Bearer secret", "Basic eDp5"])
+def test_a_proxy_that_adds_its_own_credential_shuts_no_operator_out(first: str) -> None:
+    """A request may come with two credentials. Of a handshake, which is a browser's or a client's, the last counts."""
+    second = {"Bearer secret": "Basic eDp5", "Basic eDp5": "Bearer secret"}[first]
+    given = [*headers(authorization=first), *headers(authorization=second)]
+    guarded = admission(token="secret")
+    assert isinstance(guarded.authenticate(given), Authenticated)
+    assert refusal(guarded, given) == (None if second == "Bearer secret" else "wrong token")
+    wrong = [*headers(authorization="Bearer wrong"), *headers(authorization="Basic secret")]
+    assert isinstance(guarded.authenticate(wrong), HandshakeRefused)
+
+
 def test_a_server_without_a_token_asks_nobody_for_one() -> None:
     for given in (headers(), headers(authorization="Bearer whatever")):
         assert isinstance(admission().decide(given), Authenticated)
