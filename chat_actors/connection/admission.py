@@ -65,30 +65,27 @@ class Admission:
 
         A browser always sends ``Origin`` (RFC 6454, section 7). A program may omit it unless ``require_origin`` is set.
         """
-        given = _by_name(headers)
-        origin = given.get("origin")
+        given = {name.lower(): _text(value).lower() for name, value in headers}
+        origin = given.get(b"origin")
         if origin is None:
             if self._settings.require_origin:
                 return HandshakeRefused("no origin")
-        elif not self._is_allowed(origin.lower(), given.get("host", "").lower()):
+        elif not self._is_allowed(origin, given.get(b"host", "")):
             return HandshakeRefused("origin not allowed")
         return self.authenticate(headers)
 
     def authenticate(self, headers: Headers) -> Union[HandshakeRefused, Caller]:
         """Decide on the token alone, given as ``Authorization: Bearer …`` (RFC 6750, section 2.1).
 
-        The name of the scheme is compared without case (RFC 9110, section 11.1).
+        The name of the scheme is compared without case (RFC 9110, section 11.1). If the header comes more than once,
+        as behind a proxy that adds its own, one with the right token is enough.
         """
         if not self._secret:
             return Authenticated()
-        authorization = _by_name(headers).get("authorization")
-        if authorization is None:
+        given = [_text(value) for name, value in headers if name.lower() == b"authorization"]
+        if not given:
             return Anonymous(self._secret)
-        scheme, _, token = authorization.partition(" ")
-        given = token.strip().encode("latin-1")  # the header's own bytes
-        if scheme.lower() == "bearer" and hmac.compare_digest(given, self._secret):
-            return Authenticated()
-        return HandshakeRefused("wrong token")
+        return Authenticated() if any(map(self._is_right, given)) else HandshakeRefused("wrong token")
 
     def enter(self, address: str) -> bool:
         """Count a connection; return False if it exceeds a limit. Pair each call with a ``leave``, also after False."""
@@ -104,10 +101,15 @@ class Admission:
         if not self._by_address[address]:
             del self._by_address[address]
 
+    def _is_right(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        given = token.strip().encode("latin-1")  # the header's own bytes
+        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._secret)
+
     def _is_allowed(self, origin: str, host: str) -> bool:
         same = bool(host) and origin.partition("://")[2] == host
         return same or origin in self._origins or "*" in self._origins
 
 
-def _by_name(headers: Headers) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+def _text(header: bytes) -> str:
+    return header.decode("latin-1")

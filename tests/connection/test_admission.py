@@ -103,6 +103,17 @@ def test_a_wrong_token_is_refused_in_every_request(authorization: str) -> None:
         assert isinstance(decide(given), HandshakeRefused)
 
 
+@pytest.mark.parametrize("credentials", [("Bearer secret", "Basic eDp5"), ("Basic eDp5", "Bearer secret")])
+def test_of_two_credentials_one_right_token_is_enough(credentials: tuple[str, str]) -> None:
+    given = [one for credential in credentials for one in headers(authorization=credential)]
+    guarded = admission(token="secret")
+    for decide in (guarded.decide, guarded.authenticate):
+        assert isinstance(decide(given), Authenticated)
+    wrong = [*headers(authorization="Bearer wrong"), *headers(authorization="Basic secret")]
+    for decide in (guarded.decide, guarded.authenticate):
+        assert isinstance(decide(wrong), HandshakeRefused)
+
+
 def test_a_server_without_a_token_asks_no_caller_for_one() -> None:
     for given in (headers(), headers(authorization="Bearer whatever")):
         assert isinstance(admission().decide(given), Authenticated)
