@@ -88,7 +88,7 @@ def test_only_the_cluster_imports_its_engine() -> None:
 
 # A host with settings of its own, and everything about the process that an import could change.
 LOOK = """
-import gc, logging, os, signal, sys, threading, warnings
+import asyncio, atexit, decimal, gc, locale, logging, mimetypes, os, random, signal, socket, sys, threading, warnings
 
 from loguru import logger
 
@@ -117,6 +117,8 @@ def state():
     return {
         "lines": len(lines) - state.looks,
         "sinks": sorted(logger._core.handlers),
+        "loguru": [{**logger._core.levels}, {**logger._core.extra}, logger._core.patcher],
+        "silenced": [*logger._core.activation_list],
         "handlers": [(one.name, [*map(id, one.handlers)], one.level, one.propagate, one.filters) for one in loggers],
         "gc": (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
@@ -126,6 +128,15 @@ def state():
         "streams": [sys.stdout, sys.stderr],
         "directory": os.getcwd(),
         "recursion": sys.getrecursionlimit(),
+        "paths": [[*sys.path], [*sys.meta_path], [*sys.path_hooks]],
+        "files": sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None,
+        "warnings": [*warnings.filters, warnings.showwarning],
+        "loops": [asyncio.events._event_loop_policy, sys.get_asyncgen_hooks()],
+        "exits": atexit._ncallbacks(),
+        "rules": [locale.setlocale(locale.LC_ALL), repr(decimal.getcontext()), mimetypes.inited],
+        "chance": hash(random.getstate()),
+        "sockets": socket.getdefaulttimeout(),
+        "disabled": [logging.root.manager.disable, logging.getLoggerClass(), logging.getLogRecordFactory()],
     }
 
 

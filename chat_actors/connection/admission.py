@@ -34,7 +34,7 @@ class Anonymous:
 
     def may_join(self, token: str) -> bool:
         """Return whether ``token``, from the join frame, is right. The comparison takes constant time."""
-        return hmac.compare_digest(token.encode(errors="surrogatepass"), self._secret)
+        return hmac.compare_digest(_encode(token), self._secret)
 
 
 class Authenticated:
@@ -55,7 +55,7 @@ class Admission:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._secret = settings.token.encode()
+        self._secret = _encode(settings.token)
         self._origins = {origin.strip().lower() for origin in settings.allowed_origins.split(",") if origin.strip()}
         self.connections = 0
         self._by_address: dict[str, int] = {}
@@ -109,6 +109,11 @@ class Admission:
     def _is_allowed(self, origin: str, host: str) -> bool:
         same = bool(host) and origin.partition("://")[2] == host
         return same or origin in self._origins or "*" in self._origins
+
+
+def _encode(token: str) -> bytes:
+    """Encode any string: a variable or a frame that is not UTF-8 gives lone surrogates."""
+    return token.encode(errors="surrogatepass")
 
 
 def _text(header: bytes) -> str:

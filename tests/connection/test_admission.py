@@ -82,6 +82,14 @@ def test_a_token_beyond_ascii_is_compared_by_its_bytes() -> None:
     assert refusal(one, [(b"host", b"x"), (b"authorization", "Bearer größe".encode("latin-1"))]) == "wrong token"
 
 
+def test_a_token_that_is_not_utf_8_lets_the_server_start() -> None:
+    """Python reads such a byte of a variable as a lone surrogate."""
+    one = admission(token="gr\udcf6\udcdfe")
+    assert refusal(one, [(b"host", b"x"), (b"authorization", b"Bearer gr\xf6\xdfe")]) == "wrong token"
+    assert not anonymous(one).may_join("größe")
+    assert anonymous(one).may_join("gr\udcf6\udcdfe")
+
+
 def test_without_a_token_in_the_handshake_the_join_frame_has_to_give_it() -> None:
     caller = anonymous(admission(token="secrét"))
     assert caller.may_join("secrét")

@@ -5,6 +5,7 @@ import warnings
 from typing import Callable
 
 import pytest
+from pydantic import ValidationError
 
 from chat_actors.application import create_app
 from chat_actors.settings import Settings
@@ -75,3 +76,10 @@ def test_an_application_takes_its_settings_from_the_environment(monkeypatch: pyt
     monkeypatch.setenv("CHAT_MESSAGE_TTL", "2.5")
     with TestClient(create_app()) as host, connect(host) as alice:
         assert join(alice)["ttl"] == 2.5
+
+
+def test_a_wrong_environment_is_an_error_for_the_host_and_no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHAT_PORT", "tcp://10.96.0.7:8000")
+    with pytest.raises(ValidationError, match="port"):
+        create_app()
+    create_app(DEFAULTS)  # with settings of its own it reads no variable
