@@ -41,7 +41,7 @@ class ChatCollector(Collector):
         yield refused
         closed = CounterMetricFamily("chat_closes", "Connections closed by the server.", labels=["code", "cause"])
         for code, count in counters.closed.items():
-            closed.add_metric([str(code), close_code(code).name.lower()], count)
+            closed.add_metric([str(int(code)), close_code(code).name.lower()], count)
         yield closed
         yield _counter("slow_readers", "Connections aborted because the peer did not read.", counters.slow)
         mail = GaugeMetricFamily("chat_mailbox_events", "Events that wait in mailboxes.", labels=["actors"])
