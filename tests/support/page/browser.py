@@ -48,7 +48,7 @@ def chromium() -> Iterator[Browser]:
     """The browser; where there is none the test is skipped, but under CI it fails."""
     path = next((found for found in map(shutil.which, NAMES) if found), None)
     if path is None:
-        missing = "there is no Chromium, which these tests drive: apt-get install chromium"
+        missing = "there is no Chromium, which these tests drive: apt-get install chromium-headless-shell"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
