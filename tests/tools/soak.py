@@ -85,7 +85,9 @@ class Soak:
 
     async def _hurt(self, kind: str) -> None:
         """Do one thing to one client, in a topic where enough others are well that it lives on."""
-        group = self._random.choice([group for group in self.groups if len(group.well()) > CLIENTS_PER_TOPIC // 2])
+        while not (whole := [group for group in self.groups if len(group.well()) > CLIENTS_PER_TOPIC // 2]):
+            await asyncio.sleep(0.01)  # on a busy machine all topics may wait for clients to come back
+        group = self._random.choice(whole)
         victim = self._random.choice(group.well())
         peer = victim.peer
         assert peer is not None
