@@ -30,10 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "chat_actors.app:app",
         host=settings.host,
         port=settings.port,
-        ws_max_size=settings.frame_bytes,
-        ws_ping_interval=20.0,
-        ws_ping_timeout=20.0,
-        ws_per_message_deflate=False,  # messages are short: compression costs more memory and time than it saves
+        ws="websockets-sansio",  # the default of older uvicorn is another, which gets the plain lane
         timeout_graceful_shutdown=settings.shutdown_timeout,
         proxy_headers=settings.proxy_headers,
         access_log=False,

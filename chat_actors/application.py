@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from chat_actors.clock import Clock
-from chat_actors.connection.asgi import FindProtocol
+from chat_actors.connection.takeover import FastLane
 from chat_actors.operations.routes import operations
 from chat_actors.page.reference import reference_routes
 from chat_actors.page.routes import page_routes
@@ -41,5 +41,5 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
     routes: list[BaseRoute] = [WebSocketRoute("/ws", server), *page_routes(), *reference_routes(settings)]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
     app.include_router(operations(server, settings))
-    app.add_middleware(FindProtocol)
+    app.add_middleware(FastLane)
     return app

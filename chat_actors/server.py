@@ -5,23 +5,24 @@ The actors are created when they are first needed, in the event loop that runs t
 
 import asyncio
 import heapq
-from typing import TYPE_CHECKING, Optional
+from functools import partial
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 from loguru import logger
 
 from chat_actors.actors.supervisor import Supervisor
 from chat_actors.clock import Clock
 from chat_actors.connection.admission import Admission, HandshakeRefused
-from chat_actors.connection.asgi import Receive, Scope, Send, uvicorn_protocol
-from chat_actors.connection.handshake import send_events, turn_away
-from chat_actors.connection.inbox import open_inbox
-from chat_actors.connection.lanes import open_outbox
-from chat_actors.connection.outbox import StallWatch
+from chat_actors.connection.asgi import Receive, Scope, Send
+from chat_actors.connection.base import Connection, Sweep
+from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
+from chat_actors.connection.takeover import PeerLost, Taken, accept
+from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters, ReaderStatistics, Statistics
 from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.protocol.frames import Error, Topics
+from chat_actors.protocol.frames import Error, Topics, finished
 from chat_actors.settings import Settings
 
 if TYPE_CHECKING:  # a process without a cluster must not import it
@@ -35,7 +36,8 @@ MAX_CLOSE_POLLS = 60  # then open connections are aborted
 class Server:
     """Actors of one application, and its ASGI endpoint ``/ws``.
 
-    A call serves one connection, from its handshake to its end. ``settings`` holds every limit.
+    A call takes one handshake. On the fast lane it returns then, and the connection stands on its own; on the plain
+    lane it serves the connection to its end. ``settings`` holds every limit.
     """
 
     def __init__(self, settings: Settings, clock: Optional[Clock] = None) -> None:
@@ -44,48 +46,57 @@ class Server:
         self.stopping = False  # True: new connections are refused
         self._settings = settings
         self._clock = clock or Clock()
+        self._sweep = Sweep(settings, self._clock, self.counters, self._begin_end)
+        self._said: set[str] = set()  # reasons for the plain lane that the log has
         # Created in ``start``, in the loop that runs then.
         self._supervisor: Optional[Supervisor] = None
         self._node: Optional[Node] = None  # None without a cluster
-        self._watch: StallWatch
-        self._watching: asyncio.Task[None]
+        self._sweeping: asyncio.Task[None]
         self._signals: ExitSignals
+        self._ending: Optional[asyncio.Task[None]] = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        headers = scope.get("headers", ())
         address, port = scope.get("client") or ("unknown", 0)
         peer = f"{address}:{port}"
-        caller = self.admission.decide(headers)
+        caller = self.admission.decide(scope.get("headers", ()))
         if isinstance(caller, HandshakeRefused):
             logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
-            await send_events(send, {"type": "websocket.close"})  # before the accept: the ASGI server answers 403
+            await _refuse(send)
             return
-        if self.stopping:
-            await self._refuse(send, peer, CloseCode.RESTARTING)
-            return
+        admitted = self.admission.enter(address)
+        supervisor = None if self.stopping else self.start()
         try:
-            if not self.admission.enter(address):
-                full = Error(ErrorCode.SERVER_FULL, "server full: try again later")
-                await self._refuse(send, peer, CloseCode.OVERLOADED, full)
-                return
-            supervisor = self.start()
-            if not await send_events(send, {"type": "websocket.accept"}):
-                return
-            protocol = uvicorn_protocol(scope)
-            outbox = open_outbox(self._watch, protocol, receive, send)
-            inbox = open_inbox(protocol, outbox.receive, self._settings.frame_bytes)
-            session = Session(
-                inbox, outbox, supervisor.mailbox, self._settings, self.counters, self._clock, caller, peer
-            )
-            await session.run()
-        finally:
+            connection = await self._accept(scope, receive, send, partial(self.admission.leave, address))
+        except PeerLost:
             self.admission.leave(address)
+            return
+        if supervisor is None:
+            self._turn_away(connection, peer, CloseCode.RESTARTING)
+        elif not admitted:
+            connection.write(finished(Error(ErrorCode.SERVER_FULL, "server full: try again later")))
+            self._turn_away(connection, peer, CloseCode.OVERLOADED)
+        else:
+            Session(connection, supervisor.mailbox, self._settings, self.counters, self._clock, caller, peer)
+        if isinstance(connection, PlainConnection):
+            await connection.serve()
 
-    async def _refuse(self, send: Send, peer: str, code: CloseCode, error: Optional[Error] = None) -> None:
-        self.counters.closed[int(code)] += 1
+    async def _accept(
+        self, scope: Scope, receive: Receive, send: Send, closed: Callable[[], None]
+    ) -> Union[WebSocket, PlainConnection]:
+        """Accept a connection: on the fast lane under uvicorn, else on the plain lane. Raises PeerLost."""
+        accepted = await accept(scope, send)
+        if isinstance(accepted, Taken):
+            return WebSocket(accepted.transport, accepted.connections, self._sweep, closed)
+        if accepted.why and accepted.why not in self._said:
+            self._said.add(accepted.why)
+            logger.bind(reason=accepted.why).warning("fast lane not used")
+        return PlainConnection(receive, send, accepted.host_pings, self._sweep, closed)
+
+    def _turn_away(self, connection: Connection, peer: str, code: CloseCode) -> None:
+        """Close a connection that gets no session. A page sees only a close code, not a status of the handshake."""
         logger.bind(peer=peer, code=code.name.lower()).info("connection refused")
-        await turn_away(send, code, error)
+        connection.close(code)
 
     def open(self) -> None:
         """Start the actors, also after a ``stop``. A host without a lifespan starts them with the first connection.
@@ -103,7 +114,7 @@ class Server:
         if self._supervisor is None or self._supervisor.task.done():
             if self._supervisor is not None:  # it failed too often, or its loop was closed
                 self._signals.restore()
-                self._watching.cancel()
+                self._sweeping.cancel()
             settings = self._settings
             if settings.endpoints:
                 if self._node is None or not self._node.reopen():
@@ -111,10 +122,7 @@ class Server:
                 self._supervisor = self._node.front
             else:
                 self._supervisor = Supervisor(settings, self._clock, self.counters)
-            self._watch = StallWatch(
-                self._clock, self.counters, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
-            )
-            self._watching = asyncio.create_task(self._watch.run())
+            self._sweeping = asyncio.create_task(self._sweep.run())
             self._signals = ExitSignals(self._end)
         return self._supervisor
 
@@ -126,9 +134,9 @@ class Server:
         await self._end()
         if self._supervisor is not None:
             self._signals.restore()
-            self._watching.cancel()
-            await asyncio.wait({self._watching})
-            self._supervisor = self._node = None
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
+            self._supervisor = self._node = self._ending = None
 
     async def topics(self) -> Topics:
         """Return the active topics, oldest first; in a cluster, the topics of all nodes that answer in time."""
@@ -138,22 +146,30 @@ class Server:
 
     async def _end(self) -> None:
         """Refuse new connections, end the actors, close all connections, and abort those that stay open."""
+        self._begin_end()
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
+
+    def _begin_end(self) -> None:
+        """Begin what ``_end`` waits for, once."""
         self.stopping = True
-        if self._supervisor is not None:
-            outboxes = list(self._watch.outboxes)
-            self._supervisor.stop()
-            await asyncio.wait({self._supervisor.task})
-            if self._node is not None:
-                await self._node.close()
-            for outbox in outboxes:  # no-op for members: the topics have closed them
-                outbox.close(CloseCode.RESTARTING)
-            for _ in range(MAX_CLOSE_POLLS):
-                outboxes = [outbox for outbox in outboxes if outbox.is_open()]
-                if not outboxes:
-                    break
-                await self._clock.sleep(CLOSE_POLL_SECONDS)
-            for outbox in outboxes:
-                outbox.abort()
+        if self._supervisor is not None and self._ending is None:
+            self._ending = asyncio.create_task(self._end_all(self._supervisor))
+
+    async def _end_all(self, supervisor: Supervisor) -> None:
+        supervisor.stop()
+        await asyncio.wait({supervisor.task})
+        if self._node is not None:
+            await self._node.close()
+        connections = self._sweep.connections
+        for connection in list(connections):  # no-op for members: the topics have closed them
+            connection.close(CloseCode.RESTARTING)
+        for _ in range(MAX_CLOSE_POLLS):
+            if not connections:
+                break
+            await self._clock.sleep(CLOSE_POLL_SECONDS)
+        for connection in list(connections):
+            connection.abort("server stopped")
 
     def statistics(self) -> Statistics:
         """Return a snapshot for the metrics. The topics are those that this process owns."""
@@ -161,15 +177,23 @@ class Server:
         if supervisor is None:
             return Statistics(0, [], [], 0, self.counters.bytes_out)
         owner = supervisor if self._node is None else self._node.back
-        outboxes = self._watch.outboxes
+        connections = self._sweep.connections
         slowest = []
-        for outbox in heapq.nlargest(SLOWEST, outboxes, key=lambda outbox: outbox.buffered()):
-            member = supervisor.member(outbox)
-            if member is not None and outbox.buffered():
-                slowest.append(ReaderStatistics(*member, outbox.buffered()))
-        bytes_out = self.counters.bytes_out + sum(outbox.written for outbox in outboxes)
+        for connection in heapq.nlargest(SLOWEST, connections, key=lambda one: one.buffered()):
+            member = supervisor.member(connection)
+            if member is not None and connection.buffered():
+                slowest.append(ReaderStatistics(*member, connection.buffered()))
+        bytes_out = self.counters.bytes_out + sum(connection.written for connection in connections)
         mail = supervisor.mailbox.qsize()
         return Statistics(self.admission.connections, owner.statistics(), slowest, mail, bytes_out)
+
+
+async def _refuse(send: Send) -> None:
+    """Refuse a handshake: the ASGI server answers 403."""
+    try:
+        await send({"type": "websocket.close"})
+    except Exception as lost:  # each ASGI server raises its own exception for a lost peer
+        logger.bind(error=repr(lost)).debug("event not sent")
 
 
 def _open_node(settings: Settings, clock: Clock, counters: Counters) -> "Node":

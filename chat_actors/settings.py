@@ -50,6 +50,12 @@ class Settings(BaseSettings):
         1 << 20, ge=1024, description="bytes that wait for one reader, at most; beyond it the reader is aborted"
     )
     stall_timeout: float = Field(10.0, gt=0, description="seconds without progress after which a reader is aborted")
+    ping_interval: float = Field(
+        20.0, gt=0, description="seconds of silence before a peer is pinged, and then until it is aborted"
+    )
+    idle_timeout: float = Field(
+        75.0, ge=0, description="seconds of silence before a peer is closed whose host cannot ping it; 0: never"
+    )
     cluster: str = Field(
         "", description="endpoints of the cluster's nodes, comma-separated, such as tcp/host:7447; empty: no cluster"
     )

@@ -1,12 +1,12 @@
-"""The session of one connection: read a frame, decode it, post an event; at the end, post the leave.
+"""The session of one connection: decode each frame, post an event; at the end, post the leave.
 
-A session owns no state of the chat. It posts events to the supervisor's mailbox and, after the join, to the topic's.
-Everything it sends goes through its outbox.
+A session has no task: its connection calls it, and it never waits. Where the peer must wait, for the answer to its
+join or because it is too fast, the session holds the connection. It owns no state of the chat: it posts events to the
+supervisor's mailbox and, after the join, to the topic's. Everything it sends goes through its connection.
 """
 
 import asyncio
-from functools import partial
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from loguru import logger
 from msgspec import UNSET
@@ -16,24 +16,42 @@ from chat_actors.actors.events import Join, JoinFailed, Leave, Send, TopicEvent
 from chat_actors.actors.supervisor import ListTopics, SupervisorEvent
 from chat_actors.clock import Clock, Timer
 from chat_actors.connection.admission import Anonymous, Caller
-from chat_actors.connection.asgi import AsgiEvent
-from chat_actors.connection.inbox import Inbox
-from chat_actors.connection.outbox import ConnectionOutbox
+from chat_actors.connection.base import Connection, Receiver
 from chat_actors.connection.rate import TokenBucket
 from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_bigger
+from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_heartbeat
 from chat_actors.protocol.frames import Error, JoinFrame, SendFrame, finished
 from chat_actors.settings import Settings
 
+if TYPE_CHECKING:
+    from loguru import Logger
 
-class Session:
-    """Session of one peer, from its first frame to its leave."""
+FORGET_SECONDS = 10.0  # after which a refused frame does not count any more
+
+
+class Session(Receiver):
+    """Session of one peer, from its first frame to its leave. Posts exactly one leave if it has posted a join."""
+
+    __slots__ = (
+        "_bucket",
+        "_caller",
+        "_clock",
+        "_connection",
+        "_counters",
+        "_join",
+        "_peer",
+        "_refused",
+        "_refused_at",
+        "_settings",
+        "_supervisor",
+        "_timer",
+        "_topic",
+    )
 
     def __init__(
         self,
-        inbox: Inbox,
-        outbox: ConnectionOutbox,
+        connection: Connection,
         supervisor: Mailbox[SupervisorEvent],
         settings: Settings,
         counters: Counters,
@@ -47,121 +65,78 @@ class Session:
         self._counters = counters
         self._clock = clock
         # Of the connection.
-        self._inbox = inbox
-        self._outbox = outbox
+        self._connection = connection
         self._caller = caller
-        self._log = logger.bind(peer=peer)
+        self._peer = peer
         # Of the session itself.
         rate = settings.rate_limit
         self._bucket = TokenBucket(rate, settings.rate_burst, clock.monotonic()) if rate else None
-        self._refused = 0  # refused frames in a row
-        self._posted_join = False
-        self._deadline: Timer  # of the join frame, then of the supervisor's reply
+        self._timer: Optional[Timer] = None  # of a peer above its rate
+        self._refused = 0.0  # refused frames in a row, less those that are forgotten
+        self._refused_at = 0.0  # monotonic seconds of the last
+        self._join: Optional[Join] = None  # posted to the supervisor
+        self._topic: Optional[Mailbox[TopicEvent]] = None  # once the join is answered
+        connection.receiver = self
+        connection.set_deadline(settings.join_timeout)
 
-    async def run(self) -> None:
-        """Serve the connection until either side ends it. Posts exactly one leave if it has posted a join.
+    @property
+    def _log(self) -> "Logger":
+        return logger.bind(peer=self._peer)
 
-        If cancelled, closes the connection with 1012, posts the leave and raises CancelledError.
-        """
-        outbox = self._outbox
-        self._deadline = self._later(outbox.close, CloseCode.NO_JOIN)
-        self._inbox.guard(self._throttle, self._refuse_big)
+    # Receiver
+
+    def receive(self, data: Data) -> None:
         try:
-            topic = await self._join()
+            topic = self._topic
             if topic is not None:
-                self._deadline.cancel()
-                await self._chat(topic)
-        except JoinFailed as failed:
-            if failed.detail:
-                self._refuse(Refused(ErrorCode.SERVER_FULL, failed.detail))
-            outbox.close(failed.code)
-        except asyncio.CancelledError:  # by the server, when its time for a graceful end is over
-            outbox.close(CloseCode.RESTARTING)
-            raise
+                self._take_next(topic, data)
+                self._brake(topic)
+            elif self._take_first(data):
+                self._brake(self._supervisor)
         except Exception as exception:
-            self._fail(exception)
-        finally:
-            self._deadline.cancel()
-            reason = outbox.reason or "closed by peer"
-            if self._posted_join:
-                self._supervisor.put_nowait(Leave(outbox, reason))
-            else:
-                self._log.bind(reason=reason).info("connection closed before join")
-            await outbox.finish()
+            self._log.opt(exception=exception).error("session failed")
+            self._connection.close(CloseCode.CRASHED)
 
-    async def _join(self) -> Optional[Mailbox[TopicEvent]]:
-        """Read frames up to the first valid join; return the topic's mailbox, or None if the connection ended first.
+    def count_frame(self) -> None:
+        self._throttle()
 
-        Raises JoinFailed if the supervisor or the topic refuses the join, or does not reply within the join timeout.
-        """
-        while True:
-            data = self._payload(await self._inbox.receive())
-            if data is None:
-                return None
-            try:
-                frame = decode_first(data)
-                if type(frame) is JoinFrame:
-                    self._check_token(frame)
-                    break
-                if isinstance(self._caller, Anonymous):
-                    raise Refused(ErrorCode.NOT_JOINED, "token required: first join with `token` in the join frame")
-                self._refused = 0
-                self._supervisor.put_nowait(ListTopics(self._outbox))
-            except Refused as refusal:
-                if not self._go_on_after(refusal):
-                    return None
-            until = self._backpressure(self._supervisor)
-            if until is not None:
-                await until
-        self._refused = 0
-        reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
-        join = Join(frame.topic, frame.username, self._outbox, reply, frame.window)
-        self._deadline.cancel()
-        self._deadline = self._later(join.refuse, CloseCode.OVERLOADED, "join not answered in time: try again later")
-        self._posted_join = True
-        self._supervisor.put_nowait(join)
-        return await reply
+    def refuse_big(self) -> None:
+        self._log.bind(code=CloseCode.FRAME_TOO_BIG.name.lower()).info("frame refused")
+        self._connection.close(CloseCode.FRAME_TOO_BIG)
 
-    def _later(self, call: Callable[..., None], *args: Any) -> Timer:
-        return self._clock.call_later(self._settings.join_timeout, call, *args)
+    def overdue(self) -> None:
+        if self._join is None:
+            self._connection.close(CloseCode.NO_JOIN)
+        else:
+            self._join.refuse(CloseCode.OVERLOADED, "join not answered in time: try again later")
 
-    async def _chat(self, topic: Mailbox[TopicEvent]) -> None:
-        """Post the member's frames to the topic until the connection ends.
+    def end(self, reason: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._join is None:
+            self._log.bind(reason=reason).info("connection closed before join")
+        else:
+            self._join.reply.cancel()  # nobody waits for it any more
+            self._supervisor.put_nowait(Leave(self._connection, reason))
 
-        No local variable holds a message while this waits: an expired message must leave the memory.
-        """
-        receive = self._inbox.receive
-        self._inbox.deliver_to(partial(self._take, topic))
-        while self._post(topic, self._payload(await receive())):
-            until = self._backpressure(topic)
-            if until is not None:
-                await until
+    # The join
 
-    def _take(self, topic: Mailbox[TopicEvent], text: str) -> bool:
-        """Post a message that the fast lane delivers; return False to stop delivery.
-
-        The end of the connection does not come here: ``_chat`` receives it as an event.
-        """
+    def _take_first(self, data: Data) -> bool:
+        """Take a frame of a peer that has not joined; return False if it is a join, whose answer the peer awaits."""
         try:
-            until = self._backpressure(topic)
-            if until is not None:
-                self._inbox.hold(until)
-            return self._outbox.reason is None and self._post(topic, text)
-        except Exception as exception:
-            self._fail(exception)
-            return False
-
-    def _backpressure(self, actor: "Mailbox[Any]") -> Optional["asyncio.Future[None]"]:
-        """Return the future to wait for before the next frame is read; None if there is none.
-
-        A peer above its rate waits until it is within the rate again; otherwise it waits while the mailbox is crowded.
-        """
-        return self._throttle() or (actor.drained() if actor.crowded() else None)
-
-    def _throttle(self) -> Optional["asyncio.Future[None]"]:
-        """Count one frame; return the future to wait for if this peer is above its rate."""
-        seconds = 0.0 if self._bucket is None else self._bucket.take(self._clock.monotonic())
-        return asyncio.ensure_future(self._clock.sleep(seconds)) if seconds else None
+            frame = decode_first(data)
+            if type(frame) is JoinFrame:
+                self._check_token(frame)
+                self._ask_to_join(frame)
+                return False
+            if isinstance(self._caller, Anonymous):
+                raise Refused(ErrorCode.NOT_JOINED, "token required: first join with `token` in the join frame")
+        except Refused as refusal:
+            self._answer(refusal, data)
+        else:
+            self._refused = 0
+            self._supervisor.put_nowait(ListTopics(self._connection))
+        return True
 
     def _check_token(self, frame: JoinFrame) -> None:
         token = "" if frame.token is UNSET else frame.token
@@ -169,53 +144,73 @@ class Session:
             wrong = "wrong token: correct `token` in the join frame"
             raise Refused(ErrorCode.INVALID_JOIN, wrong if token else "token required: add `token` to the join frame")
 
-    def _post(self, topic: Mailbox[TopicEvent], data: Optional[Data]) -> bool:
-        """Decode one frame of the member and post its event; return False if the session is over."""
-        if data is None:
-            return False
+    def _ask_to_join(self, frame: JoinFrame) -> None:
+        self._refused = 0
+        reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
+        reply.add_done_callback(self._take_reply)
+        self._join = Join(frame.topic, frame.username, self._connection, reply, frame.window)
+        self._connection.hold()
+        self._connection.set_deadline(self._settings.join_timeout)
+        self._supervisor.put_nowait(self._join)
+
+    def _take_reply(self, reply: "asyncio.Future[Mailbox[TopicEvent]]") -> None:
+        """Go on as a member, or close the connection if the join failed. No-op if the connection has ended."""
+        failed = None if reply.cancelled() else reply.exception()
+        if self._connection.receiver is not self:
+            return
+        if isinstance(failed, JoinFailed):
+            if failed.detail:
+                self._refuse(Refused(ErrorCode.SERVER_FULL, failed.detail))
+            self._connection.close(failed.code)
+        else:
+            self._topic = reply.result()
+            self._connection.clear_deadline()
+            self._connection.release()
+
+    # The member
+
+    def _take_next(self, topic: Mailbox[TopicEvent], data: Data) -> None:
+        """Decode one frame of the member, and post its event."""
         try:
             frame = decode_next(data, self._settings.message_chars)
         except Refused as refusal:
-            return self._go_on_after(refusal)
+            self._answer(refusal, data)
+            return
         self._refused = 0
         if type(frame) is SendFrame:
-            topic.put_nowait(Send(self._outbox, frame.message, frame.ref))
+            topic.put_nowait(Send(self._connection, frame.message, frame.ref))
         else:
-            self._supervisor.put_nowait(ListTopics(self._outbox))
+            self._supervisor.put_nowait(ListTopics(self._connection))
+
+    def _brake(self, actor: "Mailbox[Any]") -> None:
+        """Count a frame; hold a peer above its rate, and any other while the mailbox is crowded."""
+        if not self._throttle() and actor.crowded():
+            self._connection.hold()
+            actor.drained().add_done_callback(lambda _: self._connection.release())
+
+    def _throttle(self) -> bool:
+        """Count a frame; if the peer is above its rate, hold it until it is within it again, and return True."""
+        seconds = 0.0 if self._bucket is None else self._bucket.take(self._clock.monotonic())
+        if not seconds:
+            return False
+        self._connection.hold()
+        self._timer = self._clock.call_later(seconds, self._connection.release)
         return True
 
-    def _payload(self, event: AsgiEvent) -> Optional[Data]:
-        """Return the payload of a frame; None if the session is over, by either side."""
-        if self._outbox.reason is not None:
-            return None
-        data: Optional[Data] = event.get("text")
-        if data is None:
-            data = event.get("bytes")
-            if data is None:  # websocket.disconnect; its code is unreliable, so it is ignored
-                return None
-        if is_bigger(data, self._settings.frame_bytes):
-            self._refuse_big()
-            return None
-        return data
+    # Refusals
 
-    def _go_on_after(self, refusal: Refused) -> bool:
-        """Answer a refused frame with an error; close and return False if too many were refused in a row."""
+    def _answer(self, refusal: Refused, data: Data) -> None:
+        """Answer a refused frame with an error; close if too many were refused within a short time."""
         self._refuse(refusal)
-        self._refused += 1
-        if self._refused < self._settings.refused_frames:
-            return True
-        self._outbox.close(CloseCode.TOO_MANY_REFUSED)
-        return False
+        if is_heartbeat(data):
+            return
+        now = self._clock.monotonic()
+        self._refused = max(0.0, self._refused - (now - self._refused_at) / FORGET_SECONDS) + 1
+        self._refused_at = now
+        if self._refused > self._settings.refused_frames - 1:
+            self._connection.close(CloseCode.TOO_MANY_REFUSED)
 
     def _refuse(self, refusal: Refused) -> None:
         self._counters.refused[refusal.code.value] += 1
         self._log.bind(code=refusal.code.value).info("frame refused")
-        self._outbox.write(finished(Error(refusal.code, refusal.detail)))
-
-    def _refuse_big(self) -> None:
-        self._log.bind(code=CloseCode.FRAME_TOO_BIG.name.lower()).info("frame refused")
-        self._outbox.close(CloseCode.FRAME_TOO_BIG)
-
-    def _fail(self, exception: Exception) -> None:
-        self._log.opt(exception=exception).error("session failed")
-        self._outbox.close(CloseCode.CRASHED)
+        self._connection.write(finished(Error(refusal.code, refusal.detail)))

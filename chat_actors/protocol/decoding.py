@@ -30,6 +30,9 @@ _decode_any = msgspec.json.Decoder(Any).decode
 # UnicodeError: a lone surrogate or broken UTF-8; RecursionError: nesting deeper than the decoder goes.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
+_LONGEST_HEARTBEAT = 128  # bytes
+_HEARTBEATS = {"", "ping", "pong", "heartbeat", "keepalive", "keep-alive"}
+
 _WINDOW_FORM = (
     f"since must be an integer from 0 to {MAX_ID}, epoch, resume and token must be strings, "
     "and events must be true or false"
@@ -79,6 +82,22 @@ def is_bigger(data: Data, size: int) -> bool:
     if isinstance(data, str) and len(data) * 4 > size and not data.isascii():
         return len(data.encode(errors="surrogatepass")) > size
     return len(data) > size
+
+
+def is_heartbeat(data: Data) -> bool:
+    """Return whether a refused frame is the heartbeat of a client library, such as ``{"type": "ping"}`` or no text.
+
+    A page cannot send a ping of the protocol, so such libraries send one of their own.
+    """
+    if len(data) > _LONGEST_HEARTBEAT:
+        return False
+    try:
+        text = _text(data).strip()
+        said = _decode_any(text) if text[:1] in ("{", '"') else text
+    except _UNDECODABLE:
+        return False
+    words = said.values() if isinstance(said, dict) else [said]
+    return any(isinstance(word, str) and word.lower() in _HEARTBEATS for word in words)
 
 
 def _text(data: Data) -> str:

@@ -1,0 +1,294 @@
+"""The rules of every connection, whatever carries its bytes: its limits, its deadlines, and the order of its end.
+
+A connection is open, then closing (the server has sent a close frame), then over. Nothing that the peer says after
+the end is delivered. Code that moves bytes must not live here, but in ``websocket`` and ``plain``.
+"""
+
+import asyncio
+import enum
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Callable, Optional
+
+from loguru import logger
+
+from chat_actors.actors.outbox import Outbox
+from chat_actors.clock import Clock
+from chat_actors.counters import Counters
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.decoding import Data
+from chat_actors.settings import Settings
+
+SWEEP_SECONDS = 0.5  # between two sweeps: the length of a tick
+STRIDE = 256  # connections that a sweep checks before other tasks run
+CLOSE_SECONDS = 2.0  # that a peer gets to read the last frames and to answer the close frame before it is aborted
+
+_NEVER = 1 << 62  # a tick
+
+
+class State(enum.IntEnum):
+    """State of a connection."""
+
+    OPEN = 0
+    CLOSING = 1  # the server has sent a close frame, and waits for the peer's
+    OVER = 2  # nothing more is read or written; the peer has yet to let go of the socket
+
+
+OPEN, CLOSING, OVER = State.OPEN, State.CLOSING, State.OVER  # globals: ``write`` compares them for each member
+
+
+class Receiver(ABC):
+    """Receiving side of a connection: what a session hears of its peer. No method waits, and none raises."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def receive(self, data: Data) -> None:
+        """Take one whole message."""
+
+    @abstractmethod
+    def count_frame(self) -> None:
+        """Count a frame that is no message: a control frame, or a fragment but the last."""
+
+    @abstractmethod
+    def refuse_big(self) -> None:
+        """Close the connection: a message is bigger than the limit."""
+
+    @abstractmethod
+    def overdue(self) -> None:
+        """Act on the deadline that ``set_deadline`` has set."""
+
+    @abstractmethod
+    def end(self, reason: str) -> None:
+        """Take leave: called once, as soon as the connection is not open any more. ``reason`` is for the log."""
+
+
+class _Nobody(Receiver):
+    """Receiver of a connection that has ended, or was refused before a session began."""
+
+    def receive(self, data: Data) -> None:
+        pass
+
+    def count_frame(self) -> None:
+        pass
+
+    def refuse_big(self) -> None:
+        pass
+
+    def overdue(self) -> None:
+        pass
+
+    def end(self, reason: str) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
+class Connection(Outbox):
+    """Connection of one peer, apart from the way of its bytes."""
+
+    # Slots: there are many connections, and a fan-out then finds the fields of each in one place in memory.
+    __slots__ = (
+        "_closed",
+        "_deadline",
+        "_heard",
+        "_marks",
+        "_max_bytes",
+        "_progress",
+        "_sent",
+        "_silent",
+        "_state",
+        "_sweep",
+        "_written",
+        "reason",
+        "receiver",
+    )
+
+    def __init__(self, sweep: "Sweep", closed: Callable[[], None]) -> None:
+        self.receiver: Receiver = _NOBODY  # a session, until the end
+        self.reason: Optional[str] = None  # why the server ended the connection; None if it has not
+        self._closed = closed  # called once the descriptor is closed
+        self._sweep = sweep
+        self._state = OPEN
+        self._deadline = _NEVER  # tick: of the receiver while open, then of the peer
+        # What came in.
+        self._heard = True  # since the last tick
+        self._silent = 0  # ticks
+        # What went out.
+        self._max_bytes = sweep.max_bytes
+        self._written = 0  # bytes since the connection was opened
+        self._sent = 0  # of these, bytes that have left the process
+        self._progress = sweep.tick  # tick in which ``_sent`` last grew, or nothing waited
+        self._marks: Optional[deque[tuple[int, float]]] = None  # (_written, time) of the sweeps whose bytes still wait
+        sweep.connections.add(self)
+
+    # The sending side
+
+    def write_answer(self, frames: bytes) -> None:
+        self._max_bytes = max(self._max_bytes, self._sweep.max_bytes + len(frames))
+        self.write(frames)
+
+    def close(self, code: CloseCode) -> None:
+        if self._state is OPEN:
+            self.reason = self.reason or code.name.lower()
+            self._sweep.counters.closed[int(code)] += 1
+            self._begin_end(CLOSING)
+            self._send_close(code)
+            self._tell_end()
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once and discard unsent frames. ``reason``: for the log, if it was open."""
+        if self._state is OPEN:
+            self.reason = reason
+        self._begin_end(OVER)
+        self._cut()
+        self._tell_end()
+
+    def drop_slow(self, detail: str) -> None:
+        """Abort a peer that does not read."""
+        self._sweep.counters.slow += 1
+        self.abort(f"slow: {detail}, {self.buffered()} bytes unsent")
+
+    @property
+    def written(self) -> int:
+        """Bytes written since the connection was opened."""
+        return self._written
+
+    @abstractmethod
+    def buffered(self) -> int:
+        """Return the bytes that wait for the peer."""
+
+    # The receiving side
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Stop reading from the peer until ``release``. No-op if the connection is not open."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Read on after ``hold``. No-op if the connection is not held."""
+
+    def set_deadline(self, seconds: float) -> None:
+        """Call the receiver's ``overdue`` after so many seconds. Replaces the deadline before."""
+        self._deadline = self._sweep.tick + ticks(seconds)
+
+    def clear_deadline(self) -> None:
+        """Cancel the deadline."""
+        self._deadline = _NEVER
+
+    # The end
+
+    def _begin_end(self, state: State) -> None:
+        """Enter CLOSING or OVER: from now on the peer has CLOSE_SECONDS."""
+        self._state = state
+        self._deadline = self._sweep.tick + ticks(CLOSE_SECONDS)
+
+    def _tell_end(self) -> None:
+        """Let the receiver take leave, once."""
+        receiver, self.receiver = self.receiver, _NOBODY
+        receiver.end(self.reason or "closed by peer")
+
+    def _finish(self) -> None:
+        """Forget the connection: its descriptor is closed."""
+        self._state = OVER
+        self._tell_end()
+        self._sweep.connections.discard(self)
+        self._sweep.counters.bytes_out += self._written
+        self._closed()
+
+    @abstractmethod
+    def _send_close(self, code: CloseCode) -> None:
+        """Send a close frame after the frames already written. Does not wait."""
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """Close the descriptor now, with whatever waits."""
+
+    # The sweep
+
+    def check(self, now: float) -> None:
+        """Act on what is overdue in this tick. ``now``: monotonic seconds."""
+        tick = self._sweep.tick
+        if tick >= self._deadline:
+            self._deadline = _NEVER
+            if self._state is OPEN:
+                self.receiver.overdue()
+            else:
+                self.abort("")
+        elif self._state is OPEN:
+            self._silent = 0 if self._heard else self._silent + 1
+            self._heard = False
+            self._check_silence(self._silent)
+            if self._state is OPEN:
+                self._check_progress(tick, now)
+
+    @abstractmethod
+    def _check_silence(self, silent: int) -> None:
+        """Act on a peer of which nothing was heard for so many ticks."""
+
+    def _check_progress(self, tick: int, now: float) -> None:
+        """Abort the peer if it has made no progress for too long, or if a byte has waited longer than the window."""
+        buffered = self.buffered()
+        sent = self._written - buffered
+        if sent > self._sent or not buffered:
+            self._sent, self._progress = sent, tick
+        marks = self._marks
+        if not buffered:
+            self._marks = None
+            return
+        if marks is None:
+            marks = self._marks = deque()
+        while marks and sent >= marks[0][0]:
+            marks.popleft()
+        marks.append((self._written, now))
+        if tick - self._progress >= self._sweep.stall_ticks:
+            self.drop_slow("no progress")
+        elif now - marks[0][1] >= self._sweep.window_seconds:
+            self.drop_slow("frame older than the window")
+
+
+class Sweep:
+    """Sweep over all connections: one task for every deadline, the keepalive and the stall clock.
+
+    Deadlines count ticks, not seconds: while the process is stopped or the loop is blocked no tick passes, so nobody
+    is punished for what the server could not read.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, counters: Counters, shutdown: Callable[[], None]) -> None:
+        """``shutdown``: called when the host begins to end."""
+        self.connections: set[Connection] = set()  # until the descriptor of each is closed
+        self.counters = counters
+        self.shutdown = shutdown
+        self.tick = 0
+        self.max_bytes = settings.outbox_bytes  # that may wait for one peer
+        self.max_message = settings.frame_bytes  # of one message of a peer
+        self.window_seconds = settings.message_ttl  # that any byte may wait
+        self.stall_ticks = ticks(settings.stall_timeout)  # that a peer may make no progress while bytes wait
+        self.ping_ticks = ticks(settings.ping_interval)  # of silence before a ping, and then before the end
+        self.idle_ticks = ticks(settings.idle_timeout) if settings.idle_timeout else _NEVER  # of silence without pings
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Check until cancelled. Also measures the lag of the event loop."""
+        while True:
+            due = self._clock.monotonic() + SWEEP_SECONDS
+            await self._clock.sleep(SWEEP_SECONDS)
+            self.counters.lag.add(max(0.0, self._clock.monotonic() - due))
+            for _ in range(2):  # first the sockets: what they bring may be what a deadline waits for
+                await asyncio.sleep(0)
+            self.tick += 1
+            now = self._clock.monotonic()
+            for place, connection in enumerate(list(self.connections), 1):
+                try:
+                    connection.check(now)
+                except Exception as exception:  # a bug with one connection must not stop the checks of all
+                    logger.opt(exception=exception).error("connection check failed")
+                if not place % STRIDE:
+                    await asyncio.sleep(0)
+
+
+def ticks(seconds: float) -> int:
+    """Return the ticks after which at least so many seconds have passed."""
+    return math.ceil(seconds / SWEEP_SECONDS) + 1

@@ -1,0 +1,161 @@
+"""The way from uvicorn's WebSocket to the server's own: uvicorn takes the handshake, then the connection is ours.
+
+All knowledge of uvicorn's inside must live here. Nothing in uvicorn is patched; one protocol object, that of the
+connection, is used as follows, in its implementations ``websockets-sansio`` and ``wsproto``:
+
+- ``send.__self__`` is the protocol object, where no middleware has wrapped ``send``.
+- ``transport``: replaced while uvicorn writes its answer (101), for the compression extension is taken out of that:
+  the server never compresses, and to inflate costs memory. After it uvicorn gets a transport that does nothing.
+- ``queue``: the events for the application. Once it has had ``websocket.connect``, the queue is empty, unless the peer
+  did not wait for the answer.
+- ``connection_lost(error)``: ends uvicorn's keepalive and bookkeeping. With an error it leaves the transport open.
+- ``connections``: the set of what uvicorn counts for ``--limit-concurrency``, tells ``shutdown()`` at its end, and
+  waits for. The connection stays in it.
+- ``ping_interval``: set if uvicorn pings the peers of this protocol itself.
+
+Where one of these is missing the connection stays on the plain lane.
+"""
+
+import asyncio
+from collections.abc import MutableSet
+from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
+
+from chat_actors.connection.asgi import App, Receive, Scope, Send
+
+IMPLEMENTATIONS = (
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "uvicorn.protocols.websockets.wsproto_impl",
+)
+ATTRIBUTES = "transport", "queue", "connection_lost", "connections"
+
+_KEY = "chat_actors.uvicorn"
+_EXTENSIONS = b"sec-websocket-extensions:"
+
+
+class UvicornProtocol(Protocol):
+    """What is used of uvicorn's WebSocket protocols."""
+
+    transport: asyncio.Transport
+    queue: "asyncio.Queue[Any]"
+    connections: "MutableSet[Any]"
+
+    def connection_lost(self, exc: Optional[Exception]) -> None: ...
+
+
+class FastLane:
+    """ASGI middleware that finds uvicorn's protocol object, before other middleware wraps ``send``.
+
+    ``create_app`` has it. A host that mounts the application, or wraps it in middleware, adds it as its outermost one.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            protocol = getattr(send, "__self__", None)
+            # Over HTTP/2 other streams would share the transport.
+            if type(protocol).__module__ in IMPLEMENTATIONS and scope["http_version"] == "1.1":
+                scope[_KEY] = protocol
+        await self._app(scope, receive, send)
+
+
+class Taken(NamedTuple):
+    """Accepted connection that uvicorn has given up."""
+
+    transport: asyncio.Transport
+    connections: "MutableSet[Any]"  # those that uvicorn counts
+
+
+class NotTaken(NamedTuple):
+    """Accepted connection that stays with its host."""
+
+    why: str  # for the log; empty if that is nothing to mend
+    host_pings: bool  # the host finds out that a silent peer is gone
+
+
+class PeerLost(Exception):
+    """Error: the peer went before its handshake was answered."""
+
+
+async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
+    """Answer the handshake, and take the connection over if it is uvicorn's.
+
+    Must be called after ``websocket.connect`` was received. Raises PeerLost.
+    """
+    protocol: Optional[UvicornProtocol] = scope.get(_KEY)
+    if protocol is None:
+        not_taken = _explain(_caller())
+    elif not all(hasattr(protocol, name) for name in ATTRIBUTES):
+        not_taken = NotTaken("unknown version of uvicorn: install one that docs/hosts.md names", False)
+    elif not protocol.queue.empty():  # the peer has not waited: uvicorn has its first frames
+        not_taken = NotTaken("", getattr(protocol, "ping_interval", None) is not None)
+    else:
+        return await _take(protocol, send)
+    await _accept(send)
+    return not_taken
+
+
+async def _take(protocol: UvicornProtocol, send: Send) -> Taken:
+    transport, connections = protocol.transport, protocol.connections
+    answer = _Answer(transport)
+    protocol.transport = answer  # type: ignore[assignment]
+    try:
+        await _accept(send)
+    finally:
+        protocol.transport = transport
+    if not answer.written or transport.is_closing():
+        raise PeerLost
+    protocol.connection_lost(ConnectionError("taken over"))
+    protocol.transport = _Nothing()  # type: ignore[assignment]
+    return Taken(transport, connections)
+
+
+async def _accept(send: Send) -> None:
+    try:
+        await send({"type": "websocket.accept"})
+    except Exception as lost:  # each ASGI server raises its own exception for a lost peer
+        raise PeerLost from lost
+
+
+def _caller() -> object:
+    """Return the object whose method the current task runs: uvicorn's protocol, also if ``send`` is wrapped."""
+    task = asyncio.current_task()
+    frame = getattr(task and task.get_coro(), "cr_frame", None)
+    return None if frame is None else frame.f_locals.get("self")
+
+
+def _explain(caller: object) -> NotTaken:
+    module = type(caller).__module__
+    host_pings = getattr(caller, "ping_interval", None) is not None
+    if module in IMPLEMENTATIONS:
+        return NotTaken("middleware around `send`: add chat_actors.FastLane as the outermost middleware", host_pings)
+    if module.startswith("uvicorn."):
+        return NotTaken("another implementation of uvicorn: start it with --ws websockets-sansio", host_pings)
+    return NotTaken("another ASGI server than uvicorn", False)
+
+
+class _Answer:
+    """Stands for the transport while uvicorn writes its answer to the handshake."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.written = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        lines = data.split(b"\r\n")
+        self.written = lines[0].startswith(b"HTTP/1.1 101")
+        self._transport.write(b"\r\n".join(line for line in lines if not line.lower().startswith(_EXTENSIONS)))
+
+
+class _Nothing:
+    """Stands for the transport once uvicorn has given it up: does nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _do_nothing
+
+
+def _do_nothing(*_: object) -> None: ...
