@@ -12,8 +12,9 @@ from chat_actors.workers import refuse_several_workers
 
 refuse_several_workers()
 # Connections and topics are many and live long. By default the garbage collector scans all of them again and again:
-# with thousands of topics that costs a third of the CPU. Few objects here are in cycles, and those can wait.
-gc.set_threshold(50_000, 20, 50)
+# with thousands of topics that costs a third of the CPU. What is in cycles here dies young, with its handshake: so the
+# youngest generation is collected often enough that this garbage stays small, and the others hardly ever.
+gc.set_threshold(5_000, 100, 100)
 _settings = load_settings()
 _protected = bool(_settings.token or _settings.allowed_origins)
 configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _protected)
