@@ -1,16 +1,19 @@
 """The application of a server process: ``uvicorn chat_actors.app:app``.
 
-All side effects of an import must live here: the check of the workers, the garbage collector, settings and logging.
+All side effects of an import must live here: the check of the workers, limits of handshakes, the garbage collector,
+settings and logging.
 """
 
 import gc
 
 from chat_actors.application import create_app
+from chat_actors.connection.takeover import allow_large_handshakes
 from chat_actors.operations.logs import configure_logging
 from chat_actors.settings import load_settings
 from chat_actors.workers import refuse_several_workers
 
 refuse_several_workers()
+allow_large_handshakes()
 # Connections and topics are many and live long. By default the garbage collector scans all of them again and again:
 # with thousands of topics that costs a third of the CPU. What is in cycles here dies young, with its handshake: so the
 # youngest generation is collected often enough that this garbage stays small, and the others hardly ever.

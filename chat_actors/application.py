@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Optional
 
 from fastapi import FastAPI
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from chat_actors.clock import Clock
 from chat_actors.connection.takeover import FastLane
 from chat_actors.operations.routes import operations
-from chat_actors.page.reference import reference_routes
+from chat_actors.page.reference import reference_routes, upgrade_required
 from chat_actors.page.routes import page_routes
 from chat_actors.server import Server
 from chat_actors.settings import Settings
@@ -38,7 +38,8 @@ def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = Non
         await server.stop()
 
     # The endpoint is an ASGI application: Starlette's WebSocket class would cost time for each frame.
-    routes: list[BaseRoute] = [WebSocketRoute("/ws", server), *page_routes(), *reference_routes(settings)]
+    routes: list[BaseRoute] = [WebSocketRoute("/ws", server), Route("/ws", upgrade_required)]
+    routes += [*page_routes(), *reference_routes(settings)]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
     app.include_router(operations(server, settings))
     app.add_middleware(FastLane)

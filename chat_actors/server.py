@@ -115,6 +115,9 @@ class Server:
             if self._supervisor is not None:  # it failed too often, or its loop was closed
                 self._signals.restore()
                 self._sweeping.cancel()
+                if self._supervisor.task.get_loop() is not asyncio.get_running_loop():
+                    self._sweep.connections.clear()
+                    self._ending = None
             settings = self._settings
             if settings.endpoints:
                 if self._node is None or not self._node.reopen():
@@ -148,7 +151,7 @@ class Server:
         """Refuse new connections, end the actors, close all connections, and abort those that stay open."""
         self._begin_end()
         if self._ending is not None:
-            await asyncio.wait({self._ending})
+            await asyncio.shield(self._ending)
 
     def _begin_end(self) -> None:
         """Begin what ``_end`` waits for, once."""

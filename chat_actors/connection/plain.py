@@ -47,12 +47,14 @@ class PlainConnection(Connection):
             self.close(CloseCode.RESTARTING)
             raise
         finally:
-            if self._state is OPEN:
+            try:
+                if self._state is OPEN:
+                    self._sender.cancel()
+                await asyncio.wait({self._sender, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
                 self._sender.cancel()
-            await asyncio.wait({self._sender, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
-            self._sender.cancel()
-            await asyncio.wait({self._sender})
-            self._finish()
+                self._finish()
+        await asyncio.wait({self._sender})
         if not self._sender.cancelled():
             self._sender.result()
 

@@ -25,6 +25,7 @@ class ExitSignals:
         self._end = end
         self._loop = asyncio.get_running_loop()
         self._ending: Optional[asyncio.Task[None]] = None
+        self._over = False  # True after ``restore``
         self._host_handlers: dict[int, Handler] = {}
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
@@ -34,13 +35,21 @@ class ExitSignals:
                     signal.signal(signum, self._on_signal)
 
     def restore(self) -> None:
-        """Put the host's handlers back. Can be called twice."""
+        """Put the host's handlers back. Can be called twice.
+
+        Another application of this process may have set its own handlers since: then these stay below them, and only
+        pass a signal on.
+        """
+        self._over = True
         for signum, handler in self._host_handlers.items():
             if signal.getsignal(signum) == self._on_signal:
                 signal.signal(signum, handler)
 
     def _on_signal(self, signum: int, frame: Optional[FrameType]) -> None:
-        self._loop.call_soon_threadsafe(self._begin, signum)
+        if self._over:
+            self._host_handlers[signum](signum, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._begin, signum)
 
     def _begin(self, signum: int) -> None:
         if self._ending is None:

@@ -17,6 +17,8 @@ Where one of these is missing the connection stays on the plain lane.
 """
 
 import asyncio
+import os
+import sys
 from collections.abc import MutableSet
 from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
 
@@ -30,6 +32,23 @@ ATTRIBUTES = "transport", "queue", "connection_lost", "connections"
 
 _KEY = "chat_actors.uvicorn"
 _EXTENSIONS = b"sec-websocket-extensions:"
+
+
+# Limits on the headers of a handshake in the ``websockets`` package, by the modules that read them. uvicorn's HTTP side
+# takes larger ones first, such as a cookie of single sign-on; then these would leave the handshake without an answer.
+_LIMITED = "websockets.http11", "websockets.legacy.http"
+_LIMITS = {"MAX_LINE_LENGTH": 1 << 16, "MAX_NUM_HEADERS": 1024}
+
+
+def allow_large_handshakes() -> None:
+    """Raise the limits on headers to what uvicorn takes, unless the environment sets them (``WEBSOCKETS_MAX_…``).
+
+    Changes the process: only ``app`` may call it.
+    """
+    for module in filter(None, map(sys.modules.get, _LIMITED)):
+        for name, limit in _LIMITS.items():
+            if f"WEBSOCKETS_{name}" not in os.environ:
+                setattr(module, name, limit)
 
 
 class UvicornProtocol(Protocol):

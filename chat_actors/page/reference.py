@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from chat_actors.protocol.asyncapi import Object, document
 from chat_actors.settings import Settings
@@ -53,6 +53,17 @@ def reference_routes(settings: Settings) -> list[APIRoute]:
         _route("/asyncapi.json", "The protocol of /ws for programs: AsyncAPI 3.0", programs, JSONResponse),
         _route("/protocol", "The protocol of /ws for people", people, HTMLResponse),
     ]
+
+
+def upgrade_required(request: Request) -> Response:
+    """Answer a plain request to ``/ws`` with 426 (RFC 9110, section 15.5.22).
+
+    It may be meant as a handshake: uvicorn heeds only the last of several ``Connection`` headers.
+    """
+    detail = (
+        "This is a WebSocket: see /protocol. A proxy must send `Upgrade: websocket` and one `Connection: Upgrade`.\n"
+    )
+    return PlainTextResponse(detail, 426, {"upgrade": "websocket", "connection": "upgrade"})
 
 
 def _route(path: str, summary: str, body: bytes, kind: type[Response]) -> APIRoute:
