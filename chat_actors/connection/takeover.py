@@ -45,9 +45,11 @@ def allow_large_handshakes() -> None:
 
     Changes the process: only ``app`` may call it.
     """
-    for module in filter(None, map(sys.modules.get, _LIMITED)):
-        for name, limit in _LIMITS.items():
-            if f"WEBSOCKETS_{name}" not in os.environ:
+    for name, limit in _LIMITS.items():
+        variable = f"WEBSOCKETS_{name}"  # read when a module is imported
+        if variable not in os.environ:
+            os.environ[variable] = str(limit)
+            for module in filter(None, map(sys.modules.get, _LIMITED)):
                 setattr(module, name, limit)
 
 
