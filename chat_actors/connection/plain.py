@@ -106,7 +106,7 @@ class PlainConnection(Connection):
         except OSError as lost:  # the peer is gone (ASGI, WebSocket 2.4)
             logger.bind(error=repr(lost)).debug("event not sent")
         except Exception as refused:  # some hosts allow only 1000 and codes from 3000 up
-            logger.bind(code=int(code), error=repr(refused)).warning("close code refused by the host")
+            logger.bind(code=int(code), error=repr(refused)).info("close code refused by the host")
             await self._asgi_send({**event, "code": 1000})
 
     # The receiving side
