@@ -215,7 +215,7 @@ class WebSocket(Connection, asyncio.Protocol):
         """Take the frames of ``data`` from the place ``at`` in their order, until one of them is a reason to wait."""
         size, max_message = len(data), self._sweep.max_message
         while at < size and not self._brakes and self._state is OPEN:
-            if self._judge is None and size - at >= 8 and data[at] == _WHOLE_TEXT:
+            if data[at] == _WHOLE_TEXT and size - at >= 8 and not self._head and self._message is None:
                 length, payload = data[at + 1] - _MASKED, at + 6
                 if length == 126:
                     length, payload = int.from_bytes(data[at + 2 : at + 4], "big"), at + 8
@@ -234,13 +234,12 @@ class WebSocket(Connection, asyncio.Protocol):
             end = self._end_of_piece(data, at)
             self._judge_piece(data[at:end])
             at = end
-        if self._state is CLOSING and not self._brakes:
+        if self._state is CLOSING:
             self._seek_close(data, at)
-        elif self._state is OPEN:
-            if self._brakes:
-                self._unread, self._at = data, at
-            elif not self._head and self._message is None:
-                self._judge = None
+        elif self._brakes:
+            self._unread, self._at = data, at
+        elif not self._head and self._message is None:
+            self._judge = None
 
     def _end_of_piece(self, data: bytes, at: int) -> int:
         """Return the place in ``data`` where the current frame ends, or where ``data`` ends if that comes first."""
@@ -271,12 +270,14 @@ class WebSocket(Connection, asyncio.Protocol):
                 if self._full and frame.opcode is Opcode.PING:
                     self._brake(_CHOKED)
                 self.receiver.count_frame()
-        if self._missing:  # the header is known: what is wrong with it need not wait for the payload
-            self._judge_header(judge)
-        if judge.state is not JudgeState.OPEN and self._state is OPEN:
-            self._obey(judge)
+        if self._state is OPEN:
+            if self._missing and judge.state is JudgeState.OPEN:
+                self._judge_header(judge)
+            if judge.state is not JudgeState.OPEN:
+                self._obey(judge)
 
     def _judge_header(self, judge: Protocol) -> None:
+        """Fail the connection for a header that cannot be right. The judge itself would wait for the payload."""
         first, length = self._head[0], self._head[1] & ~_MASKED
         rsv = [bool(first & bit) for bit in (0x40, 0x20, 0x10)]
         try:
