@@ -28,6 +28,8 @@ except ImportError:  # pragma: no cover  # the package does the same if its C ex
 UNSENT_BYTES = 64 * 1024
 _NOTSENT_LOWAT: Optional[int] = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # on Linux and macOS
 
+MAX_SKIPPED = 10_000  # pieces of frames that are looked at after the server's close: then the peer will not close
+
 _WHOLE_TEXT = 0x81  # first byte of a text frame: final, no extension (RFC 6455, section 5.2)
 _MASKED = 0x80  # in the second byte
 _OPCODE = 0x0F  # in the first byte
@@ -53,6 +55,7 @@ class WebSocket(Connection, asyncio.Protocol):
         "_message",
         "_missing",
         "_paused",
+        "_skipped",
         "_text",
         "_transport",
         "_unread",
@@ -75,6 +78,7 @@ class WebSocket(Connection, asyncio.Protocol):
         # The frame that is being read.
         self._head = b""  # its first bytes
         self._missing = 0  # bytes that have not come yet; 0 also while its length is unknown
+        self._skipped = 0  # frames, or pieces of them, after the server's close
         # The judge, and the message that it has in part.
         self._judge: Optional[Protocol] = None
         self._message: Optional[bytearray] = None
@@ -319,10 +323,12 @@ class WebSocket(Connection, asyncio.Protocol):
     def _seek_close(self, data: bytes, at: int) -> None:
         """Skip what the peer had under way when the server closed, up to the peer's close frame."""
         while at < len(data):
-            if (self._head[0] if self._head else data[at]) & _OPCODE == Opcode.CLOSE:
+            opcode = (self._head[0] if self._head else data[at]) & _OPCODE
+            if opcode == Opcode.CLOSE or self._skipped == MAX_SKIPPED:
                 self._let_go()
                 return
             at = self._end_of_piece(data, at)
+            self._skipped += 1
 
 
 def _frame_size(head: bytes) -> Optional[int]:
