@@ -120,11 +120,13 @@ async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
 async def _take(protocol: UvicornProtocol, send: Send) -> Taken:
     transport, connections = protocol.transport, protocol.connections
     answer = _Answer(transport)
+    transport.pause_reading()  # middleware may wait in ``send``: uvicorn must not get the peer's first frames meanwhile
     protocol.transport = answer  # type: ignore[assignment]
     try:
         await _accept(send)
     finally:
         protocol.transport = transport
+        transport.resume_reading()
     if not answer.written or transport.is_closing():
         raise PeerLost
     protocol.connection_lost(ConnectionError("taken over"))

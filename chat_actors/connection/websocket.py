@@ -176,8 +176,7 @@ class WebSocket(Connection, asyncio.Protocol):
             self._read(data, at)
             if not self._brakes and self._paused:
                 self._paused = False
-                if not self._transport.is_closing():
-                    self._transport.resume_reading()
+                self._transport.resume_reading()
 
     # asyncio.Protocol
 
