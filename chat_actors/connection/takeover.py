@@ -1,16 +1,17 @@
 """The way from uvicorn's WebSocket to the server's own: uvicorn takes the handshake, then the connection is ours.
 
 All knowledge of uvicorn's inside must live here. Nothing in uvicorn is patched; one protocol object, that of the
-connection, is used as follows, in its implementations ``websockets-sansio`` and ``wsproto``:
+connection, is used as follows, in each of uvicorn's three implementations:
 
 - ``send.__self__`` is the protocol object, where no middleware has wrapped ``send``.
 - ``transport``: replaced while uvicorn writes its answer (101), for the compression extension is taken out of that:
   the server never compresses, and to inflate costs memory. After it uvicorn gets a transport that does nothing.
-- ``queue``: the events for the application. Once it has had ``websocket.connect``, the queue is empty, unless the peer
-  did not wait for the answer.
 - ``connection_lost(error)``: ends uvicorn's keepalive and bookkeeping. With an error it leaves the transport open.
 - ``connections``: the set of what uvicorn counts for ``--limit-concurrency``, tells ``shutdown()`` at its end, and
   waits for. The connection stays in it.
+- ``queue`` (``websockets-sansio``, ``wsproto``): the events for the application. Once it has had
+  ``websocket.connect``, the queue is empty, unless the peer did not wait for the answer.
+- ``handshake_completed_event`` (``websockets``): a task of its own writes the answer, and sets this event then.
 - ``ping_interval``: set if uvicorn pings the peers of this protocol itself.
 
 Where one of these is missing the connection stays on the plain lane.
@@ -24,11 +25,13 @@ from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
 
 from chat_actors.connection.asgi import App, Receive, Scope, Send
 
-IMPLEMENTATIONS = (
-    "uvicorn.protocols.websockets.websockets_sansio_impl",
-    "uvicorn.protocols.websockets.wsproto_impl",
-)
-ATTRIBUTES = "transport", "queue", "connection_lost", "connections"
+# The implementations, and the attributes that each must have.
+_OF_ALL = "transport", "connection_lost", "connections"
+IMPLEMENTATIONS = {
+    "uvicorn.protocols.websockets.websockets_sansio_impl": (*_OF_ALL, "queue"),
+    "uvicorn.protocols.websockets.wsproto_impl": (*_OF_ALL, "queue"),
+    "uvicorn.protocols.websockets.websockets_impl": (*_OF_ALL, "handshake_completed_event"),
+}
 
 _KEY = "chat_actors.uvicorn"
 _EXTENSIONS = b"sec-websocket-extensions:"
@@ -54,10 +57,9 @@ def allow_large_handshakes() -> None:
 
 
 class UvicornProtocol(Protocol):
-    """What is used of uvicorn's WebSocket protocols."""
+    """What is used of every implementation."""
 
     transport: asyncio.Transport
-    queue: "asyncio.Queue[Any]"
     connections: "MutableSet[Any]"
 
     def connection_lost(self, exc: Optional[Exception]) -> None: ...
@@ -107,14 +109,24 @@ async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
     protocol: Optional[UvicornProtocol] = scope.get(_KEY)
     if protocol is None:
         not_taken = _explain(_caller())
-    elif not all(hasattr(protocol, name) for name in ATTRIBUTES):
-        not_taken = NotTaken("unknown version of uvicorn: install one that docs/hosts.md names", False)
-    elif not protocol.queue.empty():  # the peer has not waited: uvicorn has its first frames
-        not_taken = NotTaken("", getattr(protocol, "ping_interval", None) is not None)
+    elif not all(hasattr(protocol, name) for name in IMPLEMENTATIONS[type(protocol).__module__]):
+        not_taken = NotTaken("unknown version of uvicorn: see docs/hosts.md", _pings(protocol))
+    elif not _has_waited(protocol):  # uvicorn has its first frames
+        not_taken = NotTaken("", _pings(protocol))
     else:
         return await _take(protocol, send)
     await _accept(send)
     return not_taken
+
+
+def _pings(protocol: object) -> bool:
+    return getattr(protocol, "ping_interval", None) is not None
+
+
+def _has_waited(protocol: UvicornProtocol) -> bool:
+    """Return whether the peer waits for the answer to its handshake, as it must (RFC 6455, section 4.1)."""
+    queue: Optional[asyncio.Queue[Any]] = getattr(protocol, "queue", None)
+    return queue is None or queue.empty()
 
 
 async def _take(protocol: UvicornProtocol, send: Send) -> Taken:
@@ -124,6 +136,9 @@ async def _take(protocol: UvicornProtocol, send: Send) -> Taken:
     protocol.transport = answer  # type: ignore[assignment]
     try:
         await _accept(send)
+        answered: Optional[asyncio.Event] = getattr(protocol, "handshake_completed_event", None)
+        if answered is not None:
+            await answered.wait()
     finally:
         protocol.transport = transport
         transport.resume_reading()
@@ -149,12 +164,9 @@ def _caller() -> object:
 
 
 def _explain(caller: object) -> NotTaken:
-    module = type(caller).__module__
-    host_pings = getattr(caller, "ping_interval", None) is not None
-    if module in IMPLEMENTATIONS:
-        return NotTaken("middleware around `send`: add chat_actors.FastLane as the outermost middleware", host_pings)
-    if module.startswith("uvicorn."):
-        return NotTaken("another implementation of uvicorn: start it with --ws websockets-sansio", host_pings)
+    if type(caller).__module__ in IMPLEMENTATIONS:
+        why = "middleware around `send`: add chat_actors.FastLane as the outermost middleware"
+        return NotTaken(why, _pings(caller))
     return NotTaken("another ASGI server than uvicorn", False)
 
 
