@@ -128,8 +128,10 @@ class PlainConnection(Connection):
                 ends: set[asyncio.Future[Any]] = {receiving, self._cut_off, self._sender}
                 while not receiving.done():
                     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                    if self._cut_off.done() or (self._sender.done() and self._state is OPEN):
-                        return  # some hosts tell of a lost peer to ``send`` only
+                    if self._cut_off.done():
+                        return
+                    if self._sender.done() and self._state is OPEN and not receiving.done():
+                        return  # some hosts tell of a lost peer to ``send`` only; what they have read comes first
                     ends.discard(self._sender)  # it has sent the close: the peer's answer is next
                 event = receiving.result()
                 data: Optional[Data] = event.get("text")

@@ -282,9 +282,11 @@ class WebSocket(Connection, asyncio.Protocol):
     def _judge_header(self, judge: Protocol) -> None:
         """Fail the connection for a header that cannot be right. The judge itself would wait for the payload."""
         first, length = self._head[0], self._head[1] & ~_MASKED
+        if length >= 126:  # a short length may be written in a long form
+            length = int.from_bytes(self._head[2 : 4 if length == 126 else 10], "big")
         rsv = [bool(first & bit) for bit in (0x40, 0x20, 0x10)]
         try:
-            Frame(Opcode(first & _OPCODE), bytes(length), bool(first & 0x80), *rsv).check()
+            Frame(Opcode(first & _OPCODE), bytes(min(length, 126)), bool(first & 0x80), *rsv).check()
         except ProtocolError as wrong:
             judge.fail(1002, str(wrong))
 
