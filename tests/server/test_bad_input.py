@@ -228,7 +228,7 @@ async def test_a_connection_that_does_not_join_in_time_is_closed(start: StartSer
         eve = await visit.connect()
         assert (await eve.ask("{"))["error"] == "invalid_json"
         assert (await eve.ask("/list"))["type"] == "topics"
-        await asyncio.to_thread(put_forward, server, 10)
+        await asyncio.to_thread(put_forward, server, 11)
         assert await eve.close_code() == 4408
         # Alice connected before Eve, so her time to join is over as well; but she has joined.
         assert (await alice.ask({"message": "hello"}))["id"] == 1
