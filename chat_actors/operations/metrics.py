@@ -41,7 +41,7 @@ class ChatCollector(Collector):
         yield refused
         closed = CounterMetricFamily("chat_closes", "Connections closed by the server.", labels=["code", "cause"])
         for code, count in counters.closed.items():
-            closed.add_metric([str(int(code)), close_code(code).name.lower()], count)
+            closed.add_metric([str(int(code)), _cause(code)], count)
         yield closed
         yield _counter("slow_readers", "Connections aborted because the peer did not read.", counters.slow)
         mail = GaugeMetricFamily("chat_mailbox_events", "Events that wait in mailboxes.", labels=["actors"])
@@ -68,6 +68,14 @@ def registry(snapshot: Callable[[], Statistics], counters: Counters) -> Collecto
     own.register(ChatCollector(snapshot, counters))
     ProcessCollector(registry=own)
     return own
+
+
+def _cause(code: int) -> str:
+    """Return the name of a CloseCode; any other code is that of a frame that broke RFC 6455."""
+    try:
+        return close_code(code).name.lower()
+    except KeyError:
+        return "broken_frame"
 
 
 def _busiest(topics: list[TopicStatistics]) -> Iterator[Metric]:

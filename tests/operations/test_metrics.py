@@ -86,6 +86,14 @@ def test_refusals_and_closes_are_counted_by_their_code() -> None:
     assert seen["chat_closes_total", "no_join", "4408"] == 1
 
 
+def test_a_close_after_a_broken_frame_is_counted_with_its_cause() -> None:
+    counters = Counters()
+    counters.closed.update({1002: 2, 1007: 1})
+    seen = scrape(NOTHING, counters)
+    assert seen["chat_closes_total", "broken_frame", "1002"] == 2
+    assert seen["chat_closes_total", "broken_frame", "1007"] == 1
+
+
 # What the application counts.
 
 
