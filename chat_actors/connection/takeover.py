@@ -11,7 +11,7 @@ connection, is used as follows, in its implementations ``websockets-sansio`` and
 - ``connection_lost(error)``: ends uvicorn's keepalive and bookkeeping. With an error it leaves the transport open.
 - ``connections``: the set of what uvicorn counts for ``--limit-concurrency``, tells ``shutdown()`` at its end, and
   waits for. The connection stays in it.
-- ``ping_interval``: set if uvicorn pings the peers of this protocol itself.
+- ``ping_interval``, ``ping_timeout``: set if uvicorn pings the peers of this protocol itself.
 
 Where one of these is missing the connection stays on the plain lane.
 """
@@ -89,7 +89,7 @@ async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
     elif not all(hasattr(protocol, name) for name in ATTRIBUTES):
         not_taken = NotTaken("unknown version of uvicorn: install one that docs/hosts.md names", False)
     elif not protocol.queue.empty():  # the peer has not waited: uvicorn has its first frames
-        not_taken = NotTaken("", getattr(protocol, "ping_interval", None) is not None)
+        not_taken = NotTaken("", _pings(protocol))
     else:
         return await _take(protocol, send)
     await _accept(send)
@@ -127,12 +127,18 @@ def _caller() -> object:
 
 def _explain(caller: object) -> NotTaken:
     module = type(caller).__module__
-    host_pings = getattr(caller, "ping_interval", None) is not None
     if module in IMPLEMENTATIONS:
-        return NotTaken("middleware around `send`: add chat_actors.FastLane as the outermost middleware", host_pings)
-    if module.startswith("uvicorn."):
-        return NotTaken("another implementation of uvicorn: start it with --ws websockets-sansio", host_pings)
-    return NotTaken("another ASGI server than uvicorn", False)
+        why = "middleware around `send`: add chat_actors.FastLane as the outermost middleware"
+    elif module.startswith("uvicorn."):
+        why = "another implementation of uvicorn: start it with --ws websockets-sansio"
+    else:
+        return NotTaken("another ASGI server than uvicorn", False)
+    return NotTaken(why, _pings(caller))
+
+
+def _pings(protocol: object) -> bool:
+    """Return whether uvicorn pings this peer and ends the connection if it does not answer. An interval of 0: no."""
+    return bool(getattr(protocol, "ping_interval", None)) and getattr(protocol, "ping_timeout", None) is not None
 
 
 class _Answer:
