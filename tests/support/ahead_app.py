@@ -1,4 +1,7 @@
-"""A server whose clock a test can put forward: ``POST /ahead?seconds=30``."""
+"""A server whose clock a test can put forward: ``POST /ahead?seconds=30``.
+
+``app`` has the fast lane, and ``wrapped`` the plain one, for a function of its own is around ``send``.
+"""
 
 import asyncio
 import math
@@ -7,6 +10,7 @@ from typing import Any, Callable, Optional
 
 from chat_actors.application import create_app
 from chat_actors.clock import Clock
+from chat_actors.connection.asgi import Receive, Scope, Send
 from chat_actors.connection.base import SWEEP_SECONDS
 from chat_actors.operations.logs import configure_logging
 
@@ -81,3 +85,7 @@ app = create_app(clock=clock)
 @app.post("/ahead")
 async def ahead(seconds: float) -> None:
     await clock.put_forward(seconds)
+
+
+async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, lambda event: send(event))

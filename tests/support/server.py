@@ -312,7 +312,7 @@ class Visit:
     async def see_leaves(self, count: int, reason: str = "") -> None:
         """Wait until so many members have left since the visit began; the last of them for that reason."""
         leaves = await self.server.logged(" left ", count=self._left_before + count)
-        assert leaves[-1].endswith(f"reason={reason!r}") or not reason
+        assert not reason or leaves[-1].endswith(f"reason={reason!r}")
 
     async def __aenter__(self) -> "Visit":
         return self
