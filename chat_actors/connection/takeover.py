@@ -12,7 +12,7 @@ connection, is used as follows, in each of uvicorn's three implementations:
 - ``queue`` (``websockets-sansio``, ``wsproto``): the events for the application. Once it has had
   ``websocket.connect``, the queue is empty, unless the peer did not wait for the answer.
 - ``handshake_completed_event`` (``websockets``): a task of its own writes the answer, and sets this event then.
-- ``ping_interval``: set if uvicorn pings the peers of this protocol itself.
+- ``ping_interval``, ``ping_timeout``: set if uvicorn pings the peers of this protocol itself.
 
 Where one of these is missing the connection stays on the plain lane.
 """
@@ -120,7 +120,8 @@ async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
 
 
 def _pings(protocol: object) -> bool:
-    return getattr(protocol, "ping_interval", None) is not None
+    """Return whether uvicorn pings this peer and ends the connection if it does not answer. An interval of 0: no."""
+    return bool(getattr(protocol, "ping_interval", None)) and getattr(protocol, "ping_timeout", None) is not None
 
 
 def _has_waited(protocol: UvicornProtocol) -> bool:

@@ -4,11 +4,12 @@ import asyncio
 import json
 import re
 from collections import Counter
-from typing import Callable, Optional, Union
+from typing import Callable, Union
 
 import pytest
 
 from tests.support.server import AHEAD_APP, APP, Client, Frame, Server, Visit, in_loop, put_forward
+from tests.support.websocket.wire import CLOSE, FIN, PING, RSV2, TEXT, RawClient, frame, header, text
 
 StartServer = Callable[..., Server]
 
@@ -70,16 +71,22 @@ BAD_FROM_A_STRANGER: Table = {
 }
 
 
-compressed_or_not = pytest.mark.parametrize("compression", ["deflate", None])  # the two ways in
+whole_or_in_pieces = pytest.mark.parametrize("whole", [True, False], ids=["whole", "in pieces"])  # the two ways in
 
 
 def cases(table: Table) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("frame, code", table.values(), ids=table)
 
 
-async def costs_an_error(eve: Client, frame: Union[str, bytes], code: str) -> None:
+async def send(eve: Client, frame: Union[str, bytes], whole: bool) -> None:
+    """Send a message in one frame, or in two."""
+    await eve.connection.send(frame if whole else [frame[:10], frame[10:]])
+
+
+async def costs_an_error(eve: Client, frame: Union[str, bytes], code: str, whole: bool = True) -> None:
     """A frame is answered with the error of this code."""
-    error = await eve.ask(frame)
+    await send(eve, frame, whole)
+    error = await eve.recv()
     assert (error["type"], error["error"]) == ("error", code)
     assert error["detail"]
 
@@ -90,18 +97,18 @@ async def is_refused(eve: Client, times: int) -> None:
         assert (await eve.ask("{"))["error"] == "invalid_json"
 
 
-@compressed_or_not
+@whole_or_in_pieces
 @cases(BAD_FROM_A_MEMBER)
 @in_loop
 async def test_a_bad_frame_of_a_member_costs_one_error_and_one_log_line(
-    server: Server, frame: Union[str, bytes], code: str, compression: Optional[str]
+    server: Server, frame: Union[str, bytes], code: str, whole: bool
 ) -> None:
     mark = server.mark()
     async with Visit(server) as visit:
-        eve = await visit.join("eve", "sports", compression=compression)
+        eve = await visit.join("eve", "sports")
         alice = await visit.join("alice", "sports")
         bob, carol = await visit.join("bob", "movies"), await visit.join("carol", "movies")
-        await costs_an_error(eve, frame, code)
+        await costs_an_error(eve, frame, code, whole)
         # The connection is open; nothing was stored, numbered or sent to anyone, in this topic or the other.
         assert (await eve.ask({"message": SECRET}))["id"] == 1
         assert (await alice.recv())["id"] == 1
@@ -158,13 +165,10 @@ async def test_twenty_refused_frames_in_a_row_close_the_connection(server: Serve
         assert (await alice.ask({"message": "hello"}))["recipients"] == 0
 
 
-@compressed_or_not
 @in_loop
-async def test_nothing_is_heard_of_what_follows_the_frame_that_closes(
-    server: Server, compression: Optional[str]
-) -> None:
+async def test_nothing_is_heard_of_what_follows_the_frame_that_closes(server: Server) -> None:
     async with Visit(server) as visit:
-        eve = await visit.join("eve", "sports", compression=compression)
+        eve = await visit.join("eve", "sports")
         alice = await visit.join("alice", "sports")
         eve.send_at_once(*["{"] * 20, '{"message": "late"}', "{", "/list")
         assert await eve.close_code() == 1008
@@ -195,6 +199,39 @@ async def test_a_good_frame_before_the_join_starts_the_count_again(server: Serve
         assert (await eve.ask("/list"))["type"] == "topics"
 
 
+@pytest.mark.parametrize("heartbeat", ['{"type":"ping"}', "ping", ""])
+@in_loop
+async def test_the_heartbeat_of_a_library_is_answered_and_closes_nothing(server: Server, heartbeat: str) -> None:
+    async with Visit(server) as visit:
+        stranger, eve = await visit.connect(), await visit.join("eve", "sports")
+        for client in (stranger, eve):
+            for _ in range(30):
+                assert (await client.ask(heartbeat))["type"] == "error"
+            assert (await client.ask("/list"))["type"] == "topics"
+
+
+@in_loop
+async def test_a_heartbeat_neither_counts_nor_starts_the_count_again(server: Server) -> None:
+    async with Visit(server) as visit:
+        eve = await visit.join("eve", "sports")
+        await is_refused(eve, times=19)
+        assert (await eve.ask("ping"))["error"] == "invalid_json"
+        await is_refused(eve, times=1)
+        assert await eve.close_code() == 1008
+
+
+@in_loop
+async def test_refused_frames_far_apart_in_time_close_nothing(start: StartServer) -> None:
+    server = start(*AHEAD_APP)
+    async with Visit(server) as visit:
+        eve = await visit.join("eve", "sports")
+        for _ in range(30):
+            await is_refused(eve, times=1)
+            await asyncio.to_thread(put_forward, server, 10)
+        await is_refused(eve, times=20)
+        assert await eve.close_code() == 1008
+
+
 HUGE = {
     "text": json.dumps({"message": SECRET}).ljust(65_537),  # a good frame but for the white space at its end
     "binary": json.dumps({"message": SECRET}).ljust(65_537).encode(),
@@ -202,22 +239,65 @@ HUGE = {
 }
 
 
-@compressed_or_not
+@whole_or_in_pieces
 @pytest.mark.parametrize("frame", HUGE.values(), ids=HUGE)
 @in_loop
-async def test_a_frame_over_64_kib_closes_the_connection(
-    server: Server, frame: Union[str, bytes], compression: Optional[str]
-) -> None:
+async def test_a_frame_over_64_kib_closes_the_connection(server: Server, frame: Union[str, bytes], whole: bool) -> None:
     mark = server.mark()
     async with Visit(server) as visit:
-        eve = await visit.join("eve", "sports", compression=compression)
+        eve = await visit.join("eve", "sports")
         alice = await visit.join("alice", "sports")
-        await eve.send(frame)
+        await send(eve, frame, whole)
         assert await eve.close_code() == 1009
         await visit.see_leaves(1, reason="frame_too_big")
         hello = await alice.ask({"message": "hello"})
         assert (hello["id"], hello["recipients"]) == (1, 0)
     check_log(server.since(mark), "frame_too_big", members=2, topics=1)
+
+
+TOO_BIG = frame(FIN | TEXT, bytes(65_537))
+GOOD = text(json.dumps({"message": SECRET}))
+BEFORE = {
+    "nothing": b"",
+    "a message": GOOD,
+    "a ping": frame(FIN | PING),
+    "a fragment": frame(TEXT, b"{"),
+    "both": GOOD * 2,
+}
+BEHIND = {
+    "nothing": b"",
+    "a message": GOOD,
+    "a broken frame": frame(FIN | RSV2 | TEXT, b"x"),
+    "a close": frame(FIN | CLOSE, (1000).to_bytes(2, "big")),
+    "another": TOO_BIG,
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+@in_loop
+async def test_a_frame_too_big_is_told_whatever_else_comes_with_it(
+    server: Server, before: bytes, behind: bytes
+) -> None:
+    async with Visit(server) as visit, RawClient(server.port) as eve:
+        alice = await visit.join("alice", "sports")
+        await eve.upgrade()
+        await eve.join("eve", "sports")
+        await eve.send(before + TOO_BIG + behind)
+        assert await eve.ending() == "1009"
+        await visit.see_leaves(1, reason="frame_too_big")
+        count = before.count(GOOD)  # what was whole before it is heard
+        assert [(await alice.recv())["id"] for _ in range(count)] == [*range(1, count + 1)]
+        assert (await alice.ask({"message": "hello"}))["id"] == count + 1
+
+
+@in_loop
+async def test_a_frame_too_big_is_told_as_soon_as_its_length_is_known(server: Server) -> None:
+    async with RawClient(server.port) as eve:
+        await eve.upgrade()
+        for byte in header(FIN | TEXT, 65_537):
+            await eve.send(bytes([byte]))
+        assert await eve.ending() == "1009"
 
 
 @in_loop
@@ -228,7 +308,7 @@ async def test_a_connection_that_does_not_join_in_time_is_closed(start: StartSer
         eve = await visit.connect()
         assert (await eve.ask("{"))["error"] == "invalid_json"
         assert (await eve.ask("/list"))["type"] == "topics"
-        await asyncio.to_thread(put_forward, server, 10)
+        await asyncio.to_thread(put_forward, server, 11)
         assert await eve.close_code() == 4408
         # Alice connected before Eve, so her time to join is over as well; but she has joined.
         assert (await alice.ask({"message": "hello"}))["id"] == 1

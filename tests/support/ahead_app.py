@@ -1,12 +1,21 @@
-"""A server whose clock a test can put forward: ``POST /ahead?seconds=30``."""
+"""A server whose clock a test can put forward: ``POST /ahead?seconds=30``.
+
+``app`` has the fast lane, and ``wrapped`` the plain one, for a function of its own is around ``send``.
+"""
 
 import asyncio
+import math
 import time
 from typing import Any, Callable, Optional
 
 from chat_actors.application import create_app
 from chat_actors.clock import Clock
+from chat_actors.connection.asgi import Receive, Scope, Send
+from chat_actors.connection.base import SWEEP_SECONDS
 from chat_actors.operations.logs import configure_logging
+
+
+TURNS = 20  # of the loop after each step: more than a sweep takes
 
 
 class AheadTimer:
@@ -47,10 +56,14 @@ class ClockAhead(Clock):
         self.wall = lambda: time.time() + self._ahead
         self.sleep = self._sleep
 
-    def put_forward(self, seconds: float) -> None:
-        self._ahead += seconds
-        for timer in list(self.timers):
-            timer.set()
+    async def put_forward(self, seconds: float) -> None:
+        """Let so much time pass, one sweep at a time. In one jump it would count as a process that stood still."""
+        for _ in range(math.ceil(seconds / SWEEP_SECONDS)):
+            self._ahead += SWEEP_SECONDS
+            for timer in list(self.timers):
+                timer.set()
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
 
     def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> AheadTimer:
         return AheadTimer(self, seconds, lambda: call(*args))
@@ -71,4 +84,8 @@ app = create_app(clock=clock)
 
 @app.post("/ahead")
 async def ahead(seconds: float) -> None:
-    clock.put_forward(seconds)
+    await clock.put_forward(seconds)
+
+
+async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, lambda event: send(event))

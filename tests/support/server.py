@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Callable, TypeVar, Union
@@ -26,10 +26,12 @@ from websockets.exceptions import ConnectionClosed
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
 PORTS = 50  # that one process may use, the first to claim the others
 ROOT = Path(__file__).parent.parent.parent
-APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
-AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", "--port", "0"  # see ``put_forward``
+FAST = "--port", "0", "--ws", "websockets-sansio"  # the default of uvicorn, but not of that for Python 3.9
+APP = "uvicorn", "chat_actors.app:app", *FAST
+AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", *FAST  # see ``put_forward``
 UNBOUNDED: dict[str, Any] = {"max_queue": None}  # else a client with unread frames waits 10 s in its close
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
+TROUBLE_ON_PLAIN_LANE = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +fast lane not used )")
 
 Frame = dict[str, Any]
 T = TypeVar("T")
@@ -53,6 +55,8 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 class Server:
     """Process ``python -m <command>`` on a free port of the loopback, until ``terminate`` or ``kill``."""
 
+    client_options: Mapping[str, Any] = {}  # of ``websockets``, for every client of a ``Visit``
+
     def __init__(self, *command: str, **environment: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
         self._process = subprocess.Popen(
@@ -71,13 +75,13 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            (line,) = self.wait_for("unning on http://")
+            (line,) = self.wait_for("unning on http")
         except BaseException:
             self.kill()
             raise
-        address = line.partition("http://")[2].split()[0]
+        scheme, _, address = line.partition("unning on http")[2].split()[0].partition("://")
         self.nodes: list[Server] = [self]  # of a cluster, if it is more than one
-        self.url = f"ws://{address}/ws"
+        self.url = f"ws{scheme}://{address}/ws"
         self.port = int(address.rpartition(":")[2])
 
     def _read(self) -> None:
@@ -129,6 +133,10 @@ class Server:
         Uvicorn raises the signal again once it has closed everything, so by default the status is the signal's.
         """
         self._process.terminate()
+        self.wait_for_end(status, within, trouble)
+
+    def wait_for_end(self, status: int, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE) -> None:
+        """See a clean end, like ``terminate``, of a server that was told to end in another way."""
         try:
             assert self._process.wait(within) == status
         finally:
@@ -285,7 +293,7 @@ class Visit:
 
     async def connect(self, **options: Any) -> Client:
         """``options`` are those of ``websockets``. Uncompressed, for those frames take the fast way in."""
-        options = {"compression": None, **options}
+        options = {"compression": None, **self.server.client_options, **options}
         client = Client(await self._stack.enter_async_context(connect(self.server.url, **UNBOUNDED, **options)))
         self._clients.append(client)
         return client
@@ -304,7 +312,7 @@ class Visit:
     async def see_leaves(self, count: int, reason: str = "") -> None:
         """Wait until so many members have left since the visit began; the last of them for that reason."""
         leaves = await self.server.logged(" left ", count=self._left_before + count)
-        assert leaves[-1].endswith(f"reason={reason!r}") or not reason
+        assert not reason or leaves[-1].endswith(f"reason={reason!r}")
 
     async def __aenter__(self) -> "Visit":
         return self
