@@ -271,7 +271,7 @@ class WebSocket(Connection, asyncio.Protocol):
                 if self._full and frame.opcode is Opcode.PING:
                     self._brake(_CHOKED)
                 self.receiver.count_frame()
-        if self._missing:  # the header is known: what is wrong with it need not wait for the payload
+        if self._missing and judge.state is JudgeState.OPEN:  # what is wrong with a header need not wait for more
             self._judge_header(judge)
         if judge.state is not JudgeState.OPEN and self._state is OPEN:
             self._obey(judge)
