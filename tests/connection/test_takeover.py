@@ -60,7 +60,7 @@ class Handshake:
         config = uvicorn.Config(app, ws=ws, log_config=None, lifespan="off", **options)
         config.load()
         self.server = UvicornServer(config)
-        self.state = self.server.server_state
+        self.state: Any = self.server.server_state
         self.state.default_headers = config.encoded_headers
         protocol: Any = config.ws_protocol_class
         loop: Any = TimedLoop(self.clock)
@@ -171,7 +171,7 @@ async def test_uvicorn_counts_the_connection_that_was_taken_and_tells_it_the_end
     shut_down = asyncio.Event()
     stage.sweep.shutdown = shut_down.set
     connection = WebSocket(taken.transport, taken.connections, stage.sweep, lambda: None)
-    assert list(handshake.state.connections) == [connection]
+    assert handshake.state.connections == {connection}
     handshake.server.servers, handshake.server.lifespan = [], LifespanOff(handshake.server.config)
     ending = asyncio.create_task(handshake.server.shutdown())
     await shut_down.wait()
