@@ -211,7 +211,7 @@ async def test_a_join_that_failed_for_a_limit_gets_the_detail() -> None:
 
 
 @in_clean_loop
-async def test_a_peer_that_goes_while_its_join_waits_leaves_and_nobody_waits_for_the_answer() -> None:
+async def test_a_peer_that_goes_while_its_join_waits_leaves_and_its_reply_is_cancelled() -> None:
     alone = Alone()
     asked = alone.asks_to_join()
     alone.goes()
