@@ -25,6 +25,10 @@ from tests.support.websocket.stage import Stage
 from tests.support.websocket.wire import BINARY, DEFLATE, FIN, HANDSHAKE, PING, frame, frames_in, text
 
 NAMES = "websockets-sansio", "wsproto"  # as uvicorn's option ``--ws`` calls those of IMPLEMENTATIONS
+WRAPPED = "middleware around `send`: add chat_actors.FastLane as the outermost middleware"
+ANOTHER_UVICORN = "another implementation of uvicorn: start it with --ws websockets-sansio"
+ANOTHER_SERVER = "another ASGI server than uvicorn"
+
 both_implementations = pytest.mark.parametrize("ws", NAMES)
 Accepted = Union[Taken, NotTaken, PeerLost]
 
@@ -88,6 +92,11 @@ class Handshake:
         accepted = await self.shake()
         assert isinstance(accepted, Taken)
         return accepted
+
+    @property
+    def pings(self) -> bool:
+        """Whether uvicorn pings: old versions do not."""
+        return getattr(self.protocol, "ping_interval", None) is not None
 
     @property
     def answer(self) -> list[bytes]:
@@ -181,30 +190,31 @@ async def test_uvicorn_counts_the_connection_that_was_taken_and_tells_it_the_end
     assert handshake.state.connections == set()
 
 
-@both_implementations
-@in_clean_loop
-async def test_a_loss_with_an_error_ends_uvicorns_keepalive_and_leaves_the_transport_open(ws: str) -> None:
-    pinged, taken = Handshake(ws, wrapped_send), Handshake(ws)
-    for handshake in (pinged, taken):
-        handshake.go_on.clear()
-        await handshake.shake()
-        for _ in range(6):
-            await handshake.clock.advance(10)
-    assert [first for first, _ in pinged.frames] == [FIN | PING, 0x88]  # so it is uvicorn that pings
-    assert (taken.frames, taken.transport.closing) == ([], False)
-    assert not hasattr(taken.protocol, "ping_timer") or taken.protocol.ping_timer is None
-    for handshake in (pinged, taken):
-        handshake.go_on.set()
-    await settle()
-
-
 @pytest.mark.parametrize("interval", [20.0, None])
 @both_implementations
 @in_clean_loop
 async def test_uvicorns_protocol_tells_whether_it_pings(ws: str, interval: Optional[float]) -> None:
-    accepted = await Handshake(ws, wrapped_send, ws_ping_interval=interval).shake()
-    assert isinstance(accepted, NotTaken)
-    assert accepted.host_pings == (interval is not None)
+    handshake = Handshake(ws, wrapped_send, ws_ping_interval=interval)
+    handshake.go_on.clear()
+    accepted = await handshake.shake()
+    await handshake.clock.advance(20)
+    assert accepted == NotTaken(WRAPPED, [first for first, _ in handshake.frames] == [FIN | PING])
+    assert interval is not None or not accepted.host_pings
+    handshake.go_on.set()
+    await settle()
+
+
+@both_implementations
+@in_clean_loop
+async def test_a_loss_with_an_error_ends_uvicorns_keepalive_and_leaves_the_transport_open(ws: str) -> None:
+    handshake = Handshake(ws)
+    handshake.go_on.clear()
+    await handshake.taken()
+    for _ in range(6):
+        await handshake.clock.advance(10)
+    handshake.go_on.set()
+    await settle()
+    assert (handshake.frames, handshake.transport.closing) == ([], False)
 
 
 # The takeover.
@@ -266,7 +276,7 @@ EARLY = {
 async def test_a_peer_that_did_not_wait_for_the_answer_stays_with_uvicorn(kind: str) -> None:
     handshake = Handshake("websockets-sansio")
     handshake.go_on.clear()
-    assert await handshake.shake(*EARLY[kind]) == NotTaken("", True)
+    assert await handshake.shake(*EARLY[kind]) == NotTaken("", handshake.pings)
     event = await handshake.protocol.receive()
     assert (event.get("text") or event.get("bytes").decode()) == "early"
     handshake.go_on.set()
@@ -298,8 +308,8 @@ async def test_what_a_peer_sent_ahead_is_heard_though_the_queue_is_empty(kind: s
 @both_implementations
 @in_clean_loop
 async def test_middleware_around_send_is_noticed_and_what_to_do_is_said(ws: str) -> None:
-    accepted = await Handshake(ws, FastLane, wrapped_send).shake()
-    assert accepted == NotTaken("middleware around `send`: add chat_actors.FastLane as the outermost middleware", True)
+    handshake = Handshake(ws, FastLane, wrapped_send)
+    assert await handshake.shake() == NotTaken(WRAPPED, handshake.pings)
 
 
 @both_implementations
@@ -332,10 +342,6 @@ def host(module: str, **attributes: Any) -> Host:
     made = kind()
     assert isinstance(made, Host)
     return made
-
-
-ANOTHER_UVICORN = "another implementation of uvicorn: start it with --ws websockets-sansio"
-ANOTHER_SERVER = "another ASGI server than uvicorn"
 
 
 @pytest.mark.parametrize(

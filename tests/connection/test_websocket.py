@@ -55,7 +55,10 @@ def test_a_long_text_frame_is_heard(size: int) -> None:
 @pytest.mark.parametrize("width", [2, 8])
 def test_a_length_in_more_bytes_than_it_needs_is_understood(width: int) -> None:
     stage = Stage()
+    stage.receiver.on_message = stage.connection.hold  # so the end of the frame is known as well
     stage.read(frame(FIN | TEXT, b"short", width=width) + text("next"))
+    assert stage.heard == ["short"]
+    stage.connection.release()
     assert stage.heard == ["short", "next"]
 
 
@@ -322,6 +325,18 @@ def test_after_the_servers_close_all_is_skipped_up_to_the_peers(under_way: str, 
     assert len(stage.heard) == heard == 1
     assert stage.sent == [(FIN | CLOSE, b"\x03\xf4the server restarts, reconnect later")]
     assert stage.counters.closed == {1012: 1}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 9, 10, 14, 60_000])
+def test_after_the_servers_close_a_very_long_frame_is_skipped(cut: int) -> None:
+    data = frame(FIN | BINARY, CLOSE_FRAME * 10_000)
+    stage = Stage(frame_bytes=1 << 20)
+    stage.read(data[:cut])
+    stage.connection.close(CloseCode.RESTARTING)
+    stage.read(data[cut:-1], data[-1:] + PING_FRAME)
+    assert not stage.transport.half_closed
+    stage.read(CLOSE_FRAME)
+    assert (stage.transport.half_closed, stage.close_codes) == (True, [1012])
 
 
 @pytest.mark.parametrize("cut", range(1, len(CLOSE_FRAME)))
