@@ -49,10 +49,13 @@ class PlainConnection(Connection):
         finally:
             if self._state is OPEN:
                 self._sender.cancel()
-            await asyncio.wait({self._sender, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
-            self._sender.cancel()
-            await asyncio.wait({self._sender})
-            self._finish()
+            try:
+                await asyncio.wait({self._sender, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
+                self._sender.cancel()
+                await asyncio.wait({self._sender})
+            finally:  # also if it is cancelled again
+                self._sender.cancel()
+                self._finish()
         if not self._sender.cancelled():
             self._sender.result()
 

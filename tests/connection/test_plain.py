@@ -189,6 +189,20 @@ async def test_a_cancelled_endpoint_does_not_wait_long_for_a_peer_that_does_not_
     assert (lane.server.sent, lane.closed) == ([], 1)
 
 
+@in_clean_loop
+async def test_an_endpoint_that_is_cancelled_again_waits_no_longer() -> None:
+    before = tasks()
+    lane = await PlainLane.stalled("1")
+    lane.serving.cancel()
+    await settle()
+    assert not lane.serving.done()
+    lane.serving.cancel()
+    await settle()
+    assert lane.serving.cancelled()
+    assert (lane.closed, lane.sweep.connections, lane.receiver.ended) == (1, set(), ["restarting"])
+    assert tasks() == before | {lane.sweeping}
+
+
 # Receiving.
 
 
