@@ -200,6 +200,13 @@ def test_the_longest_message_is_heard(kind: str) -> None:
     assert [len(heard.encode() if isinstance(heard, str) else heard) for heard in stage.heard] == [LONGEST] * 2
 
 
+@pytest.mark.xfail(reason="websockets measures a ping by what is left for the message around it")
+def test_a_ping_within_the_longest_message_is_not_too_big() -> None:
+    stage = Stage()
+    stage.read(frame(TEXT, b"x" * LONGEST) + PING_FRAME + frame(FIN | CONT))
+    assert [len(heard) for heard in stage.heard] == [LONGEST]
+
+
 @pytest.mark.parametrize("rest", [0, 1, 500, LONGEST + 1])
 def test_the_rest_of_a_message_too_big_is_skipped_up_to_the_peers_close(rest: int) -> None:
     big = frame(FIN | BINARY, CLOSE_FRAME * LONGEST)  # it looks like closes
