@@ -40,7 +40,7 @@ class Counters:
         self.bytes_out = 0  # of connections that have ended
         self.slow = 0  # readers that were aborted
         self.refused: Counter[str] = Counter()  # frames, by the value of their ErrorCode
-        self.closed: Counter[int] = Counter()  # connections that the server closed, by CloseCode
+        self.closed: Counter[int] = Counter()  # connections that the server closed, by close code
         self.turns = Histogram(1, 9)  # events in one turn of a topic
         self.fan_outs = Histogram(1e-6, 24)  # seconds from the first to the last member of a fan-out
         self.lag = Histogram(1e-6, 24)  # seconds that the event loop was late

@@ -70,14 +70,6 @@ def registry(snapshot: Callable[[], Statistics], counters: Counters) -> Collecto
     return own
 
 
-def _cause(code: int) -> str:
-    """Return the name of a CloseCode; any other code is that of a frame that broke RFC 6455."""
-    try:
-        return close_code(code).name.lower()
-    except KeyError:
-        return "broken_frame"
-
-
 def _busiest(topics: list[TopicStatistics]) -> Iterator[Metric]:
     """Yield the metrics of the topics with the most deliveries within the window."""
     busiest = heapq.nlargest(BUSIEST, topics, key=lambda one: one.messages * one.users)
@@ -90,6 +82,14 @@ def _busiest(topics: list[TopicStatistics]) -> Iterator[Metric]:
         for one in busiest:
             family.add_metric([one.topic], getattr(one, name))
         yield family
+
+
+def _cause(code: int) -> str:
+    """Return the name of a CloseCode; any other code answers a frame that breaks the WebSocket protocol."""
+    try:
+        return close_code(code).name.lower()
+    except KeyError:
+        return "broken_frame"
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

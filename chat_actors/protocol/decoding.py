@@ -96,7 +96,7 @@ def is_heartbeat(data: Data) -> bool:
         said = _decode_any(text) if text[:1] in ("{", '"') else text
     except _UNDECODABLE:
         return False
-    words = said.values() if isinstance(said, dict) else [said]
+    words = filter(None, said.values()) if isinstance(said, dict) else [said]  # an empty message is no heartbeat
     return any(isinstance(word, str) and word.lower() in _HEARTBEATS for word in words)
 
 

@@ -9,7 +9,7 @@ from chat_actors.actors.events import Join
 from chat_actors.protocol.frames import Window
 from tests.support.fakes import FakeMember, Frame, in_clean_loop, settle
 from tests.support.harness import TopicHarness
-from tests.support.lane import Lane, both_lanes, slow
+from tests.support.lane import Lane, both_lanes
 from tests.support.window import joined, short, token
 
 # Replay.
@@ -71,29 +71,27 @@ async def test_a_message_that_is_no_longer_kept_is_not_replayed() -> None:
 @pytest.mark.parametrize("reads_on", [True, False])
 @in_clean_loop
 async def test_a_replay_may_exceed_the_outbox_bound_and_later_frames_may_not(kind: type[Lane], reads_on: bool) -> None:
-    room, lane = TopicHarness(), kind(max_bytes=1000)
+    room, lane = TopicHarness(), kind(outbox_bytes=1024)
     (alice,) = await room.enter("alice")
     room.send(alice, *["x" * 500] * 20)  # ten times the bound
     lane.stall()
     bob = FakeMember()
-    room.topic.post(Join("sports", "bob", lane.outbox, bob.reply, Window(since=0)))
+    room.topic.post(Join("sports", "bob", lane.connection, bob.reply, Window(since=0)))
     room.send(alice, "1")
     await settle()
     room.send(alice, "2")
     await settle()
-    assert lane.outbox.reason is None
+    assert lane.receiver.ended == []
     if reads_on:
-        lane.server.peer_reads = True
-        for _ in range(23):
-            await lane.read_one("")
+        await lane.read_on()
         assert [json.loads(text).get("id") for text in lane.texts] == [None, *range(1, 23)]
     else:
         room.send(alice, "x" * 800)  # with 1 and 2 more than the bound
         await settle()
-        assert lane.outbox.reason is None
+        assert lane.receiver.ended == []
         room.send(alice, "4")
         await settle()
-        assert slow(lane)
+        assert lane.slow
 
 
 # Gaps.

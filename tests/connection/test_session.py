@@ -1,98 +1,125 @@
-"""One session: the test plays its peer, its supervisor and its topic."""
+"""One session: the test plays its connection, its supervisor and its topic."""
 
 import asyncio
 import json
-from typing import Any, Callable, Optional
+from collections import deque
+from typing import Any
 
 import pytest
 
 from chat_actors.actors.base import HIGH_WATER, Mailbox
-from chat_actors.actors.events import Join, JoinFailed, Leave, Send, TopicEvent
+from chat_actors.actors.events import Join, JoinFailed, Leave, TopicEvent
 from chat_actors.actors.supervisor import ListTopics, SupervisorEvent
 from chat_actors.connection.admission import Admission, HandshakeRefused
-from chat_actors.connection.asgi import Receive
-from chat_actors.connection.inbox import Backpressure, Inbox, Take
-from chat_actors.connection.lanes import open_outbox
-from chat_actors.connection.outbox import StallWatch
-from chat_actors.connection.session import Session
+from chat_actors.connection.base import OPEN, Connection, Sweep
+from chat_actors.connection.session import FORGET_SECONDS, Session
 from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.decoding import Data
+from chat_actors.protocol.frames import payloads
 from chat_actors.settings import Settings
-from tests.support.fakes import FakeClock, FakeServer, in_clean_loop, log_lines, settle
+from tests.support.fakes import FakeClock, in_clean_loop, log_lines, settle
+
+JOIN = '{"username": "alice", "topic": "sports"}'
 
 
-class HoldingInbox(Inbox):
-    """Inbox that keeps ``take`` for the test to call, and the futures that the session waits for."""
+class FakeConnection(Connection):
+    """Connection that delivers what the test says for the peer, while the session does not hold it."""
 
-    def __init__(self, receive: Receive) -> None:
-        super().__init__(receive)
-        self.take: Optional[Take] = None
-        self.held: list[asyncio.Future[None]] = []
+    __slots__ = ("close_codes", "frames", "held", "said")
 
-    def deliver_to(self, take: Take) -> None:
-        self.take = take
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__(sweep, lambda: None)
+        self.said: deque[Data] = deque()
+        self.held = False
+        self.frames: list[dict[str, Any]] = []
+        self.close_codes: list[CloseCode] = []
 
-    def hold(self, until: "asyncio.Future[None]") -> None:
-        self.held.append(until)
+    def deliver(self) -> None:
+        while self.said and not self.held and self._state is OPEN:
+            self.receiver.receive(self.said.popleft())
 
-    def guard(self, backpressure: Backpressure, too_big: Callable[[], None]) -> None:
-        self.backpressure, self.too_big = backpressure, too_big
+    def hold(self) -> None:
+        self.held = self._state is OPEN
+
+    def release(self) -> None:
+        self.held = False
+        self.deliver()
+
+    def write(self, frames: bytes) -> None:
+        self.frames += map(json.loads, payloads(frames))
+
+    def buffered(self) -> int:
+        return 0
+
+    def _send_close(self, code: CloseCode) -> None:
+        self.close_codes.append(code)
+
+    def _cut(self) -> None: ...
+
+    def _check_silence(self, silent: int) -> None: ...
 
 
 class Alone:
-    """Session that runs alone, and its surroundings."""
+    """Session that is alone, and its surroundings."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock = FakeClock()
         self.counters = Counters()
-        self.server = FakeServer()
-        watch = StallWatch(self.clock, self.counters, 1 << 20, 10.0, 30.0)
-        self.outbox = open_outbox(watch, None, self.server.receive, self.server.send)
-        self.inbox = HoldingInbox(self.outbox.receive)
+        chosen = Settings.model_validate(settings)
+        sweep = Sweep(chosen, self.clock, self.counters, lambda: None)
+        self.sweeping = asyncio.create_task(sweep.run())
+        self.connection = FakeConnection(sweep)
         self.supervisor: Mailbox[SupervisorEvent] = Mailbox()
         self.topic: Mailbox[TopicEvent] = Mailbox()
-        chosen = Settings.model_validate(settings)
         caller = Admission(chosen).decide([])
         assert not isinstance(caller, HandshakeRefused)
-        session = Session(self.inbox, self.outbox, self.supervisor, chosen, self.counters, self.clock, caller, "peer")
-        self.task = asyncio.create_task(session.run())
+        Session(self.connection, self.supervisor, chosen, self.counters, self.clock, caller, "10.0.0.1:5000")
 
-    def says(self, *texts: str) -> None:
-        for text in texts:
-            self.server.events.put_nowait({"type": "websocket.receive", "text": text})
+    def says(self, *frames: Data) -> None:
+        self.connection.said.extend(frames)
+        self.connection.deliver()
 
     def goes(self) -> None:
-        self.server.events.put_nowait({"type": "websocket.disconnect"})
+        self.connection.abort("closed by peer")
 
-    async def asks_to_join(self) -> Join:
-        self.says('{"username": "alice", "topic": "sports"}')
-        await settle()
+    def asks_to_join(self) -> Join:
+        self.says(JOIN)
         *_, asked = mail(self.supervisor)
         assert isinstance(asked, Join)
-        assert (asked.username, asked.topic, asked.outbox) == ("alice", "sports", self.outbox)
+        assert (asked.username, asked.topic, asked.outbox) == ("alice", "sports", self.connection)
         return asked
 
-    async def joins(self) -> Take:
-        """Become a member; what the session would have the inbox call for each text that it reads itself."""
-        asked = await self.asks_to_join()
-        asked.reply.set_result(self.topic)
+    async def joins(self) -> None:
+        self.asks_to_join().reply.set_result(self.topic)
         await settle()
-        assert self.inbox.take is not None
-        return self.inbox.take
 
-    async def leaves(self) -> str:
-        """See the session end with exactly one leave; its reason."""
-        await asyncio.wait({self.task})
+    def leaves(self) -> str:
+        """The reason of its leave: the only one, and all that waits for the supervisor."""
         (leave,) = mail(self.supervisor)
         assert isinstance(leave, Leave)
-        assert leave.outbox is self.outbox
+        assert leave.outbox is self.connection
         return leave.reason
 
     @property
     def errors(self) -> list[tuple[str, str]]:
         """Code and detail of each."""
-        frames = [json.loads(event["text"]) for event in self.server.sent if event["type"] == "websocket.send"]
-        return [(frame["error"], frame["detail"]) for frame in frames]
+        return [(frame["error"], frame["detail"]) for frame in self.connection.frames]
+
+    @property
+    def codes(self) -> list[str]:
+        return [code for code, _ in self.errors]
+
+    @property
+    def close_codes(self) -> list[CloseCode]:
+        return self.connection.close_codes
+
+    @property
+    def messages(self) -> list[str]:
+        """The messages that wait for the topic, each of this member's."""
+        sends = mail(self.topic)
+        assert all(send.outbox is self.connection for send in sends)
+        return [send.message for send in sends]
 
 
 def mail(mailbox: "Mailbox[Any]") -> list[Any]:
@@ -100,257 +127,356 @@ def mail(mailbox: "Mailbox[Any]") -> list[Any]:
     return [mailbox.get_nowait() for _ in range(mailbox.qsize())]
 
 
+def message(text: object) -> str:
+    return json.dumps({"message": str(text)})
+
+
+# From the join to the leave.
+
+
 @in_clean_loop
 async def test_a_peer_that_goes_before_it_asks_to_join_leaves_no_topic() -> None:
+    alone = Alone()
     with log_lines() as lines:
-        alone = Alone()
         alone.goes()
-        await alone.task
     assert mail(alone.supervisor) == []
-    assert [line for line in lines if "connection closed before join" in line and "closed by peer" in line]
+    (line,) = lines
+    assert "connection closed before join" in line and "closed by peer" in line and "10.0.0.1:5000" in line
 
 
 @in_clean_loop
 async def test_messages_go_to_the_topic_and_list_requests_to_the_supervisor() -> None:
     alone = Alone()
-    take = await alone.joins()
-    alone.says('{"message": "one", "ref": "r"}', "/list")
-    await settle()
-    assert take('{"message": "two"}')
-    assert take("/list")
-    assert [(send.message, send.outbox) for send in mail(alone.topic)] == [
-        ("one", alone.outbox),
-        ("two", alone.outbox),
-    ]
-    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics, ListTopics]
+    await alone.joins()
+    alone.says('{"message": "one", "ref": "r"}', "/list", b'{"message": "two"}', b"/list")
+    sends = mail(alone.topic)
+    assert [(send.message, send.ref, send.outbox) for send in sends[:1]] == [("one", "r", alone.connection)]
+    assert [send.message for send in sends] == ["one", "two"]
+    lists = mail(alone.supervisor)
+    assert [(type(event), event.outbox) for event in lists] == [(ListTopics, alone.connection)] * 2
     alone.goes()
-    assert await alone.leaves() == "closed by peer"
+    assert alone.leaves() == "closed by peer"
+
+
+@in_clean_loop
+async def test_a_member_leaves_with_the_reason_of_its_connection() -> None:
+    alone = Alone()
+    await alone.joins()
+    alone.connection.close(CloseCode.RESUMED_ELSEWHERE)
+    alone.connection.close(CloseCode.RESTARTING)
+    alone.goes()
+    assert alone.leaves() == "resumed_elsewhere"
+
+
+@in_clean_loop
+async def test_frames_behind_a_join_wait_for_its_answer() -> None:
+    alone = Alone()
+    asked = alone.asks_to_join()
+    alone.says(message("1"), "/list", message("2"))
+    await settle()
+    assert (mail(alone.supervisor), alone.messages) == ([], [])
+    asked.reply.set_result(alone.topic)
+    await settle()
+    assert alone.messages == ["1", "2"]
+    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics]
+    assert alone.errors == []
+
+
+@in_clean_loop
+async def test_a_join_with_the_keys_of_the_window_asks_for_it() -> None:
+    alone = Alone()
+    alone.says('{"username": "alice", "topic": "sports", "since": 7}')
+    (asked,) = mail(alone.supervisor)
+    assert asked.window.since == 7
 
 
 @in_clean_loop
 async def test_a_join_that_failed_closes_with_its_code_and_leaves() -> None:
     alone = Alone()
-    (await alone.asks_to_join()).reply.set_exception(JoinFailed(CloseCode.RESTARTING))
-    assert await alone.leaves() == "restarting"
-    assert alone.server.closes == [CloseCode.RESTARTING]
+    alone.asks_to_join().reply.set_exception(JoinFailed(CloseCode.RESTARTING))
+    alone.says(message("behind"))
+    await settle()
+    assert (alone.leaves(), alone.close_codes, alone.errors) == ("restarting", [CloseCode.RESTARTING], [])
+    assert alone.messages == []
 
 
 @in_clean_loop
 async def test_a_join_that_failed_for_a_limit_gets_the_detail() -> None:
     alone = Alone()
-    (await alone.asks_to_join()).reply.set_exception(JoinFailed(CloseCode.OVERLOADED, "the topic is full"))
-    assert await alone.leaves() == "overloaded"
+    alone.asks_to_join().reply.set_exception(JoinFailed(CloseCode.OVERLOADED, "the topic is full"))
+    await settle()
+    assert (alone.leaves(), alone.close_codes) == ("overloaded", [CloseCode.OVERLOADED])
     assert alone.errors == [("server_full", "the topic is full")]
-    assert alone.server.closes == [CloseCode.OVERLOADED]
+    assert alone.counters.refused == {"server_full": 1}
 
 
 @in_clean_loop
-async def test_a_session_that_is_cancelled_while_its_join_waits_leaves() -> None:
+async def test_a_peer_that_goes_while_its_join_waits_leaves_and_its_reply_is_cancelled() -> None:
     alone = Alone()
-    reply = (await alone.asks_to_join()).reply
-    alone.task.cancel()
-    assert await alone.leaves() == "restarting"
-    assert alone.task.cancelled()
-    assert reply.cancelled()  # a topic that gets round to it only now has nothing to set
-
-
-@in_clean_loop
-async def test_a_session_that_is_cancelled_closes_with_1012() -> None:
-    alone = Alone()
-    await alone.joins()
-    alone.task.cancel()
-    assert await alone.leaves() == "restarting"
-    assert alone.server.closes == [CloseCode.RESTARTING]
-
-
-@in_clean_loop
-async def test_an_exception_in_a_session_closes_with_1011_and_leaves() -> None:
-    with log_lines() as lines:
-        alone = Alone()
-        await alone.joins()
-        alone.server.events.put_nowait({"type": "websocket.receive", "text": object()})  # no server would
-        assert await alone.leaves() == "crashed"
-    assert alone.server.closes == [CloseCode.CRASHED]
-    assert len([line for line in lines if "session failed" in line and "Traceback" in line]) == 1
-
-
-@in_clean_loop
-async def test_an_exception_at_a_message_taken_at_once_closes_with_1011_and_leaves() -> None:
-    alone = Alone()
-    take = await alone.joins()
-    assert not take(object())  # type: ignore[arg-type]
-    assert await alone.leaves() == "crashed"
-    assert alone.server.closes == [CloseCode.CRASHED]
-
-
-@in_clean_loop
-async def test_too_many_refused_first_frames_close_the_connection() -> None:
-    alone = Alone(refused_frames=3)
-    alone.says("{", "{", "/list", "{", "{", "{", "{")
-    await alone.task
-    assert [code for code, _ in alone.errors] == ["invalid_json"] * 5
-    assert alone.server.closes == [CloseCode.TOO_MANY_REFUSED]
-    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics]
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-@in_clean_loop
-async def test_too_many_refused_frames_of_a_member_close_the_connection(at_once: bool) -> None:
-    alone = Alone(refused_frames=3)
-    take = await alone.joins()
-    for text in ("{", "{", '{"message": "good"}', "{", "{", "{"):
-        if not at_once:
-            alone.says(text)
-        elif not take(text):
-            break
-    assert await alone.leaves() == "too_many_refused"
-    assert [code for code, _ in alone.errors] == ["invalid_json"] * 5
-    assert alone.server.closes == [CloseCode.TOO_MANY_REFUSED]
-
-
-@in_clean_loop
-async def test_nothing_is_posted_of_what_came_behind_the_frame_that_closes() -> None:
-    alone = Alone(refused_frames=1)
-    take = await alone.joins()
-    alone.says('{"message": "late"}')  # on its way, when the frame is read that closes
-    assert not take("{")
-    assert not take('{"message": "late as well"}')
-    assert await alone.leaves() == "too_many_refused"
-    assert mail(alone.topic) == []
-
-
-@in_clean_loop
-async def test_a_frame_over_the_limit_closes_the_connection() -> None:
-    alone = Alone(frame_bytes=1024)
-    await alone.joins()
-    alone.server.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1024)})
-    alone.server.events.put_nowait({"type": "websocket.receive", "bytes": b"{".ljust(1025)})
-    assert await alone.leaves() == "frame_too_big"
-    assert [code for code, _ in alone.errors] == ["invalid_json"]
-    assert alone.server.closes == [CloseCode.FRAME_TOO_BIG]
-
-
-@in_clean_loop
-async def test_a_frame_that_the_inbox_finds_too_big_ends_the_conversation() -> None:
-    alone = Alone()
-    await alone.joins()
-    alone.inbox.too_big()
+    asked = alone.asks_to_join()
     alone.goes()
-    assert await alone.leaves() == "frame_too_big"
-    assert alone.server.closes == [CloseCode.FRAME_TOO_BIG]
+    assert asked.reply.cancelled()  # a topic that gets round to it only now has nothing to set
+    await settle()
+    assert (alone.leaves(), alone.close_codes) == ("closed by peer", [])
 
 
+@pytest.mark.parametrize("failed", [False, True])
 @in_clean_loop
-async def test_a_member_reads_nothing_more_while_its_topic_is_crowded() -> None:
-    alone = Alone(rate_limit=0)
-    take = await alone.joins()
-    alone.says(*['{"message": "x"}'] * (HIGH_WATER + 5))
-    await settle()
-    while alone.topic.qsize() < HIGH_WATER:
-        await settle()
-    await settle()
-    assert alone.topic.qsize() == HIGH_WATER
-    assert take('{"message": "x"}')  # what has been read is posted, but the inbox is to hold the rest
-    (held,) = alone.inbox.held
-    assert not held.done()
-    assert len(mail(alone.topic)) == HIGH_WATER + 1
-    alone.topic.release_senders()
-    await settle()
-    assert held.done()
-    assert alone.topic.qsize() == 5
+async def test_an_answer_that_crosses_the_end_changes_nothing(failed: bool) -> None:
+    alone = Alone()
+    reply = alone.asks_to_join().reply
+    if failed:
+        reply.set_exception(JoinFailed(CloseCode.OVERLOADED, "the topic is full"))
+    else:
+        reply.set_result(alone.topic)
     alone.goes()
-    assert await alone.leaves() == "closed by peer"
-
-
-@in_clean_loop
-async def test_a_sender_above_its_rate_is_read_more_slowly_and_loses_nothing() -> None:
-    alone = Alone(rate_limit=1, rate_burst=1)
-    take = await alone.joins()
-    assert take('{"message": "0"}')
-    assert not alone.inbox.held
-    assert take('{"message": "1"}')
-    (held,) = alone.inbox.held
     await settle()
-    await alone.clock.advance(0.75)
-    assert not held.done()
-    await alone.clock.advance(0.25)
-    assert held.done()
-    alone.says(*[f'{{"message": "{number}"}}' for number in range(2, 5)])
-    await settle()
-    for count in (3, 4, 5):  # one each second
-        assert alone.topic.qsize() == count
-        await alone.clock.advance(1)
-    assert [send.message for send in mail(alone.topic) if isinstance(send, Send)] == list("01234")
-    alone.goes()
-    assert await alone.leaves() == "closed by peer"
+    assert (alone.leaves(), alone.errors, alone.close_codes) == ("closed by peer", [], [])
 
 
+@pytest.mark.parametrize("joined", [False, True])
 @in_clean_loop
-async def test_frames_that_do_not_reach_the_session_count_towards_the_rate() -> None:
-    limited, unlimited = Alone(rate_limit=0.001, rate_burst=2), Alone(rate_limit=0)
-    await limited.joins()
-    await unlimited.joins()
-    assert [limited.inbox.backpressure() is None for _ in range(4)] == [True, True, False, False]
-    assert all(unlimited.inbox.backpressure() is None for _ in range(200))
-    for alone in (limited, unlimited):
-        alone.goes()
-        assert await alone.leaves() == "closed by peer"
-
-
-@pytest.mark.parametrize("joined", [True, False])
-@in_clean_loop
-async def test_nothing_more_is_read_of_a_sender_above_its_rate_until_it_may_go_on(joined: bool) -> None:
-    alone = Alone(rate_limit=0.001, rate_burst=1)
+async def test_an_exception_in_a_session_closes_with_1011(joined: bool) -> None:
+    alone = Alone()
     if joined:
         await alone.joins()
-    alone.says(*["/list"] * 5)
-    await settle()
-    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics] * 2
-    alone.task.cancel()
-    await asyncio.wait({alone.task})
+    with log_lines() as lines:
+        alone.says(object(), message("behind"))  # type: ignore[arg-type]  # no connection would
+    assert alone.close_codes == [CloseCode.CRASHED]
+    assert len([line for line in lines if "session failed" in line and "Traceback" in line]) == 1
+    if joined:
+        assert alone.leaves() == "crashed"
+    assert alone.messages == []
+
+
+# The time limit of the join.
+
+
+@in_clean_loop
+async def test_the_join_timeout_closes_a_connection_that_has_not_joined() -> None:
+    member, stranger = Alone(join_timeout=10), Alone(join_timeout=10)
+    await member.joins()
+    stranger.says("{", "/list")
+    await stranger.clock.elapse(10)
+    assert stranger.close_codes == []
+    await stranger.clock.elapse(1)
+    assert stranger.close_codes == [CloseCode.NO_JOIN]
+    await member.clock.elapse(100)
+    assert member.close_codes == []
+
+
+@in_clean_loop
+async def test_a_late_join_is_answered_within_the_join_timeout_or_refused() -> None:
+    alone = Alone(join_timeout=10)
+    await alone.clock.elapse(9)
+    asked = alone.asks_to_join()
+    await alone.clock.elapse(10)
+    assert not asked.reply.done()
+    await alone.clock.elapse(1)
+    assert isinstance(asked.reply.exception(), JoinFailed)
+    assert alone.close_codes == [CloseCode.OVERLOADED]
+    assert [code for code, _ in alone.errors] == ["server_full"]
+    assert alone.leaves() == "overloaded"
+
+
+# The token.
 
 
 @in_clean_loop
 async def test_a_join_without_the_required_token_is_refused_and_may_be_tried_again() -> None:
     alone = Alone(token="secret")
-    alone.says('{"username": "alice", "topic": "sports"}')
-    alone.says('{"username": "alice", "topic": "sports", "token": "wrong"}')
-    alone.says("/list")
+    alone.says(JOIN, '{"username": "alice", "topic": "sports", "token": "wrong"}', "/list", message("1"))
+    assert mail(alone.supervisor) == []
+    assert alone.errors == [
+        ("invalid_join", "token required: add `token` to the join frame"),
+        ("invalid_join", "wrong token: correct `token` in the join frame"),
+        ("not_joined", "token required: first join with `token` in the join frame"),
+        ("not_joined", 'join before sending: the first frame must be {"username": "…", "topic": "…"}'),
+    ]
     alone.says('{"username": "alice", "topic": "sports", "token": "secret"}')
-    await settle()
     (join,) = mail(alone.supervisor)
     assert isinstance(join, Join)
-    assert [code for code, _ in alone.errors] == ["invalid_join", "invalid_join", "not_joined"]
     join.reply.set_result(alone.topic)
+    await settle()
+    alone.says("/list")
+    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics]
+
+
+# Refused frames.
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@in_clean_loop
+async def test_too_many_refused_frames_in_a_row_close_the_connection(joined: bool) -> None:
+    alone = Alone(refused_frames=3)
+    if joined:
+        await alone.joins()
+    alone.says("{", "{", "/list", "{", "{", "{", "{", message("late"))
+    assert alone.codes == ["invalid_json"] * 5
+    assert alone.close_codes == [CloseCode.TOO_MANY_REFUSED]
+    assert alone.messages == []
+    assert alone.counters.refused == {"invalid_json": 5}
+
+
+@in_clean_loop
+async def test_a_message_and_a_join_forgive_the_frames_refused_before() -> None:
+    alone = Alone(refused_frames=3)
+    alone.says("{", "{")
+    await alone.joins()
+    alone.says("{", "{", message("good"), "{", "{")
+    assert alone.close_codes == []
+    alone.says("{")
+    assert alone.close_codes == [CloseCode.TOO_MANY_REFUSED]
+
+
+@in_clean_loop
+async def test_refused_frames_far_apart_close_no_connection() -> None:
+    alone = Alone(refused_frames=3)
+    await alone.joins()
+    for _ in range(20):
+        alone.says("{")
+        await alone.clock.elapse(FORGET_SECONDS)
+    assert alone.close_codes == []
+    alone.says("{", "{", "{")
+    assert alone.close_codes == [CloseCode.TOO_MANY_REFUSED]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@in_clean_loop
+async def test_the_heartbeats_of_a_library_are_refused_and_never_counted(joined: bool) -> None:
+    alone = Alone(refused_frames=1)
+    if joined:
+        await alone.joins()
+    heartbeats: list[Data] = ['{"type": "ping"}', "ping", b"", '"heartbeat"']
+    alone.says(*heartbeats * 10)
+    assert (len(alone.errors), alone.close_codes) == (40, [])
+    assert sum(alone.counters.refused.values()) == 40
+    alone.says("{")
+    assert alone.close_codes == [CloseCode.TOO_MANY_REFUSED]
+
+
+@in_clean_loop
+async def test_a_refused_frame_is_logged_with_its_code_and_its_peer() -> None:
+    alone = Alone()
+    with log_lines() as lines:
+        alone.says("{")
+        alone.connection.receiver.refuse_big()
+    refused = [line for line in lines if "frame refused" in line and "10.0.0.1:5000" in line]
+    assert ["invalid_json" in refused[0], "frame_too_big" in refused[1]] == [True, True]
+    assert alone.close_codes == [CloseCode.FRAME_TOO_BIG]
+
+
+@in_clean_loop
+async def test_a_frame_too_big_ends_a_member() -> None:
+    alone = Alone()
+    await alone.joins()
+    alone.connection.receiver.refuse_big()
+    assert (alone.leaves(), alone.close_codes) == ("frame_too_big", [CloseCode.FRAME_TOO_BIG])
+
+
+# Backpressure.
+
+
+@in_clean_loop
+async def test_a_member_is_held_while_its_topic_is_crowded() -> None:
+    alone = Alone(rate_limit=0)
+    await alone.joins()
+    alone.says(*[message(number) for number in range(HIGH_WATER + 5)])
+    await settle()
+    assert (alone.topic.qsize(), alone.connection.held) == (HIGH_WATER, True)
+    assert alone.messages == [str(number) for number in range(HIGH_WATER)]
+    alone.topic.release_senders()
+    await settle()
+    assert not alone.connection.held
+    assert alone.messages == [str(number) for number in range(HIGH_WATER, HIGH_WATER + 5)]
+
+
+@in_clean_loop
+async def test_a_peer_that_has_not_joined_is_held_while_the_supervisor_is_crowded() -> None:
+    alone = Alone(rate_limit=0)
+    alone.says(*["/list"] * (HIGH_WATER + 5))
+    assert (alone.supervisor.qsize(), alone.connection.held) == (HIGH_WATER, True)
+    mail(alone.supervisor)
+    alone.supervisor.release_senders()
+    await settle()
+    assert (alone.supervisor.qsize(), alone.connection.held) == (5, False)
+
+
+@in_clean_loop
+async def test_a_mailbox_that_is_drained_after_the_end_disturbs_nobody() -> None:
+    alone = Alone(rate_limit=0)
+    await alone.joins()
+    alone.says(*[message("x")] * HIGH_WATER)
     alone.goes()
-    assert await alone.leaves() == "closed by peer"
+    alone.topic.end(lambda event: None)
+    await settle()
+    assert alone.leaves() == "closed by peer"
+
+
+# The rate limit.
 
 
 @in_clean_loop
-async def test_the_join_timeout_closes_a_connection_that_has_not_joined() -> None:
-    member, stranger = Alone(join_timeout=10.0), Alone(join_timeout=10.0)
-    asked = await member.asks_to_join()
-    asked.reply.set_result(member.topic)
-    stranger.says("{", "/list")
-    await member.clock.advance(10.0)
-    await stranger.clock.advance(9.9)
-    assert not stranger.task.done()
-    await stranger.clock.advance(0.1)
-    await asyncio.wait({stranger.task})
-    assert stranger.server.closes == [CloseCode.NO_JOIN]
-    member.goes()
-    assert await member.leaves() == "closed by peer"
+async def test_a_sender_above_its_rate_is_read_more_slowly_and_loses_nothing() -> None:
+    alone = Alone(rate_limit=1, rate_burst=2)
+    await alone.joins()
+    alone.says(*map(message, range(5)))
+    assert (alone.topic.qsize(), alone.connection.held) == (3, True)  # two at once; the third is taken, and waited for
+    await alone.clock.advance(0.75)
+    assert alone.topic.qsize() == 3
+    await alone.clock.advance(0.25)
+    assert alone.topic.qsize() == 4
+    await alone.clock.advance(1)
+    assert (alone.messages, alone.connection.held) == (list("01234"), True)
+    await alone.clock.advance(1)
+    assert not alone.connection.held
 
 
 @in_clean_loop
-async def test_a_late_join_is_answered_within_the_join_timeout_or_refused() -> None:
-    member = Alone(join_timeout=10.0)
-    await member.clock.advance(9.0)
-    asked = await member.asks_to_join()
-    await member.clock.advance(9.9)
-    assert not member.task.done()
-    await member.clock.advance(0.1)
-    await asyncio.wait({member.task})
-    assert isinstance(asked.reply.exception(), JoinFailed)
-    assert member.server.closes == [CloseCode.OVERLOADED]
-    assert await member.leaves() == "overloaded"
+async def test_frames_before_the_join_and_refused_frames_count_towards_the_rate() -> None:
+    alone = Alone(rate_limit=1, rate_burst=2)
+    alone.says("/list", "{", "/list", "/list")
+    assert ([type(event) for event in mail(alone.supervisor)], len(alone.errors)) == ([ListTopics] * 2, 1)
+    await alone.clock.advance(1)
+    assert len(mail(alone.supervisor)) == 1
+
+
+@in_clean_loop
+async def test_frames_that_are_no_messages_count_towards_the_rate() -> None:
+    limited, unlimited = Alone(rate_limit=1, rate_burst=2), Alone(rate_limit=0)
+    held = []
+    for _ in range(3):
+        for alone in (limited, unlimited):
+            alone.connection.receiver.count_frame()
+        held.append((limited.connection.held, unlimited.connection.held))
+    assert held == [(False, False), (False, False), (True, False)]
+    await limited.clock.advance(1)
+    assert not limited.connection.held
+
+
+@in_clean_loop
+async def test_a_sender_that_waits_for_its_rate_is_not_released_by_a_drained_mailbox() -> None:
+    alone = Alone(rate_limit=1, rate_burst=HIGH_WATER - 1)
+    await alone.joins()
+    alone.says(*[message("x")] * (HIGH_WATER + 1))
+    assert alone.topic.qsize() == HIGH_WATER
+    alone.topic.release_senders()
+    await settle()
+    assert alone.connection.held
+
+
+@in_clean_loop
+async def test_a_session_that_ended_releases_nothing_later() -> None:
+    alone = Alone(rate_limit=1, rate_burst=1)
+    await alone.joins()
+    alone.says(message("1"), message("2"))
+    alone.goes()
+    await alone.clock.advance(10)
+    assert alone.connection.held
+
+
+@in_clean_loop
+async def test_a_join_itself_is_free_of_the_rate() -> None:
+    alone = Alone(rate_limit=0.001, rate_burst=1)
+    alone.says("/list", JOIN)
+    assert [type(event) for event in mail(alone.supervisor)] == [ListTopics, Join]

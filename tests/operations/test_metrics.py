@@ -3,9 +3,11 @@
 import asyncio
 from typing import Any
 
+import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from chat_actors.connection.base import SWEEP_SECONDS
 from chat_actors.counters import Counters, ReaderStatistics, Statistics, TopicStatistics
 from chat_actors.operations.metrics import BUSIEST, registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
@@ -119,9 +121,8 @@ async def test_the_events_of_a_chat_are_counted() -> None:
     assert seen["chat_turn_events_count",] == 7
     assert seen["chat_fan_out_seconds_count",] == 4
     sent = seen["chat_sent_bytes_total",]
-    texts = [event["text"] for one in (alice, bob, carol) for event in one.sent if event["type"] == "websocket.send"]
-    assert sent == sum(map(len, texts))
-    await clock.advance(31)
+    assert sent == sum(len(text) for one in (alice, bob, carol) for text in one.texts)
+    await clock.elapse(31)
     await bob.goes()
     seen = of(chat)
     assert (seen["chat_messages_expired_total",], seen["chat_busiest_messages", "sports"]) == (2, 0)
@@ -148,8 +149,7 @@ async def test_a_reader_that_does_not_read_is_named_and_then_counted() -> None:
     eve.events.put_nowait({"type": "websocket.receive", "text": "{"})
     await alice.says('{"message": "hello"}')
     assert [label for name, *label in of(chat) if name == "chat_reader_waiting_bytes"] == [["sports", "bob"]]
-    for _ in range(12):
-        await clock.advance(1)
+    await clock.elapse(12)
     assert of(chat)["chat_slow_readers_total",] == 2
     await asyncio.wait({bob.task, eve.task})
     await alice.goes()
@@ -162,8 +162,8 @@ async def test_a_loop_that_is_late_is_measured() -> None:
     chat = Server(Settings.model_validate({}), clock)
     chat.start()
     await settle()
-    await clock.advance(1)
-    await clock.advance(1.5)
+    await clock.advance(SWEEP_SECONDS)
+    await clock.advance(SWEEP_SECONDS + 0.5)
     seen = of(chat)
     assert (seen["chat_event_loop_lag_seconds_count",], seen["chat_event_loop_lag_seconds_sum",]) == (2, 0.5)
     await end(chat, clock)

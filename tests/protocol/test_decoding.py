@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_bigger
+from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_bigger, is_heartbeat
 from chat_actors.protocol.frames import (
     Ack,
     Error,
@@ -239,6 +239,38 @@ def test_a_payload_is_measured_in_bytes_of_utf_8(data: Data, size: int) -> None:
     assert not is_bigger(data, 4 * size)
 
 
+# Heartbeats.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " \r\n", "ping", "PONG", " heartbeat\n", '"ping"', '"Keep-Alive"', '""'),
+        *('{"type": "ping"}', ' {"type":"Heartbeat","time":1690000000}', '{"id": null, "event": "keepalive"}'),
+        '{"type": "ping"}'.ljust(128),
+    ],
+    ids=short,
+)
+def test_the_heartbeat_of_a_library_is_known(text: str) -> None:
+    assert is_heartbeat(text) and is_heartbeat(text.encode())
+    for decode in (decode_first, decode_member):
+        refusal(decode, text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *("{", "hello", "pings", "ping ping", "null", "17", "['ping']", '["ping"]', '"', '{"ping": 1}', '{"ping"}'),
+        *('{"type": ["ping"]}', '{"type": {"x": "ping"}}', '{"type": NaN, "x": "ping"}', DEEP),
+        *('{"message": ""}', '{"username": "", "topic": ""}', '{"type": "pingpong"}', '{"type": "ping"}'.ljust(129)),
+        *("ping\ud800", b"\xff", b'{"type": "ping\xff"}'),
+    ],
+    ids=short,
+)
+def test_any_other_refused_frame_is_no_heartbeat(data: Data) -> None:
+    assert not is_heartbeat(data)
+
+
 # Properties.
 
 TEXTS = st.text(st.characters())  # with lone surrogates, which st.text() leaves out
@@ -257,6 +289,7 @@ def test_any_input_is_a_frame_or_is_refused(decode: Decode, data: Data) -> None:
         frame = decode(data)
     except Refused:
         refusal(decode, data)
+        is_heartbeat(data)
     else:
         assert isinstance(frame, (JoinFrame, SendFrame, ListCommand))
 

@@ -25,10 +25,11 @@ class Connection(FakeServer):
     async def goes(self) -> None:
         self.events.put_nowait({"type": "websocket.disconnect"})
         await self.task
+        await settle()  # its leave
 
     @property
     def frames(self) -> list[Frame]:
-        return [json.loads(event["text"]) for event in self.sent if event["type"] == "websocket.send"]
+        return [json.loads(text) for text in self.texts]
 
 
 JOIN = '{"username": "alice", "topic": "sports"}'

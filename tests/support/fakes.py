@@ -1,9 +1,13 @@
-"""Clock, outboxes and memory for tests of actors: no sockets and no sleep; the order of events decides."""
+"""Clock, outboxes and memory for tests of actors, and both sides of a connection for tests of connections.
+
+No sockets and no sleep: the order of events decides.
+"""
 
 import asyncio
 import functools
 import gc
 import json
+import socket
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import filterfalse
@@ -17,7 +21,9 @@ from chat_actors.actors.events import TopicEvent
 from chat_actors.actors.outbox import Outbox
 from chat_actors.clock import Clock
 from chat_actors.connection.asgi import AsgiEvent
+from chat_actors.connection.base import SWEEP_SECONDS, Connection, Receiver
 from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.decoding import Data
 from chat_actors.protocol.frames import payloads
 
 Frame = dict[str, Any]
@@ -116,6 +122,12 @@ class FakeClock(Clock):
             if until <= self.now and not awake.done():
                 awake.set_result(None)
         await settle()
+
+    async def elapse(self, seconds: float) -> None:
+        """Let so much time pass in sweeps of the connections, so that each of its ticks counts."""
+        await settle()
+        for _ in range(round(seconds / SWEEP_SECONDS)):
+            await self.advance(SWEEP_SECONDS)
 
     def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> "FakeTimer":
         timer = FakeTimer(self, seconds, functools.partial(call, *args))
@@ -230,18 +242,42 @@ def remaining(*phrases: Sequence[str]) -> list[bool]:
 
 
 class FakeTransport(asyncio.Transport):
-    """Transport whose peer reads only if ``peer_reads``; else the bytes are added to ``unread``."""
+    """Transport whose peer reads only if ``peer_reads``; else the bytes are added to ``unread``.
+
+    It never loses its connection by itself, only when the test calls ``lose``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.protocol: Any = None
+        self.sock: Optional[socket.socket] = None
         self.written = b""
         self.unread = 0
         self.peer_reads = True
+        self.reading = True
+        self.half_closes = True  # else as with TLS
+        self.half_closed = False
         self.closing = False
-        self.aborted = asyncio.Event()
+        self.aborted = False
+        self.lost = False
         self.error: Optional[Exception] = None
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.sock if name == "socket" else default
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def lose(self, error: Optional[Exception] = None) -> None:
+        """The descriptor is closed."""
+        assert not self.lost
+        self.closing = self.lost = True
+        self.protocol.connection_lost(error)
+
+    # The sending side
+
     def write(self, data: Union[bytes, bytearray, "memoryview[Any]"]) -> None:
+        assert not self.half_closed
         if self.error is not None:
             raise self.error
         self.written += data
@@ -251,22 +287,44 @@ class FakeTransport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.unread
 
+    def can_write_eof(self) -> bool:
+        return self.half_closes
+
+    def write_eof(self) -> None:
+        assert self.half_closes
+        self.half_closed = True
+
+    # The receiving side
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.closing
+        self.reading = True
+
+    # The end
+
     def is_closing(self) -> bool:
         return self.closing
 
-    def abort(self) -> None:
+    def close(self) -> None:
         self.closing = True
+
+    def abort(self) -> None:
+        self.closing = self.aborted = True
         self.unread = 0
-        self.aborted.set()
 
 
 class FakeServer:
     """ASGI server: ``sent`` are its events to the peer, ``events`` those for the application."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer_answers: bool = True) -> None:
+        """``peer_answers``: the close."""
         self.sent: list[AsgiEvent] = []
         self.events: asyncio.Queue[AsgiEvent] = asyncio.Queue()
         self.peer_reads = True
+        self.peer_answers = peer_answers
         self.let_pass = asyncio.Semaphore(0)  # while the peer does not read: one event for each release
         self.error: Optional[Exception] = None
 
@@ -279,7 +337,59 @@ class FakeServer:
         if self.error is not None:
             raise self.error
         self.sent.append(event)
+        if event["type"] == "websocket.close" and self.peer_answers:
+            self.events.put_nowait({"type": "websocket.disconnect", "code": event.get("code", 1000)})
+
+    def read_on(self) -> None:
+        """The peer reads again, and all that waits."""
+        self.peer_reads = True
+        self.let_pass.release()  # one sender waits at most
+
+    @property
+    def texts(self) -> list[str]:
+        return [event["text"] for event in self.sent if event["type"] == "websocket.send"]
 
     @property
     def closes(self) -> list[int]:
         return [event["code"] for event in self.sent if event["type"] == "websocket.close"]
+
+
+class FakeReceiver(Receiver):
+    """Session as its connection sees it: records, and fails if it hears anything after the end.
+
+    Like a session it closes the connection if a message is too big.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.heard: list[Data] = []  # messages
+        self.counted = 0  # frames that are no message
+        self.deadlines = 0  # that were reached
+        self.ended: list[str] = []  # the reason, once the connection has ended
+        self.on_message: Callable[[], object] = lambda: None
+        self.on_frame: Callable[[], object] = lambda: None
+        self.on_end: Callable[[], object] = lambda: None
+        self._connection = connection
+        connection.receiver = self
+
+    def receive(self, data: Data) -> None:
+        assert not self.ended
+        self.heard.append(data)
+        self.on_message()
+
+    def count_frame(self) -> None:
+        assert not self.ended
+        self.counted += 1
+        self.on_frame()
+
+    def refuse_big(self) -> None:
+        assert not self.ended
+        self._connection.close(CloseCode.FRAME_TOO_BIG)
+
+    def overdue(self) -> None:
+        assert not self.ended
+        self.deadlines += 1
+
+    def end(self, reason: str) -> None:
+        assert not self.ended
+        self.ended.append(reason)
+        self.on_end()

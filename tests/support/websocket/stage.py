@@ -1,72 +1,71 @@
-"""An inbox between stand-ins for the transport and for uvicorn's protocol, which note each call."""
+"""A ``WebSocket`` between a fake transport and a fake receiver. No event loop."""
 
-import asyncio
 from typing import Any, Optional
 
-from chat_actors.connection.asgi import AsgiEvent
-from chat_actors.connection.inbox import DirectInbox, open_inbox
-from tests.support.websocket.twins import Pipe
+from chat_actors.connection.base import SWEEP_SECONDS, Sweep, ticks
+from chat_actors.connection.websocket import WebSocket
+from chat_actors.counters import Counters
+from chat_actors.settings import Settings
+from tests.support.fakes import FakeClock, FakeReceiver, FakeTransport
+from tests.support.websocket.wire import CLOSE, FIN, frames_in
 
-LONGEST = 1000  # bytes of a message
-
-
-async def a_message() -> AsgiEvent:
-    """The next of those that uvicorn has for the session."""
-    return {"type": "websocket.receive", "text": "hello"}
+LONGEST = 1024  # bytes of a message: the lowest limit that there is
 
 
-class FakeProtocol(asyncio.Protocol):
-    """Stand-in for uvicorn's protocol, that notes each call."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self.data: list[bytes] = []
-        self.told: list[Any] = []
-
-    def data_received(self, data: bytes) -> None:
-        self.data.append(data)
-
-    def eof_received(self) -> Optional[bool]:
-        self.told.append("eof")
-        return True
-
-    def connection_lost(self, exc: Optional[Exception]) -> None:
-        self.told.append(exc)
-
-    def pause_writing(self) -> None:
-        self.told.append("pause")
-
-    def resume_writing(self) -> None:
-        self.told.append("resume")
+def close_codes(written: bytes) -> list[int]:
+    """The codes of the close frames among those that a server has sent: one at most, or something is wrong."""
+    return [int.from_bytes(payload[:2], "big") for first, payload in frames_in(written) if first == FIN | CLOSE]
 
 
 class Stage:
-    """Inbox between stand-ins for the transport and for uvicorn's protocol. ``texts``: messages delivered at once."""
+    """Connection on the fast lane, and its surroundings."""
 
-    def __init__(self, longest: int = LONGEST) -> None:
-        self.pipe = Pipe()
-        self.uvicorn = FakeProtocol(self.pipe)
-        self.texts: list[str] = []
-        self.goes_on = True  # the conversation
-        self.refused = 0  # messages that were too big
-        inbox = open_inbox(self.uvicorn, a_message, longest)
-        assert isinstance(inbox, DirectInbox)
-        self.inbox = inbox
+    def __init__(self, transport: Optional[FakeTransport] = None, **settings: Any) -> None:
+        self.clock = FakeClock()
+        self.counters = Counters()
+        self.host: set[Any] = set()
+        self.shutdowns = 0  # that the host has told
+        self.closed = 0  # descriptors
+        self.transport = transport or FakeTransport()
+        limits = Settings.model_validate({"frame_bytes": LONGEST, **settings})
+        self.sweep = Sweep(limits, self.clock, self.counters, self._shut_down)
+        self.connection = WebSocket(self.transport, self.host, self.sweep, self._closed)
+        self.receiver = FakeReceiver(self.connection)
 
-    def take(self, text: str) -> bool:
-        self.texts.append(text)
-        return self.goes_on
+    def _shut_down(self) -> None:
+        self.shutdowns += 1
 
-    def too_big(self) -> None:
-        self.refused += 1
+    def _closed(self) -> None:
+        self.closed += 1
 
-    def read(self, *data: bytes) -> None:
-        """Pieces read from the socket, for whoever the transport gives them to."""
-        for piece in data:
-            self.pipe.protocol.data_received(piece)
+    def read(self, *pieces: bytes) -> None:
+        """Pieces read from the socket, each in one read."""
+        for piece in pieces:
+            self.transport.protocol.data_received(piece)
 
+    def read_in_pieces(self, size: int, data: bytes) -> None:
+        """The same, in pieces of so many bytes."""
+        self.read(*(data[at : at + size] for at in range(0, len(data), size)))
 
-def listening(longest: int = LONGEST) -> Stage:
-    stage = Stage(longest)
-    stage.inbox.deliver_to(stage.take)
-    return stage
+    def seconds_pass(self, seconds: float) -> None:
+        """At least so many seconds pass, in sweeps."""
+        for _ in range(ticks(seconds)):
+            self.tick()
+
+    def tick(self) -> None:
+        self.clock.now += SWEEP_SECONDS
+        self.sweep.tick += 1
+        self.connection.check(self.clock.now)
+
+    @property
+    def heard(self) -> list[Any]:
+        return self.receiver.heard
+
+    @property
+    def sent(self) -> list[tuple[int, bytes]]:
+        """The frames that were sent: the first byte and the payload of each."""
+        return list(frames_in(self.transport.written))
+
+    @property
+    def close_codes(self) -> list[int]:
+        return close_codes(self.transport.written)
