@@ -315,7 +315,7 @@ class WebSocket(Connection, asyncio.Protocol):
                 self.receiver.refuse_big()
                 return
             self.reason = f"broken frame: {close.reason}"
-            self._sweep.counters.closed[close.code] += 1
+            self._sweep.counters.closed[int(close.code)] += 1
         self._push(b"".join(judge.data_to_send()))
         self._let_go()
 

@@ -41,7 +41,7 @@ class ChatCollector(Collector):
         yield refused
         closed = CounterMetricFamily("chat_closes", "Connections closed by the server.", labels=["code", "cause"])
         for code, count in counters.closed.items():
-            closed.add_metric([str(int(code)), close_code(code).name.lower()], count)
+            closed.add_metric([str(int(code)), _cause(code)], count)
         yield closed
         yield _counter("slow_readers", "Connections aborted because the peer did not read.", counters.slow)
         mail = GaugeMetricFamily("chat_mailbox_events", "Events that wait in mailboxes.", labels=["actors"])
@@ -82,6 +82,14 @@ def _busiest(topics: list[TopicStatistics]) -> Iterator[Metric]:
         for one in busiest:
             family.add_metric([one.topic], getattr(one, name))
         yield family
+
+
+def _cause(code: int) -> str:
+    """Return the cause of a close as a label. Codes that no CloseCode has are those of the judge of frames."""
+    try:
+        return close_code(code).name.lower()
+    except KeyError:
+        return "broken_frame"
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
