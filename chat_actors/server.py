@@ -65,12 +65,15 @@ class Server:
             await _refuse(send)
             return
         admitted = self.admission.enter(address)
-        supervisor = None if self.stopping else self.start()
         try:
+            supervisor = None if self.stopping else self.start()
             connection = await self._accept(scope, receive, send, partial(self.admission.leave, address))
         except PeerLost:
             self.admission.leave(address)
             return
+        except BaseException:  # the host has cancelled the handshake, or the actors cannot start
+            self.admission.leave(address)
+            raise
         if supervisor is None:
             self._turn_away(connection, peer, CloseCode.RESTARTING)
         elif not admitted:

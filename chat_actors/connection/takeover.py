@@ -21,6 +21,7 @@ import asyncio
 import os
 import sys
 from collections.abc import MutableSet
+from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
 
 from chat_actors.connection.asgi import App, Receive, Scope, Send
@@ -133,7 +134,9 @@ def _has_waited(protocol: UvicornProtocol) -> bool:
 async def _take(protocol: UvicornProtocol, send: Send) -> Taken:
     transport, connections = protocol.transport, protocol.connections
     answer = _Answer(transport)
-    transport.pause_reading()  # middleware may wait in ``send``: uvicorn must not get the peer's first frames meanwhile
+    with suppress(AttributeError):  # asyncio raises it for a TLS transport whose peer is gone
+        # Middleware may wait in ``send``: uvicorn must not get the peer's first frames meanwhile.
+        transport.pause_reading()
     protocol.transport = answer  # type: ignore[assignment]
     try:
         await _accept(send)
@@ -142,7 +145,10 @@ async def _take(protocol: UvicornProtocol, send: Send) -> Taken:
             await answered.wait()
     finally:
         protocol.transport = transport
-        transport.resume_reading()
+        try:
+            transport.resume_reading()
+        except AttributeError as lost:  # as above; such a transport need not say that it is closing
+            raise PeerLost from lost
     if not answer.written or transport.is_closing():
         raise PeerLost
     protocol.connection_lost(ConnectionError("taken over"))

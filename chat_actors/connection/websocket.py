@@ -8,6 +8,7 @@ frames are written straight to the transport; all members of a fan-out share the
 import asyncio
 import socket
 from collections.abc import MutableSet
+from contextlib import suppress
 from typing import Any, Callable, Optional, cast
 
 from websockets.exceptions import ProtocolError
@@ -85,7 +86,8 @@ class WebSocket(Connection, asyncio.Protocol):
         self._text = False  # whether that message is a text
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
+            with suppress(OSError):  # macOS raises it for a socket whose peer is gone
+                sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
         host.add(self)
         transport.set_protocol(self)
 
@@ -96,7 +98,7 @@ class WebSocket(Connection, asyncio.Protocol):
         if self._state is not OPEN or transport.is_closing():
             return
         if self._written > self._measure_at:
-            free = self._max_bytes - transport.get_write_buffer_size()
+            free = self._max_bytes - self.buffered()
             if free < 0:
                 self.drop_slow("outbox full")
                 return
@@ -110,7 +112,7 @@ class WebSocket(Connection, asyncio.Protocol):
     def buffered(self) -> int:
         try:
             return self._transport.get_write_buffer_size()
-        except AttributeError:  # asyncio raises it for a TLS transport that was closed twice
+        except AttributeError:  # asyncio raises it for a TLS transport whose peer is gone
             return 0
 
     def _send_close(self, code: CloseCode) -> None:
@@ -167,7 +169,8 @@ class WebSocket(Connection, asyncio.Protocol):
         self._brakes |= why
         if not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            with suppress(AttributeError):  # asyncio raises it for a TLS transport whose peer is gone
+                self._transport.pause_reading()
 
     def _read_on(self) -> None:
         """Look at what was read before, then read from the transport, unless there is a reason not to."""
@@ -176,7 +179,8 @@ class WebSocket(Connection, asyncio.Protocol):
             self._read(data, at)
             if not self._brakes and self._paused:
                 self._paused = False
-                self._transport.resume_reading()
+                with suppress(AttributeError):
+                    self._transport.resume_reading()
 
     # asyncio.Protocol
 
@@ -317,7 +321,7 @@ class WebSocket(Connection, asyncio.Protocol):
                 self.receiver.refuse_big()
                 return
             self.reason = f"broken frame: {close.reason}"
-            self._sweep.counters.closed[close.code] += 1
+            self._sweep.counters.closed[int(close.code)] += 1
         self._push(b"".join(judge.data_to_send()))
         self._let_go()
 
