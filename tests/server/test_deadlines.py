@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import urllib.request
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Callable
 
 import pytest
