@@ -6,6 +6,7 @@ from typing import Any
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from chat_actors.connection.base import SWEEP_SECONDS, ticks
 from chat_actors.counters import Counters, ReaderStatistics, Statistics, TopicStatistics
 from chat_actors.operations.metrics import BUSIEST, registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
@@ -123,6 +124,7 @@ async def test_the_events_of_a_chat_are_counted() -> None:
     assert sent == sum(map(len, texts))
     await clock.advance(31)
     await bob.goes()
+    await settle()
     seen = of(chat)
     assert (seen["chat_messages_expired_total",], seen["chat_busiest_messages", "sports"]) == (2, 0)
     assert (seen["chat_connections",], seen["chat_members",]) == (2, 2)
@@ -148,8 +150,8 @@ async def test_a_reader_that_does_not_read_is_named_and_then_counted() -> None:
     eve.events.put_nowait({"type": "websocket.receive", "text": "{"})
     await alice.says('{"message": "hello"}')
     assert [label for name, *label in of(chat) if name == "chat_reader_waiting_bytes"] == [["sports", "bob"]]
-    for _ in range(12):
-        await clock.advance(1)
+    for _ in range(ticks(10) + 1):  # the first sweep sees that they have read until now
+        await clock.advance(SWEEP_SECONDS)
     assert of(chat)["chat_slow_readers_total",] == 2
     await asyncio.wait({bob.task, eve.task})
     await alice.goes()
@@ -162,8 +164,8 @@ async def test_a_loop_that_is_late_is_measured() -> None:
     chat = Server(Settings.model_validate({}), clock)
     chat.start()
     await settle()
-    await clock.advance(1)
-    await clock.advance(1.5)
+    await clock.advance(SWEEP_SECONDS)
+    await clock.advance(SWEEP_SECONDS + 0.5)
     seen = of(chat)
     assert (seen["chat_event_loop_lag_seconds_count",], seen["chat_event_loop_lag_seconds_sum",]) == (2, 0.5)
     await end(chat, clock)

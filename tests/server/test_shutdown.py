@@ -196,7 +196,7 @@ async def test_a_uvicorn_in_a_thread_that_is_told_to_end_does_so(sockets: ExitSt
     thread.start()
     port = listening.getsockname()[1]
     try:
-        async with connect(f"ws://127.0.0.1:{port}/ws", compression=None, **UNBOUNDED) as connection:
+        async with connect(f"ws://127.0.0.1:{port}/ws", **UNBOUNDED) as connection:
             alice = Client(connection)
             await alice.join("alice", "sports")
             host.should_exit = True
