@@ -14,7 +14,7 @@ from chat_actors.actors.supervisor import Supervisor
 from chat_actors.clock import Clock
 from chat_actors.connection.admission import Admission, HandshakeRefused
 from chat_actors.connection.asgi import Receive, Scope, Send
-from chat_actors.connection.base import Connection, Sweep
+from chat_actors.connection.base import CLOSE_SECONDS, Connection, Sweep
 from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
@@ -76,6 +76,7 @@ class Server:
             raise
         if supervisor is None:
             self._turn_away(connection, peer, CloseCode.RESTARTING)
+            self._clock.call_later(CLOSE_SECONDS, connection.abort, "server stopped")  # the sweep may have ended
         elif not admitted:
             connection.write(finished(Error(ErrorCode.SERVER_FULL, "server full: try again later")))
             self._turn_away(connection, peer, CloseCode.OVERLOADED)

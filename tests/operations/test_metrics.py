@@ -124,6 +124,7 @@ async def test_the_events_of_a_chat_are_counted() -> None:
     assert sent == sum(len(text) for one in (alice, bob, carol) for text in one.texts)
     await clock.elapse(31)
     await bob.goes()
+    await settle()
     seen = of(chat)
     assert (seen["chat_messages_expired_total",], seen["chat_busiest_messages", "sports"]) == (2, 0)
     assert (seen["chat_connections",], seen["chat_members",]) == (2, 2)

@@ -1,8 +1,6 @@
-"""The application on several hosts: with and without a lifespan, alone and beside another application."""
+"""The application in this process: with and without a lifespan, alone and beside another application."""
 
-import asyncio
 import warnings
-from typing import Callable
 
 import pytest
 from pydantic import ValidationError
@@ -10,15 +8,10 @@ from pydantic import ValidationError
 from chat_actors.application import create_app
 from chat_actors.settings import Settings
 from tests.support.fakes import Frame
-from tests.support.server import APP, Visit, in_loop
-from tests.support.server import Server as Process
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
     from starlette.testclient import TestClient, WebSocketTestSession
-
-# The application on other hosts.
-
 
 DEFAULTS = Settings.model_validate({})
 FIRST = {"type": "joined", "username": "alice", "topic": "sports", "users": 1, "ttl": 30}
@@ -59,17 +52,6 @@ def test_without_a_lifespan_the_actors_start_in_the_loop_of_the_first_connection
     for _ in range(2):
         with connect(host) as alice:
             assert join(alice) == FIRST
-
-
-@in_loop
-async def test_uvicorn_without_a_lifespan_serves_and_ends_the_same(start: Callable[..., Process]) -> None:
-    server = start(*APP, "--lifespan", "off")
-    async with Visit(server) as visit:
-        alice, bob = await visit.join("alice", "sports"), await visit.join("bob", "sports")
-        assert (await alice.ask({"message": "hello"}))["recipients"] == 1
-        assert (await bob.recv())["message"] == "hello"
-        await asyncio.to_thread(server.terminate)
-        assert [await alice.close_code(), await bob.close_code()] == [1012, 1012]
 
 
 def test_an_application_takes_its_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import urllib.request
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Callable
 
 import pytest
@@ -149,7 +149,7 @@ async def test_a_process_that_was_stopped_punishes_nobody_when_it_goes_on(start:
     server, twin = start(*APP, **SHORT), start(*APP, **SHORT)
     async with Visit(server) as visit, Visit(twin) as beside, RawClient(twin.port) as silent:
         alice, bob = await visit.join("alice", "sports"), await visit.join("bob", "sports")
-        waiting = await visit.connect()
+        waiting, hesitant = await visit.connect(), await visit.connect()
         late = await beside.connect()
         await silent.upgrade()
         await silent.join("silent", "sports")
@@ -165,5 +165,6 @@ async def test_a_process_that_was_stopped_punishes_nobody_when_it_goes_on(start:
         assert (await waiting.recv())["type"] == "joined"
         assert (await alice.recv())["type"] == "ack"
         assert (await bob.recv())["message"] == "hello"
-        assert (await waiting.ask("/list"))["topics"] == [{"topic": "sports", "users": 3}]
+        await hesitant.join("hesitant", "sports")  # its time to join has not passed here
+        assert (await waiting.ask("/list"))["topics"] == [{"topic": "sports", "users": 4}]
     assert {line.rpartition("reason=")[2] for line in server.lines(" left ")} == {"'closed by peer'"}

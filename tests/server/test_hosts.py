@@ -33,8 +33,8 @@ def at_its_path(server: Server, host: str) -> Server:
 
 
 async def enter(visit: Visit) -> list[Client]:
-    """Two members that offer compression."""
-    return [await visit.join(name, "sports", compression="deflate") for name in ("alice", "bob")]
+    """Two members. Their package offers compression."""
+    return [await visit.join(name, "sports") for name in ("alice", "bob")]
 
 
 async def chat(alice: Client, bob: Client) -> None:

@@ -17,10 +17,7 @@ from tests.support.server import Server, Visit, in_loop
 SAFE: dict[str, Any] = {
     "host": "127.0.0.1",
     "port": 8000,
-    "ws_max_size": 65536,
-    "ws_ping_interval": 20.0,
-    "ws_ping_timeout": 20.0,
-    "ws_per_message_deflate": False,
+    "ws": "websockets-sansio",
     "timeout_graceful_shutdown": 10,
     "proxy_headers": False,
     "access_log": False,
@@ -36,10 +33,10 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def run(app: str, **options: Any) -> None:
         assert app == "chat_actors.app:app"  # a name, not an object: uvicorn sets up its logging before it loads it
-        runs.append({name: value for name, value in options.items() if name in SAFE})
+        runs.append(options)
 
     monkeypatch.setattr(uvicorn, "run", run)
-    for field in ("HOST", "PORT", "FRAME_BYTES", "SHUTDOWN_TIMEOUT", "PROXY_HEADERS"):
+    for field in ("HOST", "PORT", "SHUTDOWN_TIMEOUT", "PROXY_HEADERS"):
         monkeypatch.delenv(f"CHAT_{field}", raising=False)
     return runs
 
@@ -61,19 +58,18 @@ def test_the_module_is_the_command(runs: list[dict[str, Any]], monkeypatch: pyte
 def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAT_HOST", "::1")
     monkeypatch.setenv("CHAT_PORT", "9000")
-    monkeypatch.setenv("CHAT_FRAME_BYTES", "2048")
     monkeypatch.setenv("CHAT_SHUTDOWN_TIMEOUT", "5")
     monkeypatch.setenv("CHAT_PROXY_HEADERS", "1")
     main([])
-    changed = {"host": "::1", "port": 9000, "ws_max_size": 2048, "timeout_graceful_shutdown": 5, "proxy_headers": True}
+    changed = {"host": "::1", "port": 9000, "timeout_graceful_shutdown": 5, "proxy_headers": True}
     assert runs == [{**SAFE, **changed}]
 
 
 def test_an_option_sets_its_variable(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in ("PORT", "FRAME_BYTES"):
-        monkeypatch.setenv(f"CHAT_{field}", "1")  # so that it is undone
-    main(["--port", "9000", "--frame-bytes", "2048"])
-    assert runs == [{**SAFE, "port": 9000, "ws_max_size": 2048}]
+    for field in ("PORT", "SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(f"CHAT_{field}", "5")  # so that it is undone
+    main(["--port", "9000", "--shutdown-timeout", "30"])
+    assert runs == [{**SAFE, "port": 9000, "timeout_graceful_shutdown": 30}]
     assert os.environ["CHAT_PORT"] == "9000"  # where the application looks
 
 
@@ -109,7 +105,7 @@ async def test_a_start_says_in_one_line_where_it_is_and_which_limits_are_not_the
 async def test_it_serves_until_a_signal_ends_it(start: Callable[..., Server]) -> None:
     server = start("chat_actors", CHAT_PORT="0")
     async with Visit(server) as visit:
-        alice = await visit.join("alice", "sports", compression="deflate")
+        alice = await visit.join("alice", "sports")
         assert not alice.connection.protocol.extensions  # no deflate, though the client offers it
         await asyncio.to_thread(server.terminate)
         assert await alice.close_code() == 1012

@@ -14,7 +14,6 @@ from chat_actors.connection.asgi import Receive, Scope, Send
 from chat_actors.connection.base import SWEEP_SECONDS
 from chat_actors.operations.logs import configure_logging
 
-
 TURNS = 20  # of the loop after each step: more than a sweep takes
 
 

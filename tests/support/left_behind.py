@@ -6,6 +6,7 @@ they hold does not count, unless they made it while the test ran.
 
 import ctypes
 import gc
+import importlib
 import os
 import re
 import sys
@@ -37,8 +38,10 @@ def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(scope="session", autouse=True)
 def made_once() -> None:
-    """Make what lasts as long as this process: its ports, and Python's resource tracker."""
+    """Make what lasts as long as this process: its ports, Python's resource tracker, and uvloop's pipe for signals."""
     free_ports(1)
+    with suppress(ImportError):
+        importlib.import_module("uvloop").new_event_loop().close()
     if os.name == "posix":
         resource_tracker.ensure_running()
 

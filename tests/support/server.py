@@ -292,8 +292,8 @@ class Visit:
         self._left_before = len(server.lines(" left "))
 
     async def connect(self, **options: Any) -> Client:
-        """``options`` are those of ``websockets``. Uncompressed, for those frames take the fast way in."""
-        options = {"compression": None, **self.server.client_options, **options}
+        """``options`` are those of ``websockets``."""
+        options = {**self.server.client_options, **options}
         client = Client(await self._stack.enter_async_context(connect(self.server.url, **UNBOUNDED, **options)))
         self._clients.append(client)
         return client
