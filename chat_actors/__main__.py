@@ -30,7 +30,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "chat_actors.app:app",
         host=settings.host,
         port=settings.port,
-        ws="websockets-sansio",  # the default of older uvicorn is another, which gets the plain lane
+        ws="websockets-sansio",  # the default of older uvicorn is deprecated
         timeout_graceful_shutdown=settings.shutdown_timeout,
         proxy_headers=settings.proxy_headers,
         access_log=False,

@@ -7,7 +7,7 @@ settings and logging.
 import gc
 
 from chat_actors.application import create_app
-from chat_actors.connection.takeover import allow_large_handshakes
+from chat_actors.connection.handshake import allow_large_handshakes
 from chat_actors.operations.logs import configure_logging
 from chat_actors.settings import load_settings
 from chat_actors.workers import refuse_several_workers

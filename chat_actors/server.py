@@ -64,15 +64,16 @@ class Server:
             logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
             await _refuse(send)
             return
+        leave = partial(self.admission.leave, address)
         admitted = self.admission.enter(address)
         try:
             supervisor = None if self.stopping else self.start()
-            connection = await self._accept(scope, receive, send, partial(self.admission.leave, address))
-        except PeerLost:
-            self.admission.leave(address)
-            return
-        except BaseException:  # the host has cancelled the handshake, or the actors cannot start
-            self.admission.leave(address)
+            connection = await self._accept(scope, receive, send, leave)
+        except BaseException as failed:  # the host may cancel
+            leave()
+            if isinstance(failed, PeerLost):
+                logger.bind(peer=peer, error=repr(failed.__cause__)).debug("handshake not finished")
+                return
             raise
         if supervisor is None:
             self._turn_away(connection, peer, CloseCode.RESTARTING)

@@ -7,7 +7,7 @@ the end is delivered. Code that moves bytes must not live here, but in ``websock
 import asyncio
 import enum
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from typing import Callable, Optional
 
@@ -38,52 +38,31 @@ class State(enum.IntEnum):
 OPEN, CLOSING, OVER = State.OPEN, State.CLOSING, State.OVER  # globals: ``write`` compares them for each member
 
 
-class Receiver(ABC):
-    """Receiving side of a connection: what a session hears of its peer. No method waits, and none raises."""
+class Receiver:
+    """Receiving side of a connection: what a session hears of its peer. No method waits, and none raises.
+
+    This base does nothing: it stands for the session before it begins, and after its end.
+    """
 
     __slots__ = ()
 
-    @abstractmethod
     def receive(self, data: Data) -> None:
         """Take one whole message."""
 
-    @abstractmethod
     def count_frame(self) -> None:
         """Count a frame that is no message: a control frame, or a fragment but the last."""
 
-    @abstractmethod
     def refuse_big(self) -> None:
         """Close the connection: a message is bigger than the limit."""
 
-    @abstractmethod
     def overdue(self) -> None:
         """Act on the deadline that ``set_deadline`` has set."""
 
-    @abstractmethod
     def end(self, reason: str) -> None:
         """Take leave: called once, as soon as the connection is not open any more. ``reason`` is for the log."""
 
 
-class _Nobody(Receiver):
-    """Receiver of a connection that has ended, or was refused before a session began."""
-
-    def receive(self, data: Data) -> None:
-        pass
-
-    def count_frame(self) -> None:
-        pass
-
-    def refuse_big(self) -> None:
-        pass
-
-    def overdue(self) -> None:
-        pass
-
-    def end(self, reason: str) -> None:
-        pass
-
-
-_NOBODY = _Nobody()
+_NOBODY = Receiver()
 
 
 class Connection(Outbox):
@@ -134,7 +113,7 @@ class Connection(Outbox):
         if self._state is OPEN:
             self.reason = self.reason or code.name.lower()
             self._sweep.counters.closed[int(code)] += 1
-            self._begin_end(CLOSING)
+            self._enter(CLOSING)
             self._send_close(code)
             self._tell_end()
 
@@ -142,7 +121,7 @@ class Connection(Outbox):
         """End the connection at once and discard unsent frames. ``reason``: for the log, if it was open."""
         if self._state is OPEN:
             self.reason = reason
-        self._begin_end(OVER)
+        self._enter(OVER)
         self._cut()
         self._tell_end()
 
@@ -180,7 +159,7 @@ class Connection(Outbox):
 
     # The end
 
-    def _begin_end(self, state: State) -> None:
+    def _enter(self, state: State) -> None:
         """Enter CLOSING or OVER: from now on the peer has CLOSE_SECONDS."""
         self._state = state
         self._deadline = self._sweep.tick + ticks(CLOSE_SECONDS)
@@ -215,7 +194,7 @@ class Connection(Outbox):
             self._deadline = _NEVER
             if self._state is OPEN:
                 self.receiver.overdue()
-            else:
+            else:  # the peer does not let go
                 self.abort("")
         elif self._state is OPEN:
             self._silent = 0 if self._heard else self._silent + 1
@@ -242,7 +221,8 @@ class Connection(Outbox):
             marks = self._marks = deque()
         while marks and sent >= marks[0][0]:
             marks.popleft()
-        marks.append((self._written, now))
+        if not marks or marks[-1][0] != self._written:
+            marks.append((self._written, now))
         if tick - self._progress >= self._sweep.stall_ticks:
             self.drop_slow("no progress")
         elif now - marks[0][1] >= self._sweep.window_seconds:
@@ -250,10 +230,11 @@ class Connection(Outbox):
 
 
 class Sweep:
-    """Sweep over all connections: one task for every deadline, the keepalive and the stall clock.
+    """Sweep over all connections, with what they share: limits, counters, and the way to end them all.
 
-    Deadlines count ticks, not seconds: while the process is stopped or the loop is blocked no tick passes, so nobody
-    is punished for what the server could not read.
+    One task serves every deadline, the keepalive and the stall clock. They count ticks, not seconds: while the process
+    is stopped or the loop is blocked no tick passes, so nobody is punished for what the server could not read. Only
+    the window is in seconds, for nothing may leave after it.
     """
 
     def __init__(self, settings: Settings, clock: Clock, counters: Counters, shutdown: Callable[[], None]) -> None:

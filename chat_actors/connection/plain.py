@@ -19,7 +19,17 @@ from chat_actors.protocol.frames import payloads
 class PlainConnection(Connection):
     """Connection by ASGI events, after the handshake."""
 
-    __slots__ = "_asgi_receive", "_asgi_send", "_cut_off", "_held", "_host_pings", "_queue", "_sender", "_waiting"
+    __slots__ = (
+        "_asgi_receive",
+        "_asgi_send",
+        "_cut_off",
+        "_gone",
+        "_held",
+        "_host_pings",
+        "_queue",
+        "_sender",
+        "_waiting",
+    )
 
     def __init__(
         self, receive: Receive, send: Send, host_pings: bool, sweep: Sweep, closed: Callable[[], None]
@@ -33,7 +43,9 @@ class PlainConnection(Connection):
         self._cut_off: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue: asyncio.Queue[Union[bytes, CloseCode]] = asyncio.Queue()
         self._waiting = 0  # bytes in the queue
+        self._gone = False  # the host has said that the connection is over
         self._sender = asyncio.create_task(self._send_in_turn())
+        self._sender.add_done_callback(_retrieve)
 
     async def serve(self) -> None:
         """Deliver the peer's messages until the connection is over.
@@ -43,6 +55,7 @@ class PlainConnection(Connection):
         """
         try:
             await self._receive_in_turn()
+            self._gone = True
         except asyncio.CancelledError:  # by the host, when its time for a graceful end is over
             self.close(CloseCode.RESTARTING)
             raise
@@ -103,10 +116,12 @@ class PlainConnection(Connection):
         event = {"type": "websocket.close", "code": int(code), "reason": code.reason}
         try:
             await self._asgi_send(event)
-        except OSError as lost:  # the peer is gone (ASGI, WebSocket 2.4)
-            logger.bind(error=repr(lost)).debug("event not sent")
-        except Exception as refused:  # some hosts allow only 1000 and codes from 3000 up
-            logger.bind(code=int(code), error=repr(refused)).info("close code refused by the host")
+        except Exception as failed:
+            if self._gone or isinstance(failed, OSError):  # OSError: the peer is gone (ASGI, WebSocket 2.4)
+                logger.bind(error=repr(failed)).debug("event not sent")
+                return
+            # Some hosts allow only 1000 and codes from 3000 up.
+            logger.bind(code=int(code), error=repr(failed)).info("close code refused by the host")
             await self._asgi_send({**event, "code": 1000})
 
     # The receiving side
@@ -161,4 +176,10 @@ class PlainConnection(Connection):
             self._silent = 0
         elif silent >= self._sweep.idle_ticks:
             self.reason = "silent: nothing heard"
-            self.close(CloseCode.RESTARTING)
+            self.close(CloseCode.RESTARTING)  # of all codes the one after which a client that lives comes again
+
+
+def _retrieve(sender: "asyncio.Task[None]") -> None:
+    """Look at how the task has ended, or asyncio would log it as never retrieved."""
+    if not sender.cancelled():
+        sender.exception()

@@ -184,14 +184,14 @@ class Session(Receiver):
 
     def _brake(self, actor: "Mailbox[Any]") -> None:
         """Count a frame; hold a peer above its rate, and any other while the mailbox is crowded."""
-        if not self._throttle() and actor.crowded():
+        if not self._throttle() and actor.crowded() and self._connection.receiver is self:
             self._connection.hold()
             actor.drained().add_done_callback(lambda _: self._connection.release())
 
     def _throttle(self) -> bool:
         """Count a frame; if the peer is above its rate, hold it until it is within it again, and return True."""
         seconds = 0.0 if self._bucket is None else self._bucket.take(self._clock.monotonic())
-        if not seconds:
+        if not seconds or self._connection.receiver is not self:  # the frame may have ended the session
             return False
         self._connection.hold()
         self._timer = self._clock.call_later(seconds, self._connection.release)

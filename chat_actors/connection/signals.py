@@ -1,7 +1,8 @@
 """SIGINT and SIGTERM, handled before the host handles them.
 
-A host such as uvicorn closes every connection first and ends the lifespan last: too late to send members a close frame
-with a code. So the chat ends first, then the host's own handler runs. A second signal goes to the host at once.
+On the fast lane uvicorn tells each connection of its end in time. On the plain lane a host closes every connection
+first and ends the lifespan last: too late to send members a close frame with a code. So the chat ends first, then the
+host's own handler runs. A second signal goes to the host at once.
 """
 
 import asyncio

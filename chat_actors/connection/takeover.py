@@ -7,10 +7,11 @@ connection, is used as follows, in each of uvicorn's three implementations:
 - ``transport``: replaced while uvicorn writes its answer (101), for the compression extension is taken out of that:
   the server never compresses, and to inflate costs memory. After it uvicorn gets a transport that does nothing.
 - ``connection_lost(error)``: ends uvicorn's keepalive and bookkeeping. With an error it leaves the transport open.
-- ``connections``: the set of what uvicorn counts for ``--limit-concurrency``, tells ``shutdown()`` at its end, and
-  waits for. The connection stays in it.
+- ``connections``: the set of what uvicorn counts for ``--limit-concurrency``, calls ``shutdown()`` of at its end, and
+  waits for. ``connection_lost`` takes the protocol out; the ``WebSocket`` takes its place, in the same turn of the loop.
 - ``queue`` (``websockets-sansio``, ``wsproto``): the events for the application. Once it has had
-  ``websocket.connect``, the queue is empty, unless the peer did not wait for the answer.
+  ``websocket.connect``, the queue is empty, unless the peer did not wait for the answer, as it must (RFC 6455,
+  section 4.1): then the connection stays with uvicorn. ``wsproto`` and ``websockets`` do not show such frames.
 - ``handshake_completed_event`` (``websockets``): a task of its own writes the answer, and sets this event then.
 - ``ping_interval``, ``ping_timeout``: set if uvicorn pings the peers of this protocol itself.
 
@@ -18,8 +19,7 @@ Where one of these is missing the connection stays on the plain lane.
 """
 
 import asyncio
-import os
-import sys
+import contextvars
 from collections.abc import MutableSet
 from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
@@ -36,25 +36,6 @@ IMPLEMENTATIONS = {
 
 _KEY = "chat_actors.uvicorn"
 _EXTENSIONS = b"sec-websocket-extensions:"
-
-
-# Limits on the headers of a handshake in the ``websockets`` package, by the modules that read them. uvicorn's HTTP side
-# takes larger ones first, such as a cookie of single sign-on; then these would leave the handshake without an answer.
-_LIMITED = "websockets.http11", "websockets.legacy.http"
-_LIMITS = {"MAX_LINE_LENGTH": 1 << 16, "MAX_NUM_HEADERS": 1024}
-
-
-def allow_large_handshakes() -> None:
-    """Raise the limits on headers to what uvicorn takes, unless the environment sets them (``WEBSOCKETS_MAX_…``).
-
-    Changes the process: only ``app`` may call it.
-    """
-    for name, limit in _LIMITS.items():
-        variable = f"WEBSOCKETS_{name}"  # read when a module is imported
-        if variable not in os.environ:
-            os.environ[variable] = str(limit)
-            for module in filter(None, map(sys.modules.get, _LIMITED)):
-                setattr(module, name, limit)
 
 
 class UvicornProtocol(Protocol):
@@ -78,8 +59,7 @@ class FastLane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             protocol = getattr(send, "__self__", None)
-            # Over HTTP/2 other streams would share the transport.
-            if type(protocol).__module__ in IMPLEMENTATIONS and scope["http_version"] == "1.1":
+            if type(protocol).__module__ in IMPLEMENTATIONS:
                 scope[_KEY] = protocol
         await self._app(scope, receive, send)
 
@@ -107,12 +87,12 @@ async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
 
     Must be called after ``websocket.connect`` was received. Raises PeerLost.
     """
-    protocol: Optional[UvicornProtocol] = scope.get(_KEY)
+    protocol: Optional[UvicornProtocol] = scope.pop(_KEY, None)
     if protocol is None:
         not_taken = _explain(_caller())
     elif not all(hasattr(protocol, name) for name in IMPLEMENTATIONS[type(protocol).__module__]):
         not_taken = NotTaken("unknown version of uvicorn: see docs/hosts.md", _pings(protocol))
-    elif not _has_waited(protocol):  # uvicorn has its first frames
+    elif not _is_quiet(protocol):
         not_taken = NotTaken("", _pings(protocol))
     else:
         return await _take(protocol, send)
@@ -125,8 +105,8 @@ def _pings(protocol: object) -> bool:
     return bool(getattr(protocol, "ping_interval", None)) and getattr(protocol, "ping_timeout", None) is not None
 
 
-def _has_waited(protocol: UvicornProtocol) -> bool:
-    """Return whether the peer waits for the answer to its handshake, as it must (RFC 6455, section 4.1)."""
+def _is_quiet(protocol: UvicornProtocol) -> bool:
+    """Return whether uvicorn has no frames of the peer yet, as far as can be seen."""
     queue: Optional[asyncio.Queue[Any]] = getattr(protocol, "queue", None)
     return queue is None or queue.empty()
 
@@ -145,11 +125,10 @@ async def _take(protocol: UvicornProtocol, send: Send) -> Taken:
             await answered.wait()
     finally:
         protocol.transport = transport
-        try:
-            transport.resume_reading()
-        except AttributeError as lost:  # as above; such a transport need not say that it is closing
-            raise PeerLost from lost
-    if not answer.written or transport.is_closing():
+        with suppress(AttributeError):  # as above
+            # asyncio binds what reads to the context that resumes it: the request's would live as long as the peer.
+            contextvars.Context().run(transport.resume_reading)
+    if not answer.written or transport.is_closing() or protocol not in connections:
         raise PeerLost
     protocol.connection_lost(ConnectionError("taken over"))
     protocol.transport = _Nothing()  # type: ignore[assignment]
@@ -174,7 +153,8 @@ def _explain(caller: object) -> NotTaken:
     if type(caller).__module__ in IMPLEMENTATIONS:
         why = "middleware around `send`: add chat_actors.FastLane as the outermost middleware"
         return NotTaken(why, _pings(caller))
-    return NotTaken("another ASGI server than uvicorn", False)
+    why = "uvicorn not found: another ASGI server, HTTP/2, or middleware with a task of its own"
+    return NotTaken(why, False)
 
 
 class _Answer:

@@ -34,6 +34,7 @@ MAX_SKIPPED = 10_000  # pieces of frames that are looked at after the server's c
 _WHOLE_TEXT = 0x81  # first byte of a text frame: final, no extension (RFC 6455, section 5.2)
 _MASKED = 0x80  # in the second byte
 _OPCODE = 0x0F  # in the first byte
+_CONTROL = 0x08  # in the first byte
 _MOST_HEADER = 10  # bytes until the length of a frame is known, at most
 _PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
@@ -77,7 +78,7 @@ class WebSocket(Connection, asyncio.Protocol):
         self._unread = b""  # what was read and not looked at, from the place ``_at``
         self._at = 0
         # The frame that is being read.
-        self._head = b""  # its first bytes
+        self._head = b""  # its first bytes; empty between two frames, and only there
         self._missing = 0  # bytes that have not come yet; 0 also while its length is unknown
         self._skipped = 0  # frames, or pieces of them, after the server's close
         # The judge, and the message that it has in part.
@@ -85,8 +86,8 @@ class WebSocket(Connection, asyncio.Protocol):
         self._message: Optional[bytearray] = None
         self._text = False  # whether that message is a text
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
-            with suppress(OSError):  # macOS raises it for a socket whose peer is gone
+        if sock is not None and _NOTSENT_LOWAT is not None:
+            with suppress(OSError):  # not a TCP socket, or the peer is gone
                 sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
         host.add(self)
         transport.set_protocol(self)
@@ -135,7 +136,7 @@ class WebSocket(Connection, asyncio.Protocol):
         Only the sending half is closed where that can be: a socket that is closed with bytes unread is reset, and the
         peer might lose the close frame.
         """
-        self._begin_end(OVER)
+        self._enter(OVER)
         self._unread = self._head = b""
         self._judge = self._message = None
         if not self._transport.is_closing():
@@ -175,8 +176,9 @@ class WebSocket(Connection, asyncio.Protocol):
     def _read_on(self) -> None:
         """Look at what was read before, then read from the transport, unless there is a reason not to."""
         if not self._brakes and self._paused:
-            data, at, self._unread = self._unread, self._at, b""
-            self._read(data, at)
+            data, self._unread = self._unread, b""
+            if data:
+                self._read(data, self._at)
             if not self._brakes and self._paused:
                 self._paused = False
                 with suppress(AttributeError):
@@ -194,7 +196,7 @@ class WebSocket(Connection, asyncio.Protocol):
             self._read(data, 0)
 
     def eof_received(self) -> Optional[bool]:
-        self._begin_end(OVER)
+        self._enter(OVER)
         self._tell_end()
         return None  # the transport closes itself after what was written
 
@@ -202,6 +204,8 @@ class WebSocket(Connection, asyncio.Protocol):
         self._host.discard(self)
         self._unread = self._head = b""
         self._judge = self._message = None
+        self._brakes, self._paused = 0, False
+        self._transport.close()  # else asyncio warns of a TLS transport that is not closed
         self._finish()
 
     def pause_writing(self) -> None:
@@ -244,7 +248,7 @@ class WebSocket(Connection, asyncio.Protocol):
         if self._state is CLOSING:
             self._seek_close(data, at)
         elif self._brakes:
-            self._unread, self._at = data, at
+            self._unread, self._at = (data, at) if at < size else (b"", 0)
         elif not self._head and self._message is None:
             self._judge = None
 
@@ -293,6 +297,9 @@ class WebSocket(Connection, asyncio.Protocol):
             Frame(Opcode(first & _OPCODE), bytes(min(length, 126)), bool(first & 0x80), *rsv).check()
         except ProtocolError as wrong:
             judge.fail(1002, str(wrong))
+        else:
+            if not first & _CONTROL and (first & _OPCODE == Opcode.CONT) == (self._message is None):
+                judge.fail(1002, "fragments out of order")
 
     def _take_data(self, judge: Protocol, frame: Frame) -> None:
         """Add the payload of a data frame to its message; deliver the message if it is whole."""
@@ -316,7 +323,7 @@ class WebSocket(Connection, asyncio.Protocol):
     def _obey(self, judge: Protocol) -> None:
         """End the connection as the judge says: after the peer's close, or a frame that is broken or too big."""
         close = judge.close_sent
-        if judge.close_rcvd is None and close is not None:
+        if close is not None and close is not judge.close_rcvd:  # it is no answer to the peer's
             if close.code == CloseCode.FRAME_TOO_BIG:  # the rest of the frame may be long: it is skipped
                 self.receiver.refuse_big()
                 return

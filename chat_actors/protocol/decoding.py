@@ -31,7 +31,8 @@ _decode_any = msgspec.json.Decoder(Any).decode
 _UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 _LONGEST_HEARTBEAT = 128  # bytes
-_HEARTBEATS = {"", "ping", "pong", "heartbeat", "keepalive", "keep-alive"}
+_BEATS = {"ping", "pong", "heartbeat", "keepalive", "keep-alive"}
+_KEYS = {"username", "topic", "message"}  # of frames that mean something
 
 _WINDOW_FORM = (
     f"since must be an integer from 0 to {MAX_ID}, epoch, resume and token must be strings, "
@@ -96,8 +97,13 @@ def is_heartbeat(data: Data) -> bool:
         said = _decode_any(text) if text[:1] in ("{", '"') else text
     except _UNDECODABLE:
         return False
-    words = filter(None, said.values()) if isinstance(said, dict) else [said]  # an empty message is no heartbeat
-    return any(isinstance(word, str) and word.lower() in _HEARTBEATS for word in words)
+    if not isinstance(said, dict):
+        return not text or _is_beat(said)
+    return not said.keys() & _KEYS and any(map(_is_beat, said.values()))
+
+
+def _is_beat(word: object) -> bool:
+    return isinstance(word, str) and word.lower() in _BEATS
 
 
 def _text(data: Data) -> str:
