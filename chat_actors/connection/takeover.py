@@ -8,7 +8,7 @@ connection, is used as follows, in each of uvicorn's three implementations:
   the server never compresses, and to inflate costs memory. After it uvicorn gets a transport that does nothing.
 - ``connection_lost(error)``: ends uvicorn's keepalive and bookkeeping. With an error it leaves the transport open.
 - ``connections``: the set of what uvicorn counts for ``--limit-concurrency``, calls ``shutdown()`` of at its end, and
-  waits for. ``connection_lost`` takes the protocol out; the ``WebSocket`` takes its place, in the same turn of the loop.
+  waits for. ``connection_lost`` takes the protocol out; the ``WebSocket`` comes in, in the same turn of the loop.
 - ``queue`` (``websockets-sansio``, ``wsproto``): the events for the application. Once it has had
   ``websocket.connect``, the queue is empty, unless the peer did not wait for the answer, as it must (RFC 6455,
   section 4.1): then the connection stays with uvicorn. ``wsproto`` and ``websockets`` do not show such frames.

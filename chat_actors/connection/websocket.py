@@ -34,8 +34,10 @@ MAX_SKIPPED = 10_000  # pieces of frames that are looked at after the server's c
 _WHOLE_TEXT = 0x81  # first byte of a text frame: final, no extension (RFC 6455, section 5.2)
 _MASKED = 0x80  # in the second byte
 _OPCODE = 0x0F  # in the first byte
-_CONTROL = 0x08  # in the first byte
+_FINAL, _CONTROL = 0x80, 0x08  # in the first byte
 _MOST_HEADER = 10  # bytes until the length of a frame is known, at most
+_LONGEST_CONTROL = 125  # bytes of its payload
+_OUT_OF_ORDER = "expected a continuation frame", "unexpected continuation frame"  # as the judge says it
 _PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 # Why nothing is read: two reasons that do not end each other.
@@ -271,7 +273,7 @@ class WebSocket(Connection, asyncio.Protocol):
         """Give the judge a frame or a part of one, and act on its verdict."""
         judge = self._judge
         if judge is None:
-            judge = self._judge = Protocol(Side.SERVER, max_size=self._sweep.max_message)
+            judge = self._judge = Protocol(Side.SERVER, max_size=self._sweep.max_message + _LONGEST_CONTROL)
         judge.receive_data(piece)
         for frame in cast("list[Frame]", judge.events_received()):  # one, or none
             if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
@@ -281,28 +283,39 @@ class WebSocket(Connection, asyncio.Protocol):
                 if self._full and frame.opcode is Opcode.PING:
                     self._brake(_CHOKED)
                 self.receiver.count_frame()
-        if self._state is OPEN:
-            if self._missing and judge.state is JudgeState.OPEN:
-                self._judge_header(judge)
-            if judge.state is not JudgeState.OPEN:
-                self._obey(judge)
+        if self._missing and judge.state is JudgeState.OPEN:
+            self._judge_header(judge)
+        if judge.state is not JudgeState.OPEN and self._state is OPEN:
+            self._obey(judge)
 
     def _judge_header(self, judge: Protocol) -> None:
-        """Fail the connection for a header that cannot be right. The judge itself would wait for the payload."""
+        """Refuse a frame whose header cannot be right. The judge itself would wait for the payload."""
         first, length = self._head[0], self._head[1] & ~_MASKED
         if length >= 126:  # a short length may be written in a long form
             length = int.from_bytes(self._head[2 : 4 if length == 126 else 10], "big")
-        rsv = [bool(first & bit) for bit in (0x40, 0x20, 0x10)]
+        opcode, rsv = Opcode(first & _OPCODE), [bool(first & bit) for bit in (0x40, 0x20, 0x10)]
         try:
-            Frame(Opcode(first & _OPCODE), bytes(min(length, 126)), bool(first & 0x80), *rsv).check()
+            Frame(opcode, bytes(min(length, 126)), bool(first & _FINAL), *rsv).check()
+            if not opcode & _CONTROL and (opcode is Opcode.CONT) == (self._message is None):
+                raise ProtocolError(_OUT_OF_ORDER[opcode is Opcode.CONT])
         except ProtocolError as wrong:
             judge.fail(1002, str(wrong))
         else:
-            if not first & _CONTROL and (first & _OPCODE == Opcode.CONT) == (self._message is None):
-                judge.fail(1002, "fragments out of order")
+            if not opcode & _CONTROL and self._is_too_big(length):
+                self.receiver.refuse_big()
+
+    def _is_too_big(self, length: int) -> bool:
+        """Return whether a message is too big with so many bytes more.
+
+        The judge's own limit is higher by the longest ping: it would refuse one in between for the message's size.
+        """
+        return length + len(self._message or b"") > self._sweep.max_message
 
     def _take_data(self, judge: Protocol, frame: Frame) -> None:
         """Add the payload of a data frame to its message; deliver the message if it is whole."""
+        if self._is_too_big(len(frame.data)):
+            self.receiver.refuse_big()
+            return
         if self._message is None:
             self._message, self._text = bytearray(), frame.opcode is Opcode.TEXT
         self._message += frame.data
@@ -324,11 +337,11 @@ class WebSocket(Connection, asyncio.Protocol):
         """End the connection as the judge says: after the peer's close, or a frame that is broken or too big."""
         close = judge.close_sent
         if close is not None and close is not judge.close_rcvd:  # it is no answer to the peer's
-            if close.code == CloseCode.FRAME_TOO_BIG:  # the rest of the frame may be long: it is skipped
+            if close.code == CloseCode.FRAME_TOO_BIG:
                 self.receiver.refuse_big()
                 return
             self.reason = f"broken frame: {close.reason}"
-            self._sweep.counters.closed[int(close.code)] += 1
+            self._sweep.counters.closed[close.code] += 1
         self._push(b"".join(judge.data_to_send()))
         self._let_go()
 

@@ -125,7 +125,7 @@ async def test_a_host_that_refuses_a_close_code_is_given_1000() -> None:
     (event,) = lane.server.sent
     assert event == {"type": "websocket.close", "code": 1000, "reason": CloseCode.RESTARTING.reason}
     (line,) = lines
-    assert line.startswith("WARNING close code refused by the host") and "1012" in line
+    assert line.startswith("INFO close code refused by the host") and "1012" in line
     assert lane.receiver.ended == ["restarting"]
 
 
@@ -151,7 +151,7 @@ async def test_a_host_that_refuses_every_close_gets_its_exception(peer_goes: boo
             await lane.seconds(CLOSE_SECONDS + 1)
         with pytest.raises(ValueError, match="invalid close code 1000"):
             await lane.serving
-    assert [line.split()[0] for line in lines] == ["WARNING"]
+    assert [line.split()[0] for line in lines] == ["INFO"]
     assert (lane.closed, lane.receiver.ended, lane.sweep.connections) == (1, ["restarting"], set())
 
 

@@ -125,7 +125,7 @@ BROKEN_HEADERS = {  # told by its header alone
     "too big for two bytes": (header(FIN | BINARY, 1 << 16), 1009),
     "a length that is none": (header(FIN | TEXT, 1 << 63), 1009),
     "a control frame too big": (header(FIN | PING, 1 << 16), 1009),
-    "too big, with a reserved bit": (header(FIN | RSV1 | TEXT, LONGEST + 1), 1009),
+    "too big, with a reserved bit": (header(FIN | RSV1 | TEXT, LONGEST + 126), 1009),
 }
 BROKEN = {  # told by its payload, or by what was before
     "no UTF-8": (frame(FIN | TEXT, b"caf\xe9"), 1007),
@@ -200,7 +200,6 @@ def test_the_longest_message_is_heard(kind: str) -> None:
     assert [len(heard.encode() if isinstance(heard, str) else heard) for heard in stage.heard] == [LONGEST] * 2
 
 
-@pytest.mark.xfail(reason="websockets measures a ping by what is left for the message around it")
 def test_a_ping_within_the_longest_message_is_not_too_big() -> None:
     stage = Stage()
     stage.read(frame(TEXT, b"x" * LONGEST) + PING_FRAME + frame(FIN | CONT))
@@ -246,10 +245,14 @@ def test_what_was_written_goes_before_the_answer_to_the_close() -> None:
     assert [first for first, _ in stage.sent] == [FIN | TEXT, FIN | CLOSE]
 
 
-def test_a_close_within_a_message_is_answered_as_broken_and_the_message_is_not_heard() -> None:
+def test_a_close_within_a_message_is_answered_and_the_message_is_not_heard() -> None:
     stage = Stage()
     stage.read(frame(TEXT, b"be") + frame(FIN | CLOSE, b"\x03\xe8"), frame(FIN | CONT, b"end"))
-    assert (stage.heard, stage.close_codes, stage.receiver.ended) == ([], [1002], ["closed by peer"])
+    assert stage.heard == []
+    assert (stage.close_codes, stage.receiver.ended) in (
+        ([1002], ["broken frame: incomplete fragmented message"]),
+        ([1000], ["closed by peer"]),  # the websockets package up to 15
+    )
     assert stage.transport.half_closed
 
 

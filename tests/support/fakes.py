@@ -287,6 +287,9 @@ class FakeTransport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.unread
 
+    def set_write_buffer_limits(self, high: Optional[int] = None, low: Optional[int] = None) -> None:
+        pass
+
     def can_write_eof(self) -> bool:
         return self.half_closes
 
@@ -300,7 +303,6 @@ class FakeTransport(asyncio.Transport):
         self.reading = False
 
     def resume_reading(self) -> None:
-        assert not self.closing
         self.reading = True
 
     # The end
