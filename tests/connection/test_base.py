@@ -9,6 +9,7 @@ import pytest
 from chat_actors.connection.base import CLOSE_SECONDS, STRIDE, SWEEP_SECONDS, Connection, Sweep, ticks
 from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.frames import payloads
 from chat_actors.settings import Settings
 from tests.support.fakes import FakeClock, in_clean_loop, log_lines, settle, tasks
 from tests.support.lane import FastLane, Lane, both_lanes, frame
@@ -18,6 +19,11 @@ from tests.support.websocket.wire import frame as frame_of_peer
 PING_OF_PEER = frame_of_peer(FIN | PING)
 
 # Writing.
+
+
+def lane_bytes(lane: Lane, text: str) -> bytes:
+    """The bytes of a frame that wait, as the lane counts them: a host adds the header on the plain lane."""
+    return frame(text) if isinstance(lane, FastLane) else next(payloads(frame(text)))
 
 
 @both_lanes
@@ -43,9 +49,23 @@ async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane
     lane.write("x")
     assert lane.receiver.ended == [f"slow: outbox full, {unread} bytes unsent"]
     assert lane.counters.slow == 1
+    written = lane.connection.written
     lane.write("x")
     await lane.seconds(50)
-    assert (lane.counters.slow, lane.closed) == (1, 1)
+    assert (lane.counters.slow, lane.closed, lane.connection.written) == (1, 1, written)
+    assert lane.counters.bytes_out == written
+
+
+@both_lanes
+@in_clean_loop
+async def test_exactly_the_bound_may_wait(kind: type[Lane]) -> None:
+    lane = await kind.stalled(outbox_bytes=1024)
+    lane.write("x" * (1024 - len(lane_bytes(lane, "x" * 900)) + 900))
+    assert lane.connection.buffered() == 1024
+    lane.write("x")
+    assert not lane.slow
+    lane.write("x")
+    assert lane.slow
 
 
 @both_lanes
@@ -101,11 +121,6 @@ async def test_a_peer_that_reads_nothing_for_the_stall_timeout_is_aborted(kind: 
     await lane.seconds(1)
     assert lane.receiver.ended == [f"slow: no progress, {len(lane_bytes(lane, '1'))} bytes unsent"]
     assert lane.counters.slow == 1
-
-
-def lane_bytes(lane: Lane, text: str) -> bytes:
-    """The bytes of a frame that wait, as the lane counts them: a host adds the header on the plain lane."""
-    return frame(text) if isinstance(lane, FastLane) else frame(text)[2:]
 
 
 @both_lanes

@@ -7,11 +7,12 @@ from typing import Any, Optional
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
+from chat_actors.connection import websocket
 from chat_actors.connection.base import CLOSE_SECONDS
 from chat_actors.connection.websocket import UNSENT_BYTES
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Message, finished
-from tests.support.fakes import FakeTransport
+from tests.support.fakes import FakeTransport, remaining
 from tests.support.websocket.inputs import chunks
 from tests.support.websocket.stage import LONGEST, Stage
 from tests.support.websocket.wire import (
@@ -32,6 +33,7 @@ from tests.support.websocket.wire import (
 
 PING_FRAME = frame(FIN | PING, b"ping")
 CLOSE_FRAME = frame(FIN | CLOSE, b"\x03\xe8bye")
+NO_MASK = bytes(4)
 A_MESSAGE = finished(Message(1, "alice", "hello", 0))
 
 # Messages.
@@ -43,6 +45,24 @@ def test_a_whole_text_frame_is_heard_at_once(words: str) -> None:
     stage.read(text(words), text("next"))
     assert stage.heard == [words, "next"]
     assert (stage.receiver.counted, stage.sent) == (0, [])
+
+
+@pytest.mark.parametrize("words", ["xy", "grüße", "x" * 125, "x" * 126, "x" * 65_535])
+def test_a_whole_text_frame_needs_no_judge(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the one kept that judged a frame before: it would cost time and memory."""
+    stage = Stage(frame_bytes=1 << 16)
+    stage.read(PING_FRAME, frame(FIN | BINARY), text("whole")[:5], text("whole")[5:])
+    monkeypatch.setattr(websocket, "Protocol", None)
+    stage.read(text(words) * 2, text(words))
+    assert stage.heard == [b"", "whole", words, words, words]
+
+
+@pytest.mark.parametrize("mask", [b"\0\0\0\0", b"\0\x02\x03\x04", b"\0\x7e\xff\xff", b"\xff\xff\xff\xff"])
+@pytest.mark.parametrize("words", ["hello", "x" * 126])
+def test_a_text_is_heard_whatever_its_mask(words: str, mask: bytes) -> None:
+    stage = Stage()
+    stage.read(frame(FIN | TEXT, words.encode(), mask) * 2 + frame(FIN | TEXT, b"x" * 200, mask))
+    assert stage.heard == [words, words, "x" * 200]
 
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 100_000])
@@ -442,6 +462,20 @@ def test_the_hosts_end_is_passed_on() -> None:
     for connection in list(stage.host):
         connection.shutdown()
     assert (stage.shutdowns, stage.receiver.ended) == (1, [])
+
+
+def test_nothing_of_what_a_peer_said_is_kept() -> None:
+    calm, broken, lost = Stage(), Stage(), Stage()
+    lost.receiver.on_frame = lost.connection.hold
+    phrases = [("east", "tulip"), ("west", "tulip"), ("north", "tulip"), ("south", "tulip")]
+    east, west, north, south = (" ".join(phrase) for phrase in phrases)
+    calm.read(frame(FIN | TEXT, east.encode(), NO_MASK))  # heard
+    broken.read(frame(TEXT, west.encode(), NO_MASK) + CLOSE_FRAME)
+    lost.read(frame(TEXT, north.encode(), NO_MASK) + frame(FIN | CONT, south.encode(), NO_MASK))
+    lost.transport.lose()
+    calm.heard.clear()
+    del east, west, north, south
+    assert remaining(*phrases) == [False] * 4
 
 
 # Holding.

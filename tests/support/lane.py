@@ -190,6 +190,7 @@ class FastLane(Lane):
 
     async def answers(self) -> None:
         self.transport.protocol.data_received(frame_of_peer(FIN | CLOSE))
+        assert self.transport.half_closed
         await self.goes()
 
     async def goes(self) -> None:
