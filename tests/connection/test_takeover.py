@@ -58,9 +58,8 @@ class Handshake:
         self.clock = FakeClock()
         self.transport = FakeTransport()
         self.accepted: list[Accepted] = []
-        self.went_on = asyncio.Event()  # the endpoint, beyond its answer to the handshake
-        self.go_on = asyncio.Event()
-        self.go_on.set()
+        self.may_end = asyncio.Event()  # the endpoint, once it has answered the handshake
+        self.may_end.set()
         app: App = self._endpoint
         for middleware in wrap or (FastLane,):
             app = middleware(app)
@@ -81,8 +80,7 @@ class Handshake:
             self.accepted.append(await accept(scope, send))
         except PeerLost as lost:
             self.accepted.append(lost)
-        self.went_on.set()
-        await self.go_on.wait()
+        await self.may_end.wait()
 
     async def shake(self, *pieces: bytes) -> Accepted:
         for piece in pieces or (DEFLATE,):
@@ -164,12 +162,12 @@ async def test_uvicorns_transport_is_the_one_of_the_connection(ws: str) -> None:
 @in_clean_loop
 async def test_uvicorns_queue_holds_the_events_for_the_application(ws: str) -> None:
     handshake = Handshake(ws, wrapped_send)
-    handshake.go_on.clear()
+    handshake.may_end.clear()
     await handshake.shake()
     assert handshake.protocol.queue.empty()
     handshake.protocol.data_received(text("hello"))
     assert handshake.protocol.queue.get_nowait() == {"type": "websocket.receive", "text": "hello"}
-    handshake.go_on.set()
+    handshake.may_end.set()
     await settle()
 
 
@@ -198,12 +196,12 @@ async def test_uvicorn_counts_the_connection_that_was_taken_and_tells_it_the_end
 @in_clean_loop
 async def test_uvicorns_protocol_tells_whether_it_pings(ws: str, interval: Optional[float]) -> None:
     handshake = Handshake(ws, wrapped_send, ws_ping_interval=interval)
-    handshake.go_on.clear()
+    handshake.may_end.clear()
     accepted = await handshake.shake()
     await handshake.clock.advance(20)
     assert accepted == NotTaken(WRAPPED, [first for first, _ in handshake.frames] == [FIN | PING])
     assert interval is not None or not accepted.host_pings
-    handshake.go_on.set()
+    handshake.may_end.set()
     await settle()
 
 
@@ -211,11 +209,11 @@ async def test_uvicorns_protocol_tells_whether_it_pings(ws: str, interval: Optio
 @in_clean_loop
 async def test_a_loss_with_an_error_ends_uvicorns_keepalive_and_leaves_the_transport_open(ws: str) -> None:
     handshake = Handshake(ws)
-    handshake.go_on.clear()
+    handshake.may_end.clear()
     await handshake.taken()
     for _ in range(6):
         await handshake.clock.advance(10)
-    handshake.go_on.set()
+    handshake.may_end.set()
     await settle()
     assert (handshake.frames, handshake.transport.closing) == ([], False)
 
@@ -252,11 +250,11 @@ async def test_the_deprecated_implementation_answers_without_the_extension_as_we
 @in_clean_loop
 async def test_the_endpoint_returns_and_the_connection_goes_on(ws: str) -> None:
     handshake, stage = Handshake(ws), Stage()
-    handshake.go_on.clear()
+    handshake.may_end.clear()
     taken = await handshake.taken()
     connection = WebSocket(taken.transport, taken.connections, stage.sweep, lambda: None)
     receiver = FakeReceiver(connection)
-    handshake.go_on.set()
+    handshake.may_end.set()
     await settle()
     assert handshake.state.tasks == set()
     assert (handshake.transport.closing, handshake.transport.reading) == (False, True)
@@ -287,11 +285,11 @@ EARLY = {
 @in_clean_loop
 async def test_a_peer_that_did_not_wait_for_the_answer_stays_with_uvicorn(kind: str) -> None:
     handshake = Handshake("websockets-sansio")
-    handshake.go_on.clear()
+    handshake.may_end.clear()
     assert await handshake.shake(*EARLY[kind]) == NotTaken("", handshake.pings)
     event = await handshake.protocol.receive()
     assert (event.get("text") or event.get("bytes").decode()) == "early"
-    handshake.go_on.set()
+    handshake.may_end.set()
     await settle()
 
 

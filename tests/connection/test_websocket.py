@@ -6,8 +6,8 @@ from typing import Any, Optional
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
+from websockets.protocol import Protocol
 
-from chat_actors.connection import websocket
 from chat_actors.connection.base import CLOSE_SECONDS
 from chat_actors.connection.websocket import UNSENT_BYTES
 from chat_actors.protocol.codes import CloseCode
@@ -52,7 +52,7 @@ def test_a_whole_text_frame_needs_no_judge(words: str, monkeypatch: pytest.Monke
     """Nor is the one kept that judged a frame before: it would cost time and memory."""
     stage = Stage(frame_bytes=1 << 16)
     stage.read(PING_FRAME, frame(FIN | BINARY), text("whole")[:5], text("whole")[5:])
-    monkeypatch.setattr(websocket, "Protocol", None)
+    monkeypatch.setattr(Protocol, "receive_data", pytest.fail)
     stage.read(text(words) * 2, text(words))
     assert stage.heard == [b"", "whole", words, words, words]
 
@@ -250,7 +250,7 @@ def test_the_peers_close_is_answered_with_the_same_and_nothing_after_it_is_heard
     stage = Stage()
     stage.read_in_pieces(size, text("before") + frame(FIN | CLOSE, payload) + text("behind") + PING_FRAME)
     stage.read(text("far behind"), b"\xff")
-    assert (stage.heard, stage.sent) == (["before"], [(FIN | CLOSE, payload)])
+    assert (stage.heard, stage.receiver.counted, stage.sent) == (["before"], 0, [(FIN | CLOSE, payload)])
     assert stage.transport.half_closed
     assert (stage.receiver.ended, stage.connection.reason, stage.counters.closed) == (["closed by peer"], None, {})
     stage.transport.lose()
