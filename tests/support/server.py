@@ -71,11 +71,11 @@ class Server:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            (line,) = self.wait_for("unning on http://")
+            (line,) = self.wait_for("unning on http")
         except BaseException:
             self.kill()
             raise
-        address = line.partition("http://")[2].split()[0]
+        address = line.partition("://")[2].split()[0]
         self.nodes: list[Server] = [self]  # of a cluster, if it is more than one
         self.url = f"ws://{address}/ws"
         self.port = int(address.rpartition(":")[2])
