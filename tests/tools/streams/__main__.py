@@ -32,10 +32,13 @@ def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = _arguments(argv)
     seed = random.randrange(10**9) if args.seed is None else args.seed
-    numbers = range(args.streams) if args.only is None else [args.only] * args.streams
+    if args.only is None:
+        streams = (stream(seed, number) for number in range(args.streams))
+    else:
+        streams = (stream(seed, args.only, take) for take in range(args.streams))
     counts: Counter[str] = Counter()
     with servers(args.loop, args.ws, args.tls) as places:
-        found = asyncio.run(compare(places, (stream(seed, number) for number in numbers), counts))
+        found = asyncio.run(compare(places, streams, counts))
         print(table(("", "count"), [(what, f"{many:,}") for what, many in sorted(counts.items())]))
         if found:
             again = f"--seed {seed} --loop {args.loop} --ws {args.ws}{' --tls' * args.tls}"

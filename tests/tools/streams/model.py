@@ -52,7 +52,7 @@ class Difference(enum.Enum):
     )
     PONG_AFTER_CLOSE = "websockets-sansio answers pings also when it has closed"
     NO_CLOSE_FRAME = "uvicorn's wsproto ends the TCP connection after a broken frame, without a close frame"
-    SHORT_LENGTHS = "wsproto refuses a length that is longer than it needs to be"
+    SHORT_LENGTHS = "wsproto refuses a length that is longer than it needs to be, of a control frame at its second byte"
     PARTS_OF_FRAMES = "wsproto looks at what is there of a frame: it sees a wrong byte or fragment before the end of it"
     NO_1014 = "wsproto does not know the close code 1014, so it is broken to it"
     CLOSE_IN_MESSAGE = "wsproto answers a close in a fragmented message, which is a broken frame to websockets"
@@ -115,21 +115,19 @@ def read(data: bytes, differs: set[Difference]) -> Iterator[Union[Message, Ping,
     while at + 2 <= len(data):
         first, second = data[at : at + 2]
         final, opcode, masks, length = first & FIN, first & 0x0F, second & 0x80, second & 0x7F
-        if opcode not in (CONT, TEXT, BINARY, CLOSE, PING, PONG) or not masks:
+        width = {126: 2, 127: 8}.get(length, 0)
+        control = opcode >= CLOSE
+        strict = Difference.SHORT_LENGTHS in differs
+        known = opcode in (CONT, TEXT, BINARY, CLOSE, PING, PONG)
+        if not known or (not (masks or strict)) or (strict and control and (width or not final)):
             yield Ended(at + 2, broken)
             return
-        width = {126: 2, 127: 8}.get(length, 0)
         start = at + 2 + width
         if start > len(data):
             return
         if width:
             length = int.from_bytes(data[at + 2 : start], "big")
-        control = opcode >= CLOSE
-        if (
-            Difference.SHORT_LENGTHS in differs
-            and width
-            and (length < (126 if width == 2 else 1 << 16) or length >> 63)
-        ):
+        if strict and (not masks or (width and (length < (126 if width == 2 else 1 << 16) or length >> 63))):
             yield Ended(start, broken)
             return
         size = length + len(message)  # also of a control frame between fragments

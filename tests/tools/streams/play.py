@@ -218,7 +218,7 @@ def _observed(topic: str, sender: Peer, witness: Peer) -> Observed:
 def _answer(topic: str, first: int, payload: bytes) -> Answer:
     if first == FIN | PONG:
         return PINGS, payload.hex()
-    said = json.loads(payload) if first == FIN | TEXT else {"type": f"frame {first:x}"}
+    said: dict[str, Any] = json.loads(payload) if first == FIN | TEXT else {"type": f"frame {first:x}"}
     kind = said["type"]
     if kind == "error":
         return AT_ONCE, f"error {said['error']}"

@@ -7,7 +7,7 @@ import enum
 import itertools
 import json
 import random
-from typing import NamedTuple, TypeVar, Union
+from typing import Callable, NamedTuple, TypeVar, Union
 
 from tests.support.websocket.wire import (
     BINARY,
@@ -119,18 +119,18 @@ class Stream(NamedTuple):
         return "\n".join([*lines, f"  sent as {sent}"])
 
 
-def stream(seed: int, number: int) -> Stream:
-    """Return the stream of this seed and number."""
-    return _Author(seed, number).write()
+def stream(seed: int, number: int, take: int = 0) -> Stream:
+    """Return the stream of this seed and number. Each ``take`` of it has a topic of its own."""
+    return _Author(seed, number, take).write()
 
 
 class _Author:
     """Author of one stream."""
 
-    def __init__(self, seed: int, number: int) -> None:
+    def __init__(self, seed: int, number: int, take: int) -> None:
         self._name = f"{seed}/{number}"
         self._rng = random.Random(self._name)
-        self._topic = f"topic {number}"
+        self._topic = f"topic {number}.{take:04}"
         self._said = 0  # messages
         self._long = 0.3 if self._chance(0.15) else 0.0  # chance of a length that is longer than it needs to be
         self._username = self._choice(*USERNAMES)
@@ -142,10 +142,8 @@ class _Author:
 
     def write(self) -> Stream:
         rng = self._rng
-        plot = rng.choices(
-            (self._close, self._break, self._be_refused, self._be_resumed, self._stop, self._break_off),
-            (30, 30, 7, 7, 10, 16),
-        )[0]
+        plots = (self._close, self._break, self._be_refused, self._be_resumed, self._stop, self._break_off)
+        plot: Callable[[], Last] = rng.choices(plots, (30, 30, 7, 7, 10, 16))[0]
         full = plot == self._stop and self._chance(0.3)
         for _ in range(rng.choice((0, 0, 0, 1, 2))):
             self._before_the_join()
@@ -153,7 +151,7 @@ class _Author:
             self._join(windowed=plot == self._be_resumed or self._chance(0.3))
         for _ in range(rng.choice((0, 1, 2, 3, 5, 8, 13))):
             self._legal()
-        last = plot()
+        last: Last = plot()
         return Stream(self._name, self._topic, self._cut(), last, full, self._parts)
 
     # Plots
@@ -197,7 +195,7 @@ class _Author:
 
     def _stop(self) -> Last:
         """Nothing more comes."""
-        return self._choice(*Last)
+        return self._rng.choice(list(Last))
 
     def _break_off(self) -> Last:
         """The sender goes at any place."""
