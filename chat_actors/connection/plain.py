@@ -39,10 +39,11 @@ class PlainConnection(Connection):
         """Deliver the peer's messages until the connection is over.
 
         If cancelled, closes the connection with 1012 and raises CancelledError. Raises what the host raises if it
-        refuses to close the connection: the host must do so then.
+        refuses to close a connection that is open: the host must do so then.
         """
+        told, refused = False, None
         try:
-            await self._receive_in_turn()
+            told = await self._receive_in_turn()
         except asyncio.CancelledError:  # by the host, when its time for a graceful end is over
             self.close(CloseCode.RESTARTING)
             raise
@@ -52,9 +53,11 @@ class PlainConnection(Connection):
             await asyncio.wait({self._sender, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
             self._sender.cancel()
             await asyncio.wait({self._sender})
+            if not self._sender.cancelled():
+                refused = self._sender.exception()
             self._finish()
-        if not self._sender.cancelled():
-            self._sender.result()
+        if refused is not None and not told:
+            raise refused
 
     # The sending side
 
@@ -103,9 +106,9 @@ class PlainConnection(Connection):
             await self._asgi_send(event)
         except OSError as lost:  # the peer is gone (ASGI, WebSocket 2.4)
             logger.bind(error=repr(lost)).debug("event not sent")
-        except Exception as refused:  # some hosts allow only 1000 and codes from 3000 up
-            logger.bind(code=int(code), error=repr(refused)).warning("close code refused by the host")
+        except Exception as refused:  # some hosts allow only 1000 and codes from 3000 up, and none a second close
             await self._asgi_send({**event, "code": 1000})
+            logger.bind(code=int(code), error=repr(refused)).warning("close code refused by the host")
 
     # The receiving side
 
@@ -118,7 +121,8 @@ class PlainConnection(Connection):
         if held is not None and not held.done():
             held.set_result(None)
 
-    async def _receive_in_turn(self) -> None:
+    async def _receive_in_turn(self) -> bool:
+        """Deliver messages until the end; return whether the host has told of it."""
         receiving: Optional[asyncio.Future[AsgiEvent]] = None
         try:
             while True:
@@ -127,16 +131,16 @@ class PlainConnection(Connection):
                 while not receiving.done():
                     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                     if self._cut_off.done():
-                        return
+                        return False
                     if self._sender.done() and self._state is OPEN and not receiving.done():
-                        return  # some hosts tell of a lost peer to ``send`` only; what they have read comes first
+                        return False  # some hosts tell of a lost peer to ``send`` only; what they have read comes first
                     ends.discard(self._sender)  # it has sent the close: the peer's answer is next
                 event = receiving.result()
                 data: Optional[Data] = event.get("text")
                 if data is None:
                     data = event.get("bytes")
                 if data is None:  # websocket.disconnect; its code is unreliable, so it is ignored
-                    return
+                    return True
                 self._heard = True
                 if is_bigger(data, self._sweep.max_message):
                     self.receiver.refuse_big()
