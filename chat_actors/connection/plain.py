@@ -48,14 +48,17 @@ class PlainConnection(Connection):
             self.close(CloseCode.RESTARTING)
             raise
         finally:
-            if self._state is OPEN:
+            try:
+                if self._state is OPEN:
+                    self._sender.cancel()
+                await asyncio.wait({self._sender, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
                 self._sender.cancel()
-            await asyncio.wait({self._sender, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
-            self._sender.cancel()
-            await asyncio.wait({self._sender})
-            if not self._sender.cancelled():
-                refused = self._sender.exception()
-            self._finish()
+                await asyncio.wait({self._sender})
+                if not self._sender.cancelled():
+                    refused = self._sender.exception()
+            finally:  # a host may cancel more than once
+                self._sender.cancel()
+                self._finish()
         if refused is not None and not told:
             raise refused
 
