@@ -51,11 +51,10 @@ class PlainConnection(Connection):
         """Deliver the peer's messages until the connection is over.
 
         If cancelled, closes the connection with 1012 and raises CancelledError. Raises what the host raises if it
-        refuses to close the connection: the host must do so then.
+        refuses to close a connection that is open: the host must do so then.
         """
         try:
-            await self._receive_in_turn()
-            self._gone = True
+            self._gone = await self._receive_in_turn()
         except asyncio.CancelledError:  # by the host, when its time for a graceful end is over
             self.close(CloseCode.RESTARTING)
             raise
@@ -68,7 +67,7 @@ class PlainConnection(Connection):
                 self._sender.cancel()
                 self._finish()
         await asyncio.wait({self._sender})
-        if not self._sender.cancelled():
+        if not self._gone and not self._sender.cancelled():
             self._sender.result()
 
     # The sending side
@@ -120,9 +119,8 @@ class PlainConnection(Connection):
             if self._gone or isinstance(failed, OSError):  # OSError: the peer is gone (ASGI, WebSocket 2.4)
                 logger.bind(error=repr(failed)).debug("event not sent")
                 return
-            # Some hosts allow only 1000 and codes from 3000 up.
+            await self._asgi_send({**event, "code": 1000})  # some hosts allow only 1000 and codes from 3000 up
             logger.bind(code=int(code), error=repr(failed)).info("close code refused by the host")
-            await self._asgi_send({**event, "code": 1000})
 
     # The receiving side
 
@@ -135,7 +133,8 @@ class PlainConnection(Connection):
         if held is not None and not held.done():
             held.set_result(None)
 
-    async def _receive_in_turn(self) -> None:
+    async def _receive_in_turn(self) -> bool:
+        """Deliver messages until the end; return whether the host has told of it."""
         receiving: Optional[asyncio.Future[AsgiEvent]] = None
         try:
             while True:
@@ -144,16 +143,16 @@ class PlainConnection(Connection):
                 while not receiving.done():
                     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                     if self._cut_off.done():
-                        return
+                        return False
                     if self._sender.done() and self._state is OPEN and not receiving.done():
-                        return  # some hosts tell of a lost peer to ``send`` only; what they have read comes first
+                        return False  # some hosts tell of a lost peer to ``send`` only; what they have read comes first
                     ends.discard(self._sender)  # it has sent the close: the peer's answer is next
-                event = receiving.result()
+                event, receiving = receiving.result(), None
                 data: Optional[Data] = event.get("text")
                 if data is None:
                     data = event.get("bytes")
                 if data is None:  # websocket.disconnect; its code is unreliable, so it is ignored
-                    return
+                    return True
                 self._heard = True
                 if is_bigger(data, self._sweep.max_message):
                     self.receiver.refuse_big()
@@ -163,11 +162,10 @@ class PlainConnection(Connection):
                 if self._held is not None:
                     await self._held
         finally:
-            if receiving is not None and not receiving.done():
+            if receiving is not None:
                 receiving.cancel()
                 await asyncio.wait({receiving})
-            if receiving is not None and not receiving.cancelled():
-                receiving.exception()  # retrieved, or asyncio would log it as never retrieved
+                _retrieve(receiving)
 
     # The sweep
 
@@ -179,7 +177,7 @@ class PlainConnection(Connection):
             self.close(CloseCode.RESTARTING)  # of all codes the one after which a client that lives comes again
 
 
-def _retrieve(sender: "asyncio.Task[None]") -> None:
-    """Look at how the task has ended, or asyncio would log it as never retrieved."""
-    if not sender.cancelled():
-        sender.exception()
+def _retrieve(ended: "asyncio.Future[Any]") -> None:
+    """Look at how a task has ended, or asyncio would log that nobody did."""
+    if not ended.cancelled():
+        ended.exception()

@@ -16,14 +16,15 @@ from typing import Any, Optional, cast
 
 import pytest
 
-import chat_actors.connection.session
+import chat_actors.connection.plain
 from chat_actors.actors.base import Mailbox
-from chat_actors.actors.events import Join, TopicEvent
+from chat_actors.actors.events import Join
 from chat_actors.actors.fanout import FanOut
 from chat_actors.actors.outbox import Carrier, Outbox
 from chat_actors.actors.supervisor import SupervisorEvent, _Active
 from chat_actors.actors.topic import Topic
 from chat_actors.connection.session import Session
+from chat_actors.protocol.frames import JoinFrame
 from chat_actors.room.members import Member
 from tests.tools.simulation.loop import ShuffledLoop, Stuck
 from tests.tools.simulation.prepared import prepared
@@ -56,9 +57,11 @@ def test_no_schedule_breaks_anything() -> None:
     assert "Nothing broke" in outcome.stdout
 
 
-def test_a_handler_is_cancelled_at_every_await_of_a_session(ready: None) -> None:
-    tree = ast.parse(Path(chat_actors.connection.session.__file__).read_text())
-    awaits = {f"cancelled at session.py:{node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Await)}
+def test_a_handler_is_cancelled_at_every_await_of_the_plain_lane(ready: None) -> None:
+    module = ast.walk(ast.parse(Path(chat_actors.connection.plain.__file__).read_text()))
+    handlers = [one for one in module if isinstance(one, ast.AsyncFunctionDef) and "_send" not in one.name]
+    nodes = [node for handler in handlers for node in ast.walk(handler)]
+    awaits = {f"cancelled at plain.py:{node.lineno}" for node in nodes if isinstance(node, ast.Await)}
     counts: Counter[str] = Counter()
     for seed in range(10_000):
         counts.update(simulate(seed))
@@ -115,14 +118,20 @@ class ForgetsStranded(Observed):
 
 
 class LeavesOnceAnswered(Session):
-    """Session that posts no leave if it is cancelled before the reply to its join."""
+    """Session that posts no leave if its connection ends before the reply to its join."""
 
-    async def _join(self) -> Optional[Mailbox[TopicEvent]]:
-        try:
-            return await super()._join()
-        except asyncio.CancelledError:
-            self._posted_join = False
-            raise
+    def end(self, reason: str) -> None:
+        if self._topic is None:
+            self._join = None
+        super().end(reason)
+
+
+class LeavesTwice(Session):
+    """Session that goes on after its end, and takes leave again."""
+
+    def end(self, reason: str) -> None:
+        super().end(reason)
+        self._connection.receiver = self
 
 
 class LateJoins:
@@ -143,8 +152,16 @@ class LateJoins:
 class LeavesBeforeItsJoin(Session):
     """Session whose leave can overtake its join."""
 
-    def __init__(self, inbox: Any, outbox: Any, supervisor: Any, *more: Any) -> None:
-        super().__init__(inbox, outbox, LateJoins(supervisor), *more)  # type: ignore[arg-type]
+    def __init__(self, connection: Any, supervisor: Any, *more: Any) -> None:
+        super().__init__(connection, LateJoins(supervisor), *more)  # type: ignore[arg-type]
+
+
+class ReadsOn(Session):
+    """Session that does not wait for the answer to its join."""
+
+    def _ask_to_join(self, frame: JoinFrame) -> None:
+        super()._ask_to_join(frame)
+        self._connection.release()
 
 
 # What nobody sees.
@@ -183,6 +200,8 @@ def find(most: int, supervisor: type[Observed] = Observed, session: type[Session
         (GoesOnForwarding, 500),
         (ForgetsStranded, 5_000),
         (LeavesOnceAnswered, 1_000),
+        (LeavesTwice, 1_000),
+        (ReadsOn, 1_000),
         (LeavesBeforeItsJoin, 1_000),
         (LeavesATask, 10),
         (HidesAnError, 10),

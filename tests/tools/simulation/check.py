@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any, Optional, cast
 
 from chat_actors.actors.events import Join
+from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.topic import EXPIRY_GRAIN, Topic
 from chat_actors.protocol.codes import CloseCode
 from tests.tools.simulation.loop import ShuffledLoop, task_name
@@ -24,7 +25,7 @@ def quiet(world: World, answer: Rooms) -> None:
     ``answer``: what /list said just now.
     """
     supervisor = world.supervisor
-    inside = [client for client in world.clients if client.topic and not client.task.done()]
+    inside = [client for client in world.clients if client.topic and not client.ended]
     for client in inside:
         if client.joined() is None:
             raise Broken(f"the join of client {client.number} into {client.topic} is not answered")
@@ -32,7 +33,7 @@ def quiet(world: World, answer: Rooms) -> None:
     if sorted(answer) != sorted(users.items()):
         raise Broken(f"/list says {answer}, and the sessions are in {dict(users)}")
     topics = [cast(Topic, active.topic) for active in supervisor._topics.values()]
-    numbers = {client.outbox: client.number for client in world.clients}
+    numbers: dict[Any, int] = {client.connection: client.number for client in world.clients}
     by_session = {client.number: client.topic for client in inside}
     by_supervisor = {numbers[outbox]: active.topic.name for outbox, active in supervisor._active_of.items()}
     by_topic = {numbers[outbox]: topic.name for topic in topics for outbox in topic._members.present}
@@ -52,8 +53,9 @@ def end(world: World) -> None:
     tasks = asyncio.all_tasks(world.loop) - {asyncio.current_task(world.loop)}
     if tasks:
         raise Broken(f"tasks are left: {sorted(map(task_name, tasks))}")
-    if world.loop.timers() or world.watch.outboxes:
-        raise Broken(f"{world.loop.timers()} timers and {len(world.watch.outboxes)} outboxes are left")
+    left = len(world.sweep.connections), len(world.hosted), world.open
+    if world.loop.timers() or any(left):
+        raise Broken(f"{world.loop.timers()} timers are left, and connections: {left}")
     conversations(world)
 
 
@@ -70,16 +72,14 @@ def conversations(world: World) -> None:
     epochs = world.supervisor.epochs
     models = [_model(world, epoch) for epoch in epochs]
     for client in world.clients:
-        if client.outbox is None:
-            continue
-        homes = [place for place, model in enumerate(models) if client.outbox in model.due]
+        homes = [place for place, model in enumerate(models) if client.connection in model.due]
         if len(homes) > 1:
             raise Broken(f"the join of client {client.number} was taken by two topics")
         epoch = epochs[homes[0]] if homes else None
-        _compare(client, "frames", items(client), models[homes[0]].due[client.outbox] if homes else [])
-        _compare_lists(client, world.supervisor.lists.get(client.outbox, []))
+        _compare(client, "frames", items(client), models[homes[0]].due[client.connection] if homes else [])
+        _compare_lists(client, world.supervisor.lists.get(client.connection, []))
         _compare(client, "messages taken", _taken(client, epoch), client.said)
-        _check_code(world, client, epoch, any(client.outbox in model.replaced for model in models))
+        _check_code(world, client, epoch, any(client.connection in model.replaced for model in models))
     for epoch, model in zip(epochs, models):
         if epoch.topic._history.last_id != model.accepted:
             raise Broken(f"{epoch.topic.name} has {epoch.topic._history.last_id} messages, and took {model.accepted}")
@@ -110,11 +110,11 @@ def rooms(frame: Frame) -> Rooms:
 
 
 def _model(world: World, epoch: Epoch) -> Model:
-    tokens = {}
+    tokens: dict[Outbox, str] = {}
     for client in world.clients:
         joined = client.joined()
-        if client.outbox is not None and joined is not None and "resume" in joined:
-            tokens[client.outbox] = joined["resume"]
+        if joined is not None and "resume" in joined:
+            tokens[client.connection] = joined["resume"]
     model = Model(world.settings, epoch.topic._epoch, tokens)
     for event, now in epoch.journal:
         model.handle(event, now)
@@ -122,7 +122,7 @@ def _model(world: World, epoch: Epoch) -> Model:
 
 
 def _compare(client: Client, what: str, got: list[Any], due: list[Any]) -> None:
-    ended = client.peer.gone or client.task.done()
+    ended = client.peer.gone or client.ended
     if got != (due[: len(got)] if ended else due):
         raise Broken(f"client {client.number} in {client.topic or 'no topic'}: {what} {got}, due {due}")
 
@@ -136,7 +136,7 @@ def _compare_lists(client: Client, due: list[Optional[Rooms]]) -> None:
 def _taken(client: Client, epoch: Optional[Epoch]) -> list[Any]:
     """What the client's topic took of what it said."""
     events = [] if epoch is None else [event for event, _ in epoch.journal]
-    return [(event.message, event.ref) for event in events if type(event) is Said and event.outbox is client.outbox]
+    return [(event.message, event.ref) for event in events if type(event) is Said and event.outbox is client.connection]
 
 
 def _check_code(world: World, client: Client, epoch: Optional[Epoch], replaced: bool) -> None:

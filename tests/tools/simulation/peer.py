@@ -1,4 +1,4 @@
-"""The peer of one connection: uvicorn and a client in one, on either lane."""
+"""The peer of one connection: a client, and what the server has of it, on either lane: a transport or ASGI events."""
 
 import asyncio
 import random
@@ -9,29 +9,34 @@ import msgspec
 
 from chat_actors.connection.asgi import AsgiEvent
 from chat_actors.protocol.frames import payloads
+from tests.support.websocket.wire import CLOSE, FIN, PING, PONG, TEXT, frame, frames_in
 from tests.tools.simulation.loop import ShuffledLoop
 
 Frame = dict[str, Any]
+
+_NO_MASK = b"\0\0\0\0"  # leaves the data as it is
 
 decode = msgspec.json.Decoder(Frame).decode
 
 
 class Peer(asyncio.Transport):
-    """Client, and the server's side of its socket: ASGI's ``receive`` and ``send`` and, on the fast lane, uvicorn's
-    protocol and its transport in one. It reads every frame, and closes when it is told to go."""
+    """Client that reads every frame, answers pings and mostly the close, and goes when it is told to.
+
+    To the server it is the transport of a connection on the fast lane, or ``receive`` and ``send`` of the plain lane.
+    """
 
     def __init__(self, loop: ShuffledLoop, rng: random.Random, direct: bool) -> None:
         super().__init__()
-        self.transport = self
         self.code: Optional[int] = None  # of the close frame that it was sent
         self.gone = False  # it has hung up, or was aborted
         self._loop = loop
         self._random = rng.random
         self._direct = direct
         # From it to the server.
-        self._protocol: Any = self  # who is given the bytes it sends; on the fast lane an inbox, from the accept on
+        self._protocol: Any = None  # who is given the bytes it sends
         self._unread = b""  # by the server
         self._reading = True
+        self._reset = False  # it has gone without an end of what it sent
         self._ended = False  # the server knows that it is gone
         self._closed = False  # nothing can be sent to it any more
         self._events: deque[AsgiEvent] = deque()
@@ -57,27 +62,57 @@ class Peer(asyncio.Transport):
         """Send a text frame."""
         if self.gone:
             return
-        if not self._direct:
+        if self._direct:
+            self._say(frame(FIN | TEXT, data, _NO_MASK))
+        else:
             self._event({"type": "websocket.receive", "text": data.decode()})
-            return
-        size = len(data)
-        length = b"%c" % (0x80 | size) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-        self._unread += b"\x81%b\0\0\0\0%b" % (length, data)  # a mask of zeros leaves the data as it is
-        self._loop.call_soon(self._deliver)
 
     def hang_up(self) -> None:
-        """Close the connection; what was sent before arrives before."""
+        """Close the connection; what was sent before arrives before, unless the connection is reset."""
         if not self.gone:
             self.gone = True
+            self._reset = self._random() < 0.3
             self._loop.call_soon(self._deliver)
 
+    def _say(self, data: bytes) -> None:
+        self._unread += data
+        self._loop.call_soon(self._deliver)
+
+    def _react(self, control: bytes) -> None:
+        """Answer control frames."""
+        for first, payload in frames_in(control):
+            if self.gone:
+                return
+            if first == FIN | PING:
+                self._say(frame(FIN | PONG, payload, _NO_MASK))
+            elif first == FIN | CLOSE:
+                self.code = int.from_bytes(payload[:2], "big")
+                if self._random() < 0.8:
+                    self._say(frame(FIN | CLOSE, payload[:2], _NO_MASK))
+                elif self._random() < 0.5:
+                    self.hang_up()
+
     def _deliver(self) -> None:
-        if self._unread and self._reading and self._protocol is not self and not self._ended:
+        if self._ended:
+            return
+        if not self._direct:
+            if self.gone:
+                self._ended = self._closed = True
+                self._event({"type": "websocket.disconnect"})
+            return
+        if self._closed or self._reset:  # aborted by the server, or by the peer
+            self._end()
+        elif self._reading and self._unread:
             data, self._unread = self._unread, b""
             self._protocol.data_received(data)
-        if self.gone and not self._ended:
-            self._ended = self._closed = True
-            self._protocol.connection_lost(None)
+            self._loop.call_soon(self._deliver)
+        elif self._reading and self.gone:
+            self._protocol.eof_received()
+            self._end()
+
+    def _end(self) -> None:
+        self.gone = self._ended = self._closed = True
+        self._loop.call_soon(self._protocol.connection_lost, None)
 
     # ASGI.
 
@@ -103,32 +138,17 @@ class Peer(asyncio.Transport):
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
 
-    # uvicorn's protocol: it gets what the session does not take itself.
+    # The transport.
 
-    def data_received(self, data: bytes) -> None:
-        while data:
-            size, at = data[1] - 0x80, 6
-            if size == 126:
-                size, at = int.from_bytes(data[2:4], "big"), 8
-            self._event({"type": "websocket.receive", "text": data[at : at + size].decode()})
-            data = data[at + size :]
-
-    def connection_lost(self, exc: Optional[Exception]) -> None:
-        self._event({"type": "websocket.disconnect"})
-
-    def eof_received(self) -> Optional[bool]:
-        raise NotImplementedError
-
-    def pause_writing(self) -> None:
-        raise NotImplementedError
-
-    def resume_writing(self) -> None:
-        raise NotImplementedError
-
-    # Its transport.
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
 
     def write(self, data: Any) -> None:
-        self._written.append(data)
+        if not self._closed:
+            if data[0] == FIN | TEXT:
+                self._written.append(data)
+            else:  # a control frame is written by itself
+                self._loop.call_soon(self._react, data)
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -136,14 +156,18 @@ class Peer(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._closed
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._loop.call_soon(self.hang_up)
+
     def abort(self) -> None:
-        self._unread = b""
         self._closed = True
-        self.hang_up()
+        self._loop.call_soon(self._deliver)
 
     def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
-        self._loop.call_soon(self._deliver)
 
     def pause_reading(self) -> None:
         self._reading = False

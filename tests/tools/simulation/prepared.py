@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 from chat_actors.actors import base as actor
 from chat_actors.actors import fanout, topic
-from chat_actors.connection import handshake, outbox, session
+from chat_actors.connection import base as connection
+from chat_actors.connection import plain, session
 from chat_actors.protocol import names
 from chat_actors.protocol.names import nickname_key
 from chat_actors.room import members
@@ -86,7 +87,7 @@ def prepared() -> Iterator[None]:
     with ExitStack() as stack:
         for module, name, bound in BOUNDS:
             stack.enter_context(patch.object(module, name, bound))
-        for module in (actor, fanout, handshake, outbox, session):
+        for module in (actor, fanout, connection, plain, session):
             stack.enter_context(patch.object(module, "logger", LOG))
         for module in (members, topic):
             stack.enter_context(patch.object(module, "secrets", SECRETS))

@@ -12,7 +12,8 @@ from msgspec import UNSET
 from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.supervisor import ListTopics
 from chat_actors.actors.topic import EXPIRY_GRAIN
-from chat_actors.connection.lanes import CLOSE_SECONDS
+from chat_actors.connection.base import CLOSE_SECONDS, SWEEP_SECONDS
+from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import payloads
 from tests.tools.simulation import check
 from tests.tools.simulation.check import rooms
@@ -90,10 +91,14 @@ class Program:
         world = self.world
         self._stop()
         await asyncio.wait({world.supervisor.task})
+        for connection in list(world.sweep.connections):
+            connection.close(CloseCode.RESTARTING)
         await world.loop.idle()
         self._everybody_hangs_up()
         await world.loop.idle()
-        await asyncio.sleep(2 * CLOSE_SECONDS)
+        await asyncio.sleep(2 * (CLOSE_SECONDS + SWEEP_SECONDS))
+        world.sweeping.cancel()
+        await asyncio.wait({world.sweeping})
         check.end(world)
 
     # What may happen.
@@ -176,11 +181,17 @@ class Program:
 
     def _cancel(self) -> None:
         client = self._someone("cancel")
-        if client is not None and client.outbox is not None:
-            self._counts["handlers cancelled"] += 1
-            self._counts.update(f"cancelled at session.py:{line}" for line in client.lines())
+        if client is not None and client.task is not None and client.began:
             client.cancelled = True
+            self._cancel_handler(client, self._rng.choice((1, 1, 5)))
+
+    def _cancel_handler(self, client: Client, times: int) -> None:
+        """Cancel a handler; some hosts do so again and again until it has ended."""
+        if times and client.task is not None and not client.task.done():
+            self._counts["handlers cancelled"] += 1
+            self._counts.update(f"cancelled at plain.py:{line}" for line in client.lines())
             client.task.cancel()
+            self.world.loop.call_soon(self._cancel_handler, client, times - 1)
 
     def _crash(self, times: int = 1) -> None:
         epochs = [epoch for epoch in self.world.supervisor.epochs if epoch.topic.running]
@@ -227,7 +238,11 @@ class Program:
     # Whom it happens to.
 
     def _connected(self) -> list[Client]:
-        return [client for client in self.world.clients if not client.peer.gone and not client.task.done()]
+        return [
+            client
+            for client in self.world.clients
+            if not client.peer.gone and (client.task is None or not client.task.done())
+        ]
 
     def _someone(self, what: str) -> Optional[Client]:
         clients = self._connected()

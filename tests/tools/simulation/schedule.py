@@ -36,7 +36,7 @@ class Failure(Exception):
 @cache
 def _chosen(**values: float) -> Settings:
     """Settings that a schedule has drawn; a few combinations serve all schedules."""
-    return Settings.model_validate({"rate_burst": 2, **values})
+    return Settings.model_validate({"rate_burst": 2, "idle_timeout": 0, **values})
 
 
 def simulate(

@@ -12,12 +12,12 @@ from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.supervisor import ListTopics, Supervisor, SupervisorEvent, _Active
 from chat_actors.actors.topic import Topic
 from chat_actors.clock import Clock
-from chat_actors.connection import session
+from chat_actors.connection import plain
 from chat_actors.connection.admission import Authenticated
-from chat_actors.connection.inbox import open_inbox
-from chat_actors.connection.lanes import open_outbox
-from chat_actors.connection.outbox import StallWatch
+from chat_actors.connection.base import Connection, Sweep
+from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
+from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters
 from chat_actors.settings import Settings
 from tests.tools.simulation.loop import ShuffledLoop
@@ -95,21 +95,33 @@ class Observed(Supervisor):
 class Client:
     """One connection: its peer, its session, and what the peer has said since it said its join."""
 
-    def __init__(self, number: int, peer: Peer, task: "asyncio.Task[None]") -> None:
+    def __init__(self, number: int, peer: Peer, connection: Connection, session: Session) -> None:
         self.number = number
         self.peer = peer
-        self.task = task
+        self.connection = connection
         self.username = self.topic = ""  # until it has said its join
         self.said: list[tuple[str, Union[str, UnsetType]]] = []  # messages, each with its ref
-        self.outbox: Optional[Outbox] = None  # once its handler has begun
+        self.task: Optional[asyncio.Task[None]] = None  # its handler, on the plain lane
         self.cancelled = False
+        self._session = session
+
+    @property
+    def ended(self) -> bool:
+        """Whether its session has taken leave."""
+        return self.connection.receiver is not self._session
+
+    @property
+    def began(self) -> bool:
+        """Whether its handler serves: in ``Server`` nothing can come between that and the connection's beginning."""
+        coroutine: Any = None if self.task is None else self.task.get_coro()
+        return coroutine is not None and inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED
 
     def lines(self) -> list[int]:
-        """Where its session waits: lines of the session's module, the outermost call first."""
+        """Where its handler waits: lines of the plain lane's module, the outermost call first."""
         lines = []
-        coroutine: Any = self.task.get_coro()
+        coroutine: Any = None if self.task is None else self.task.get_coro()
         while inspect.iscoroutine(coroutine) and coroutine.cr_frame is not None:
-            if coroutine.cr_frame.f_code.co_filename == session.__file__:
+            if coroutine.cr_frame.f_code.co_filename == plain.__file__:
                 lines.append(coroutine.cr_frame.f_lineno)
             coroutine = coroutine.cr_await
         return lines
@@ -120,7 +132,7 @@ class Client:
 
 
 class World:
-    """Supervisor in a loop of its own."""
+    """Supervisor in a loop of its own, and its connections."""
 
     def __init__(
         self, loop: ShuffledLoop, settings: Settings, supervisor: type[Observed], session: type[Session]
@@ -133,33 +145,36 @@ class World:
         self.supervisor = supervisor(settings, self.clock, counters)
         self.stopped = False
         self.clients: list[Client] = []
-        self.watch = StallWatch(
-            self.clock, counters, settings.outbox_bytes, settings.stall_timeout, settings.message_ttl
-        )
+        self.open = 0  # connections whose descriptor is not closed
+        self.sweep = Sweep(settings, self.clock, counters, lambda: None)
+        self.sweeping = asyncio.create_task(self.sweep.run())
+        self.hosted: set[Any] = set()  # the connections that the host counts
         self._session = session
         self._counters = counters
 
     def connect(self, peer: Peer, direct: bool) -> Client:
-        """Open a connection as ``Chat`` does."""
-
-        async def handler() -> None:
-            protocol: Any = peer if direct else None
-            client.outbox = open_outbox(self.watch, protocol, peer.receive, peer.send)
-            inbox = open_inbox(protocol, client.outbox.receive, self.settings.frame_bytes)
-            session = self._session(
-                inbox,
-                client.outbox,
-                self.supervisor.mailbox,
-                self.settings,
-                self._counters,
-                self.clock,
-                Authenticated(),
-                "peer",
-            )
-            await session.run()
-
-        task = self.loop.create_task(handler())
-        task.add_done_callback(lambda _: peer.hang_up())  # as uvicorn does
-        client = Client(len(self.clients), peer, task)
+        """Open a connection as ``Server`` does."""
+        self.open += 1
+        connection: Union[WebSocket, PlainConnection]
+        if direct:
+            connection = WebSocket(peer, self.hosted, self.sweep, self._closed)
+        else:
+            connection = PlainConnection(peer.receive, peer.send, True, self.sweep, self._closed)
+        session = self._session(
+            connection,
+            self.supervisor.mailbox,
+            self.settings,
+            self._counters,
+            self.clock,
+            Authenticated(),
+            "peer",
+        )
+        client = Client(len(self.clients), peer, connection, session)
+        if isinstance(connection, PlainConnection):
+            client.task = self.loop.create_task(connection.serve())
+            client.task.add_done_callback(lambda _: peer.hang_up())  # as uvicorn does
         self.clients.append(client)
         return client
+
+    def _closed(self) -> None:
+        self.open -= 1
