@@ -207,8 +207,8 @@ class WebSocket(Connection, asyncio.Protocol):
         self._unread = self._head = b""
         self._judge = self._message = None
         self._brakes, self._paused = 0, False
-        self._transport.close()  # else asyncio warns of a TLS transport that is not closed
         self._finish()
+        self._transport.close()  # else asyncio warns of a TLS transport that is not closed
 
     def pause_writing(self) -> None:
         self._full = True

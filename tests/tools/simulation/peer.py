@@ -162,6 +162,9 @@ class Peer(asyncio.Transport):
     def write_eof(self) -> None:
         self._loop.call_soon(self.hang_up)
 
+    def close(self) -> None:
+        self._closed = True
+
     def abort(self) -> None:
         self._closed = True
         self._loop.call_soon(self._deliver)
