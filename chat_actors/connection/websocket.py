@@ -142,12 +142,13 @@ class WebSocket(Connection, asyncio.Protocol):
         self._read_on()  # to see the peer's end
 
     def _check_silence(self, silent: int) -> None:
-        if self._brakes:  # nothing is read, so nothing can be heard
-            self._silent = 0
-        elif silent == self._sweep.ping_ticks:
-            self._push(_PING)
+        if silent == self._sweep.ping_ticks:
+            self._push(_PING)  # also to a peer that is not read: a socket that is gone shows when it is written to
         elif silent >= 2 * self._sweep.ping_ticks:
-            self.abort("silent: no answer to a ping")
+            if self._brakes:  # nothing is read, so nothing can be heard
+                self._silent = 0
+            else:
+                self.abort("silent: no answer to a ping")
 
     # Flow control
 
