@@ -142,13 +142,14 @@ class WebSocket(Connection, asyncio.Protocol):
         self._read_on()  # to see the peer's end
 
     def _check_silence(self, silent: int) -> None:
-        if silent == self._sweep.ping_ticks:
-            self._push(_PING)  # also to a peer that is not read: a socket that is gone shows when it is written to
+        if self._brakes:  # nothing is read, so nothing can be heard; but a write shows whether the socket is gone
+            self._silent = 0
+            if not self._sweep.tick % self._sweep.ping_ticks:
+                self._push(_PING)
+        elif silent == self._sweep.ping_ticks:
+            self._push(_PING)
         elif silent >= 2 * self._sweep.ping_ticks:
-            if self._brakes:  # nothing is read, so nothing can be heard
-                self._silent = 0
-            else:
-                self.abort("silent: no answer to a ping")
+            self.abort("silent: no answer to a ping")
 
     # Flow control
 
