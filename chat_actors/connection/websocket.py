@@ -151,8 +151,10 @@ class WebSocket(Connection, asyncio.Protocol):
         self._read_on()  # to see the peer's end
 
     def _check_silence(self, silent: int) -> None:
-        if self._brakes:  # nothing is read, so nothing can be heard
+        if self._brakes:  # nothing is read, so nothing can be heard; but a write shows whether the socket is gone
             self._silent = 0
+            if not self._sweep.tick % self._sweep.ping_ticks:
+                self._push(_PING)
         elif silent == self._sweep.ping_ticks:
             self._push(_PING)
         elif silent >= 2 * self._sweep.ping_ticks:

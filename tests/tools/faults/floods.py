@@ -71,10 +71,10 @@ async def flood(
 ) -> Outcome:
     """The plain form: so many members send the same over and over. Unless ``reading``, they read nothing.
 
-    ``ping``: seconds after which uvicorn asks whether a connection is still there, by itself 20.
+    ``ping``: seconds of silence after which the server pings, by itself 20.
     """
     names = [f"noise-{i}" for i in range(clients)]
-    async with Scene(most_mib=most_mib, FAULTS_PING=str(ping)) as scene:
+    async with Scene(most_mib=most_mib, CHAT_PING_INTERVAL=str(ping)) as scene:
         peers = await join_many(scene.port, names, [f"topic-{i}" for i in range(topics)], narrow=not reading, ask=True)
         for peer in peers:
             peer.transport.write(begin)
@@ -129,7 +129,7 @@ async def long_messages(topics: int, seconds: float) -> Outcome:
 async def oversized(clients: int, hang_up: bool) -> Outcome:
     """Frames that are too big, and frames of nearly the longest kind that never end.
 
-    ``hang_up``: so do those who are told that theirs was too big. If they do not, uvicorn waits 10 seconds for it.
+    ``hang_up``: so do those who are told that theirs was too big. If they do not, the server waits for a while.
     """
     names = [f"noise-{i}" for i in range(clients)]
     most = BASE_MIB + clients * UNREAD_MIB

@@ -2,8 +2,7 @@
 
 On SIGUSR1 it logs how many tasks there are, and how many objects of the package are alive. Variables bring faults
 that cannot come from outside: ``FAULTS_CRASH_EVERY=n`` has each topic (but the witnesses') fail at every nth message,
-``FAULTS_OPEN_FILES=n`` is the limit on open files, ``FAULTS_LOOP`` chooses the event loop, and with ``FAULTS_PING=s``
-uvicorn asks each connection after so many seconds whether it is still there.
+``FAULTS_OPEN_FILES=n`` is the limit on open files, and ``FAULTS_LOOP`` chooses the event loop.
 """
 
 import asyncio
@@ -13,7 +12,6 @@ import resource
 import signal
 from collections import Counter
 from functools import partial
-from typing import Callable
 from unittest.mock import patch
 
 import uvicorn
@@ -61,11 +59,6 @@ def crash_every(messages: int) -> None:
     patch.object(Topic, "handle", handle_or_fail).start()
 
 
-def ping_every(seconds: float, run: Callable[..., None]) -> Callable[..., None]:
-    """Run the server with that interval in place of the command's own."""
-    return lambda *args, **options: run(*args, **{**options, "ws_ping_interval": seconds})
-
-
 if __name__ == "__main__":
     if "FAULTS_CRASH_EVERY" in os.environ:
         crash_every(int(os.environ["FAULTS_CRASH_EVERY"]))
@@ -74,7 +67,5 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     if "FAULTS_LOOP" in os.environ:
         patch.object(uvicorn, "run", partial(uvicorn.run, loop=os.environ["FAULTS_LOOP"])).start()
-    if "FAULTS_PING" in os.environ:
-        patch.object(uvicorn, "run", ping_every(float(os.environ["FAULTS_PING"]), uvicorn.run)).start()
     patch.object(served, "app", app).start()
     main()
