@@ -31,6 +31,7 @@ JOINED = "joined"
 
 BROKEN, NOT_TEXT = 1002, 1007  # close codes (RFC 6455, section 7.4.1)
 CODES = {*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006}  # that a close frame may have
+LONGEST_PING = 125  # bytes (RFC 6455, section 5.5)
 HOST_LIMIT = 1 << 24  # bytes of a message, of a host that knows nothing of ours
 
 
@@ -131,17 +132,20 @@ def read(data: bytes, differs: set[Difference]) -> Iterator[Union[Message, Ping,
             yield Ended(start, broken)
             return
         size = length + len(message)  # also of a control frame between fragments
-        limit = LIMIT if Difference.WHOLE_MESSAGES not in differs else HOST_LIMIT
-        if size > limit and Difference.HUGE not in differs:
+        by_message = Difference.WHOLE_MESSAGES not in differs
+        if size > (LIMIT + LONGEST_PING if by_message else HOST_LIMIT) and Difference.HUGE not in differs:
             yield Ended(start, CloseCode.FRAME_TOO_BIG)
             return
-        wrong = bool(first & 0x70) or (control and (length > 125 or not final))
-        if wrong and Difference.LATE_CHECKS not in differs:
+        wrong = bool(first & 0x70) or (control and (length > LONGEST_PING or not final))
+        out_of_turn = (opcode == CONT and kind is None) or (opcode in (TEXT, BINARY) and kind is not None)
+        if (wrong and Difference.LATE_CHECKS not in differs) or (out_of_turn and by_message):
             yield Ended(start, broken)
+            return
+        if by_message and not control and size > LIMIT:
+            yield Ended(start, CloseCode.FRAME_TOO_BIG)
             return
         at = start + 4 + length
         payload = masked(data[start + 4 : at], data[start : start + 4])
-        out_of_turn = (opcode == CONT and kind is None) or (opcode in (TEXT, BINARY) and kind is not None)
         is_text = TEXT in (opcode, kind) and not control
         if Difference.PARTS_OF_FRAMES in differs:
             if out_of_turn and len(payload) >= min(length, 1):
