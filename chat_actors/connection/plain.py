@@ -147,6 +147,10 @@ class PlainConnection(Connection):
                     if self._sender.done() and self._state is OPEN and not receiving.done():
                         return False  # some hosts tell of a lost peer to ``send`` only; what they have read comes first
                     ends.discard(self._sender)  # it has sent the close: the peer's answer is next
+                lost = receiving.exception()
+                if lost is not None:  # uvicorn's receive fails on a TLS transport whose peer is gone
+                    logger.bind(error=repr(lost)).debug("event not received")
+                    return True
                 event, receiving = receiving.result(), None
                 data: Optional[Data] = event.get("text")
                 if data is None:
