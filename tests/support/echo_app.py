@@ -1,57 +1,58 @@
-"""Echo, only for the tests: every message comes back as it came, by the chat server's own ways in and out.
+"""Echo, only for the tests: every message comes back as it came, by the server's own connection on the fast lane."""
 
-``app`` reads and writes as a session does: text that the inbox takes at once is written by the outbox, and what
-comes as an ASGI event is text or binary. ``plain`` is the same echo without inbox and outbox, to compare with.
-"""
+import asyncio
+from functools import cache
 
 from loguru import logger
 from websockets.frames import Frame, Opcode
 
 from chat_actors.clock import Clock
-from chat_actors.connection.asgi import FindProtocol, Receive, Scope, Send, uvicorn_protocol
-from chat_actors.connection.inbox import open_inbox
-from chat_actors.connection.lanes import open_outbox
-from chat_actors.connection.outbox import StallWatch
+from chat_actors.connection.asgi import Receive, Scope, Send
+from chat_actors.connection.base import Connection, Receiver, Sweep
+from chat_actors.connection.takeover import FastLane, Taken, accept
+from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters
+from chat_actors.protocol.codes import CloseCode
+from chat_actors.protocol.decoding import Data
 from chat_actors.settings import load_settings
 
 
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """``send`` is handed on as the server made it: behind it the fast lane is found."""
-    await FindProtocol(_echo)(scope, receive, send)
+class Echo(Receiver):
+    """Receiver that sends back what it receives."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._echoed = 0
+        connection.receiver = self
+
+    def receive(self, data: Data) -> None:
+        self._echoed += 1
+        frame = Frame(Opcode.TEXT, data.encode()) if isinstance(data, str) else Frame(Opcode.BINARY, data)
+        self._connection.write(frame.serialize(mask=False))
+
+    def count_frame(self) -> None: ...
+
+    def refuse_big(self) -> None:
+        self._connection.close(CloseCode.FRAME_TOO_BIG)
+
+    def overdue(self) -> None: ...
+
+    def end(self, reason: str) -> None:
+        logger.info("ended, echoed={}", self._echoed)
+
+
+@cache
+def _sweep() -> "tuple[Sweep, asyncio.Task[None]]":
+    """Start the sweep of this process, once. A task that nobody refers to could be lost."""
+    sweep = Sweep(load_settings(), Clock(), Counters(), lambda: None)
+    return sweep, asyncio.create_task(sweep.run())
 
 
 async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()  # websocket.connect
-    await send({"type": "websocket.accept"})
-    settings = load_settings()
-    watch = StallWatch(Clock(), Counters(), settings.outbox_bytes, settings.stall_timeout, settings.message_ttl)
-    protocol = uvicorn_protocol(scope)
-    outbox = open_outbox(watch, protocol, receive, send)
-    inbox = open_inbox(protocol, outbox.receive, settings.frame_bytes)
-    taken = 0
-
-    def write(text: str) -> None:
-        outbox.write(Frame(Opcode.TEXT, text.encode()).serialize(mask=False))
-
-    def take(text: str) -> bool:
-        nonlocal taken
-        taken += 1
-        write(text)
-        return True
-
-    inbox.deliver_to(take)
-    while (event := await inbox.receive())["type"] == "websocket.receive":
-        if event.get("text") is not None:
-            write(event["text"])
-        else:  # the outbox knows text frames only
-            await send({"type": "websocket.send", "bytes": event["bytes"]})
-    logger.info("echoed taken={}", taken)
-    await outbox.finish()
+    taken = await accept(scope, send)
+    assert isinstance(taken, Taken), taken
+    Echo(WebSocket(taken.transport, taken.connections, _sweep()[0], lambda: None))
 
 
-async def plain(scope: Scope, receive: Receive, send: Send) -> None:
-    await receive()  # websocket.connect
-    await send({"type": "websocket.accept"})
-    while (event := await receive())["type"] == "websocket.receive":
-        await send({**event, "type": "websocket.send"})
+app = FastLane(_echo)

@@ -12,7 +12,7 @@ from tests.tools.faults.wire import Peer, connect
 
 BURST = [{"message": "😀" * 4096}] * 32  # 512 KiB: more than a narrow path holds, less than an outbox
 PACE = 0.05  # seconds between the messages that are timed: so many that one is less than a hundredth
-SLACK = 2.0  # seconds beyond the stall timeout: the clock looks once a second, and from the last progress it saw
+SLACK = 2.0  # seconds beyond the stall timeout: the sweep looks twice a second, and from the last progress it saw
 
 
 class Readers:
