@@ -289,6 +289,7 @@ async def test_a_frame_too_big_is_told_whatever_else_comes_with_it(
         count = before.count(GOOD)  # what was whole before it is heard
         assert [(await alice.recv())["id"] for _ in range(count)] == [*range(1, count + 1)]
         assert (await alice.ask({"message": "hello"}))["id"] == count + 1
+    await visit.see_leaves(2)  # Eve's is not one of the visit
 
 
 @in_loop
