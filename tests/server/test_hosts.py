@@ -8,18 +8,16 @@ from typing import Callable
 
 import pytest
 
-from tests.support.server import APP, FAST, TROUBLE_ON_PLAIN_LANE, Client, Server, Visit, in_loop
+from tests.support.server import APP, TROUBLE_ON_PLAIN_LANE, Client, Server, Visit, in_loop
 
 StartServer = Callable[..., Server]
 
-HOSTS = "uvicorn", *FAST, "--factory"
-LEGACY = "uvicorn", "chat_actors.app:app", "--port", "0", "--ws", "websockets"
+HOSTS = "uvicorn", "--port", "0", "--factory"
 HYPERCORN = "hypercorn", "chat_actors.app:app", "--bind", "127.0.0.1:0", "--graceful-timeout", "0"
 WRAPPED = "middleware around `send`: add chat_actors.FastLane as the outermost middleware"
 NO_FAST_LANE = {
     "mounted": ((*HOSTS, "tests.support.host_apps:mounted"), WRAPPED),
     "wrapped": ((*HOSTS, "tests.support.host_apps:wrapped"), WRAPPED),
-    "uvicorn --ws websockets": (LEGACY, "another implementation of uvicorn: start it with --ws websockets-sansio"),
     "hypercorn": (HYPERCORN, "another ASGI server than uvicorn"),
 }
 FULL = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +Exceeded concurrency limit\.)")
