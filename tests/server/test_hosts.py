@@ -8,17 +8,20 @@ from typing import Callable
 
 import pytest
 
-from tests.support.server import APP, TROUBLE_ON_PLAIN_LANE, Client, Server, Visit, in_loop
+from tests.support.server import APP, FAST, TROUBLE_ON_PLAIN_LANE, Client, Server, Visit, in_loop
 
 StartServer = Callable[..., Server]
 
-HOSTS = "uvicorn", "--port", "0", "--factory"
+HOSTS = "uvicorn", *FAST, "--factory"
 HYPERCORN = "hypercorn", "chat_actors.app:app", "--bind", "127.0.0.1:0", "--graceful-timeout", "0"
 WRAPPED = "middleware around `send`: add chat_actors.FastLane as the outermost middleware"
 NO_FAST_LANE = {
     "mounted": ((*HOSTS, "tests.support.host_apps:mounted"), WRAPPED),
     "wrapped": ((*HOSTS, "tests.support.host_apps:wrapped"), WRAPPED),
-    "hypercorn": (HYPERCORN, "another ASGI server than uvicorn"),
+    "hypercorn": (
+        HYPERCORN,
+        "uvicorn not found: another ASGI server, HTTP/2, or middleware with a task of its own",
+    ),
 }
 FULL = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +Exceeded concurrency limit\.)")
 

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 
 from chat_actors import create_app
 from chat_actors.settings import Settings
-from tests.support.server import APP, UNBOUNDED, Client, Server, Visit, in_loop
+from tests.support.server import APP, FAST, UNBOUNDED, Client, Server, Visit, in_loop
 from tests.support.tls import Certificate
 from tests.support.websocket.wire import HANDSHAKE, text
 
@@ -37,7 +37,7 @@ COMMANDS = {
     "uvicorn --ws wsproto": ("uvicorn", "chat_actors.app:app", "--port", "0", "--ws", "wsproto"),
     "uvicorn --ws websockets": ("uvicorn", "chat_actors.app:app", "--port", "0", "--ws", "websockets"),
     "python -m chat_actors": ("chat_actors",),
-    "uvicorn, mounted": ("uvicorn", "--factory", "tests.support.host_apps:mounted_on_the_fast_lane", "--port", "0"),
+    "mounted, fast lane": ("uvicorn", "--factory", "tests.support.host_apps:mounted_on_the_fast_lane", *FAST),
 }
 every_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 

@@ -26,8 +26,9 @@ from websockets.exceptions import ConnectionClosed
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
 PORTS = 50  # that one process may use, the first to claim the others
 ROOT = Path(__file__).parent.parent.parent
-APP = "uvicorn", "chat_actors.app:app", "--port", "0"  # as a user starts it, but for the port
-AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", "--port", "0"  # see ``put_forward``
+FAST = "--port", "0"  # every implementation of uvicorn has the fast lane
+APP = "uvicorn", "chat_actors.app:app", *FAST
+AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", *FAST  # see ``put_forward``
 UNBOUNDED: dict[str, Any] = {"max_queue": None}  # else a client with unread frames waits 10 s in its close
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
 TROUBLE_ON_PLAIN_LANE = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +fast lane not used )")
