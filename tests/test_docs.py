@@ -11,6 +11,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import uvicorn
+from websockets import http11
 
 from chat_actors.__main__ import main
 from chat_actors.client import FINAL, Tuning
@@ -27,7 +28,7 @@ DOCS = PACKAGE / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 MOST_LINES = 160  # of README: two screens
-FOREIGN_CODES = {1002, 1007}  # close codes that uvicorn sends by itself
+FOREIGN_CODES = {1002, 1007}  # close codes that answer a broken frame: the WebSocket protocol's own
 
 SOURCE = "\n".join(path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py")))
 
@@ -125,6 +126,23 @@ def test_every_example_in_python_compiles_and_imports_what_exists(page: Path) ->
                 assert all(hasattr(module, alias.name) for alias in node.names)
 
 
+def methods() -> set[str]:
+    """The methods of the package, each as ``Class.method``."""
+    classes = [
+        node
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(text(path)))
+        if isinstance(node, ast.ClassDef)
+    ]
+    functions = ast.FunctionDef, ast.AsyncFunctionDef
+    return {f"{one.name}.{node.name}" for one in classes for node in one.body if isinstance(node, functions)}
+
+
+@each_page
+def test_every_method_that_is_named_exists(page: Path) -> None:
+    assert {name for name in spans(page) if re.fullmatch(r"[A-Z]\w*[a-z]\w*\.\w+", name)} <= methods()
+
+
 # The protocol.
 
 
@@ -207,7 +225,44 @@ def test_every_option_that_the_command_gives_to_uvicorn_has_its_row(monkeypatch:
     assert sorted(told) == sorted(given)
 
 
+# The hosts.
+
+
+def reasons_for_the_plain_lane() -> set[str]:
+    """What the code may say of a connection that has not got the fast lane."""
+    strings: list[ast.expr] = []
+    for node in ast.walk(ast.parse(text(PACKAGE / "connection" / "takeover.py"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "NotTaken":
+            strings.append(node.args[0])
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "why":
+            strings.append(node.value)
+    return {one.value for one in strings if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value}
+
+
+def test_every_reason_for_the_plain_lane_has_its_row_with_its_remedy() -> None:
+    told = [reason.strip("`") for reason, _ in rows("hosts.md", "### Without the fast lane")]
+    assert sorted(told) == sorted(reasons_for_the_plain_lane())
+
+
+def test_every_option_of_uvicorn_that_is_named_is_one() -> None:
+    known = {option for parameter in uvicorn.main.params for option in parameter.opts}
+    told = {word for span in spans(DOCS / "hosts.md") for word in span.split() if word.startswith("--")}
+    assert told and told <= known
+
+
+def test_every_variable_of_the_package_websockets_is_one() -> None:
+    told = {*re.findall(r"WEBSOCKETS_\w+", text(DOCS / "hosts.md"))}
+    assert told and all(f'"{name}"' in text(Path(http11.__file__)) for name in told)
+
+
 # The log and the metrics.
+
+
+def test_every_reason_for_a_leave_is_one() -> None:
+    told = [name for reasons, _ in rows("operations.md", "### Reasons for a leave") for name in names(reasons)]
+    others = [name for name in told if name.upper() not in CloseCode.__members__]
+    assert others
+    assert [name for name in others if f'"{name}"'.replace('…"', "") not in SOURCE] == []
 
 
 def test_every_log_event_that_is_named_is_one() -> None:

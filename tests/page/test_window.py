@@ -25,7 +25,7 @@ def page_of(server: Server) -> str:
 
 
 def test_a_server_that_restarts_under_the_page_is_found_again(people: People, start: StartServer) -> None:
-    again = (*APP[:2], "--port", str(*free_ports(1)))
+    again = (*APP, "--port", str(*free_ports(1)))
     server = start(*again)
     alice = people.come(page_of(server)).enters("alice", "sports")
     bob = people.come(page_of(server)).enters("bob", "sports")

@@ -795,7 +795,7 @@ async def test_a_restart_of_a_real_server_is_a_gap_and_what_was_to_be_sent_is_se
         assert (await alice.send("1")).id == 1
         await asyncio.to_thread(server.terminate)
         sending = asyncio.ensure_future(alice.send("2"))
-        await asyncio.to_thread(start, *APP[:-1], str(server.port))
+        await asyncio.to_thread(start, *APP, "--port", str(server.port))
         assert (await sending).id == 1
         assert await take(alice, 1) == [Gap(2, None, "restarted")]
 

@@ -141,7 +141,7 @@ async def test_a_silent_peer_stays_where_its_host_pings_it_or_nothing_limits_its
 
 # A process that stood still.
 
-SHORT = {"CHAT_JOIN_TIMEOUT": "1.5", "CHAT_PING_INTERVAL": "1", "CHAT_STALL_TIMEOUT": "1"}
+SHORT = {"CHAT_JOIN_TIMEOUT": "3", "CHAT_PING_INTERVAL": "1", "CHAT_STALL_TIMEOUT": "1"}
 
 
 @in_loop
@@ -149,10 +149,10 @@ async def test_a_process_that_was_stopped_punishes_nobody_when_it_goes_on(start:
     server, twin = start(*APP, **SHORT), start(*APP, **SHORT)
     async with Visit(server) as visit, Visit(twin) as beside, RawClient(twin.port) as silent:
         alice, bob = await visit.join("alice", "sports"), await visit.join("bob", "sports")
-        waiting, hesitant = await visit.connect(), await visit.connect()
-        late = await beside.connect()
         await silent.upgrade()
         await silent.join("silent", "sports")
+        waiting, hesitant = await visit.connect(), await visit.connect()
+        late = await beside.connect()
         os.kill(server.pid, signal.SIGSTOP)
         try:
             await waiting.send({"username": "waiting", "topic": "sports"})

@@ -18,16 +18,7 @@ from websockets.asyncio.client import connect
 
 from chat_actors import create_app
 from chat_actors.settings import Settings
-from tests.support.server import (
-    APP,
-    FAST,
-    TROUBLE_ON_PLAIN_LANE,
-    UNBOUNDED,
-    Client,
-    Server,
-    Visit,
-    in_loop,
-)
+from tests.support.server import APP, FAST, UNBOUNDED, Client, Server, Visit, in_loop
 from tests.support.tls import Certificate
 from tests.support.websocket.wire import HANDSHAKE, text
 
@@ -49,9 +40,6 @@ COMMANDS = {
     "mounted, fast lane": ("uvicorn", "--factory", "tests.support.host_apps:mounted_on_the_fast_lane", *FAST),
 }
 every_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-on_the_fast_lane = pytest.mark.parametrize(
-    "command", [pytest.param(COMMANDS[name], id=name) for name in COMMANDS if name != "uvicorn --ws websockets"]
-)
 
 
 @pytest.fixture
@@ -74,7 +62,7 @@ def launch(start: StartServer, tmp_path: Path) -> StartServer:
 async def terminate(server: Server, *clients: Client) -> list[int]:
     """End the server, which must be clean; the codes by which the clients were closed."""
     codes = asyncio.gather(*[client.close_code() for client in clients])
-    await asyncio.to_thread(server.terminate, within=GRACE, trouble=TROUBLE_ON_PLAIN_LANE)
+    await asyncio.to_thread(server.terminate, within=GRACE)
     return await codes
 
 
@@ -135,7 +123,7 @@ def join_and_read_nothing(server: Server, username: str, topic: str) -> socket.s
     return sock
 
 
-@on_the_fast_lane
+@every_command
 @in_loop
 async def test_members_that_neither_read_nor_answer_do_not_hold_up_the_end(
     launch: StartServer, sockets: ExitStack, command: tuple[str, ...]
