@@ -310,10 +310,10 @@ async def test_a_peer_that_does_not_answer_the_close_is_aborted(kind: type[Lane]
 @in_clean_loop
 async def test_a_close_that_the_peer_never_reads_is_given_up(kind: type[Lane]) -> None:
     before = tasks()
-    lane = await kind.stalled("1")
+    lane = await kind.stalled("1", stall_timeout=0.5)
     lane.connection.close(CloseCode.RESTARTING)
     await lane.seconds(CLOSE_SECONDS + 1)
-    assert lane.closed == 1
+    assert (lane.closed, lane.counters.slow) == (1, 0)
     assert tasks() == before | {lane.sweeping}
 
 
@@ -355,6 +355,7 @@ async def test_a_peer_that_goes_has_given_no_reason(kind: type[Lane]) -> None:
     lane.write("1")
     await lane.seconds(10)
     assert (lane.texts, lane.close_codes, lane.closed) == ([], [], 1)
+    assert (lane.connection.reason, lane.counters.closed) == (None, {})
 
 
 @both_lanes

@@ -140,7 +140,8 @@ BROKEN_HEADERS = {  # told by its header alone
     "an unknown control frame": (header(FIN | 0xB, 5), 1002),
     "a long control frame": (header(FIN | PING, 126), 1002),
     "a long close frame": (header(FIN | CLOSE, 200), 1002),
-    "a control frame in fragments": (header(PONG, 5), 1002),
+    "a ping in fragments": (header(PING, 5), 1002),
+    "a pong in fragments": (header(PONG, 5), 1002),
     "too big": (header(FIN | TEXT, LONGEST + 1), 1009),
     "too big for two bytes": (header(FIN | BINARY, 1 << 16), 1009),
     "a length that is none": (header(FIN | TEXT, 1 << 63), 1009),
@@ -384,7 +385,7 @@ def test_a_close_at_a_message_is_answered_by_the_close_in_the_same_read(kind: st
     frames, heard = MESSAGES[kind]
     stage = Stage()
     stage.receiver.on_message = lambda: stage.connection.close(CloseCode.TOO_MANY_REFUSED)
-    stage.read(b"".join(frames) + text("behind") + PING_FRAME + CLOSE_FRAME + text("far behind"))
+    stage.read(b"".join(frames) + text("behind") + PING_FRAME + CLOSE_FRAME * 2 + text("far behind"))
     assert (stage.heard, stage.close_codes, stage.transport.half_closed) == ([heard], [1008], True)
 
 

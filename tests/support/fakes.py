@@ -294,7 +294,7 @@ class FakeTransport(asyncio.Transport):
         return self.half_closes
 
     def write_eof(self) -> None:
-        assert self.half_closes
+        assert self.half_closes and not self.half_closed
         self.half_closed = True
 
     # The receiving side

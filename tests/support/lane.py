@@ -12,7 +12,7 @@ from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters
 from chat_actors.protocol.frames import Message, finished
 from chat_actors.settings import Settings
-from tests.support.fakes import FakeClock, FakeReceiver, FakeServer, FakeTransport, settle
+from tests.support.fakes import FakeClock, FakeReceiver, FakeServer, FakeTransport, log_lines, settle
 from tests.support.websocket.stage import close_codes
 from tests.support.websocket.wire import CLOSE, FIN, TEXT, frames_in
 from tests.support.websocket.wire import frame as frame_of_peer
@@ -54,8 +54,10 @@ class Lane(ABC):
             self.connection.write(frame(text))
 
     async def seconds(self, count: float) -> None:
-        """So many seconds pass, in sweeps."""
-        await self.clock.elapse(count)
+        """So many seconds pass, in sweeps. Fails if the sweep finds a bug."""
+        with log_lines() as lines:
+            await self.clock.elapse(count)
+        assert not [line for line in lines if "connection check failed" in line], lines
 
     def forget(self) -> None:
         """Drop every reference to the connection that the test has."""
