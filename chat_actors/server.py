@@ -18,7 +18,7 @@ from chat_actors.connection.base import CLOSE_SECONDS, Connection, Sweep
 from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
-from chat_actors.connection.takeover import PeerLost, Taken, accept
+from chat_actors.connection.takeover import PeerLost, Taken, accept, has_waited
 from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters, ReaderStatistics, Statistics
 from chat_actors.protocol.codes import CloseCode, ErrorCode
@@ -60,6 +60,8 @@ class Server:
         address, port = scope.get("client") or ("unknown", 0)
         peer = f"{address}:{port}"
         caller = self.admission.decide(scope.get("headers", ()))
+        if not has_waited(scope):
+            caller = HandshakeRefused("frames before the answer")
         if isinstance(caller, HandshakeRefused):
             logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
             await _refuse(send)
@@ -93,7 +95,7 @@ class Server:
         accepted = await accept(scope, send)
         if isinstance(accepted, Taken):
             return WebSocket(accepted.transport, accepted.connections, self._sweep, closed)
-        if accepted.why and accepted.why not in self._said:
+        if accepted.why not in self._said:
             self._said.add(accepted.why)
             logger.bind(reason=accepted.why).warning("fast lane not used")
         return PlainConnection(receive, send, accepted.host_pings, self._sweep, closed)

@@ -66,8 +66,7 @@ class PlainConnection(Connection):
             finally:
                 self._sender.cancel()
                 self._finish()
-        await asyncio.wait({self._sender})
-        if not self._gone and not self._sender.cancelled():
+        if not self._gone and self._sender.done() and not self._sender.cancelled():
             self._sender.result()
 
     # The sending side

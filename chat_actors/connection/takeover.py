@@ -10,8 +10,8 @@ connection, is used as follows, in each of uvicorn's three implementations:
 - ``connections``: the set of what uvicorn counts for ``--limit-concurrency``, calls ``shutdown()`` of at its end, and
   waits for. ``connection_lost`` takes the protocol out; the ``WebSocket`` comes in, in the same turn of the loop.
 - ``queue`` (``websockets-sansio``, ``wsproto``): the events for the application. Once it has had
-  ``websocket.connect``, the queue is empty, unless the peer did not wait for the answer, as it must (RFC 6455,
-  section 4.1): then the connection stays with uvicorn. ``wsproto`` and ``websockets`` do not show such frames.
+  ``websocket.connect``, the queue is empty, unless the peer has not waited for the answer, as it must (RFC 6455,
+  section 4.1). ``wsproto`` and ``websockets`` do not show such frames: there they are lost.
 - ``handshake_completed_event`` (``websockets``): a task of its own writes the answer, and sets this event then.
 - ``ping_interval``, ``ping_timeout``: set if uvicorn pings the peers of this protocol itself.
 
@@ -74,7 +74,7 @@ class Taken(NamedTuple):
 class NotTaken(NamedTuple):
     """Accepted connection that stays with its host."""
 
-    why: str  # for the log; empty if that is nothing to mend
+    why: str  # for the log
     host_pings: bool  # the host finds out that a silent peer is gone
 
 
@@ -82,18 +82,25 @@ class PeerLost(Exception):
     """Error: the peer went before its handshake was answered."""
 
 
+def has_waited(scope: Scope) -> bool:
+    """Return whether the peer waits for the answer to its handshake, as far as uvicorn shows it.
+
+    Frames that uvicorn has read cannot be taken from it. Left with uvicorn, the peer would have uvicorn's limits.
+    """
+    queue: Optional[asyncio.Queue[Any]] = getattr(scope.get(_KEY), "queue", None)
+    return queue is None or queue.empty()
+
+
 async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
     """Answer the handshake, and take the connection over if it is uvicorn's.
 
-    Must be called after ``websocket.connect`` was received. Raises PeerLost.
+    Raises PeerLost.
     """
     protocol: Optional[UvicornProtocol] = scope.pop(_KEY, None)
     if protocol is None:
         not_taken = _explain(_caller())
     elif not all(hasattr(protocol, name) for name in IMPLEMENTATIONS[type(protocol).__module__]):
         not_taken = NotTaken("unknown version of uvicorn: see docs/hosts.md", _pings(protocol))
-    elif not _is_quiet(protocol):
-        not_taken = NotTaken("", _pings(protocol))
     else:
         return await _take(protocol, send)
     await _accept(send)
@@ -103,12 +110,6 @@ async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
 def _pings(protocol: object) -> bool:
     """Return whether uvicorn pings this peer and ends the connection if it does not answer. An interval of 0: no."""
     return bool(getattr(protocol, "ping_interval", None)) and getattr(protocol, "ping_timeout", None) is not None
-
-
-def _is_quiet(protocol: UvicornProtocol) -> bool:
-    """Return whether uvicorn has no frames of the peer yet, as far as can be seen."""
-    queue: Optional[asyncio.Queue[Any]] = getattr(protocol, "queue", None)
-    return queue is None or queue.empty()
 
 
 async def _take(protocol: UvicornProtocol, send: Send) -> Taken:

@@ -40,9 +40,11 @@ _LONGEST_CONTROL = 125  # bytes of its payload
 _OUT_OF_ORDER = "expected a continuation frame", "unexpected continuation frame"  # as the judge says it
 _PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
-# Why nothing is read: two reasons that do not end each other.
+# Why nothing is read: reasons that do not end each other.
 _HELD = 1  # the session waits
 _CHOKED = 2  # the peer does not read the answers to its pings
+_YIELDED = 4  # the judge has had enough frames in this turn of the loop
+MAX_JUDGED = 500  # pieces of frames, of one peer in one turn of the loop
 
 
 class WebSocket(Connection, asyncio.Protocol):
@@ -143,7 +145,8 @@ class WebSocket(Connection, asyncio.Protocol):
         self._judge = self._message = None
         if not self._transport.is_closing():
             if self._transport.can_write_eof():
-                self._transport.write_eof()
+                with suppress(OSError):  # the peer is gone
+                    self._transport.write_eof()
             else:
                 self._transport.close()
         self._tell_end()
@@ -167,8 +170,7 @@ class WebSocket(Connection, asyncio.Protocol):
             self._brake(_HELD)
 
     def release(self) -> None:
-        self._brakes &= ~_HELD
-        self._read_on()
+        self._unbrake(_HELD)
 
     def _brake(self, why: int) -> None:
         self._brakes |= why
@@ -176,6 +178,10 @@ class WebSocket(Connection, asyncio.Protocol):
             self._paused = True
             with suppress(AttributeError):  # asyncio raises it for a TLS transport whose peer is gone
                 self._transport.pause_reading()
+
+    def _unbrake(self, why: int) -> None:
+        self._brakes &= ~why
+        self._read_on()
 
     def _read_on(self) -> None:
         """Look at what was read before, then read from the transport, unless there is a reason not to."""
@@ -217,8 +223,7 @@ class WebSocket(Connection, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._brakes &= ~_CHOKED
-        self._read_on()
+        self._unbrake(_CHOKED)
 
     def shutdown(self) -> None:
         """End all connections of the server: called by uvicorn at its end, for each of its connections."""
@@ -228,7 +233,7 @@ class WebSocket(Connection, asyncio.Protocol):
 
     def _read(self, data: bytes, at: int) -> None:
         """Take the frames of ``data`` from the place ``at`` in their order, until one of them is a reason to wait."""
-        size, max_message = len(data), self._sweep.max_message
+        size, max_message, judged = len(data), self._sweep.max_message, 0
         while at < size and not self._brakes and self._state is OPEN:
             if data[at] == _WHOLE_TEXT and size - at >= 8 and not self._head and self._message is None:
                 length, payload = data[at + 1] - _MASKED, at + 6
@@ -249,6 +254,10 @@ class WebSocket(Connection, asyncio.Protocol):
             end = self._end_of_piece(data, at)
             self._judge_piece(data[at:end])
             at = end
+            judged += 1
+            if judged == MAX_JUDGED and self._state is OPEN:
+                self._brake(_YIELDED)
+                asyncio.get_running_loop().call_soon(self._unbrake, _YIELDED)
         if self._state is CLOSING:
             self._seek_close(data, at)
         elif self._brakes:

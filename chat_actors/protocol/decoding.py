@@ -98,7 +98,7 @@ def is_heartbeat(data: Data) -> bool:
     except _UNDECODABLE:
         return False
     if not isinstance(said, dict):
-        return not text or _is_beat(said)
+        return not said or _is_beat(said)
     return not said.keys() & _KEYS and any(map(_is_beat, said.values()))
 
 

@@ -157,9 +157,7 @@ def test_every_uvicorn_has_the_fast_lane_and_the_bytes_of_the_plain_lane(uvicorn
     assert not uvicorn.lines("fast lane not used")
 
 
-def test_compression_is_not_negotiated_under_uvicorn(
-    uvicorn: Server, plain: Conversation
-) -> None:
+def test_compression_is_not_negotiated_under_uvicorn(uvicorn: Server, plain: Conversation) -> None:
     told = asyncio.run(converse(uvicorn, "deflate"))
     assert (told.texts, told.compressed) == (plain.texts, {False})
 
