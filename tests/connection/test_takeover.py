@@ -17,6 +17,7 @@ from chat_actors.connection.takeover import (
     PeerLost,
     Taken,
     accept,
+    has_waited,
 )
 from chat_actors.connection.websocket import WebSocket
 from tests.support.fakes import FakeClock, FakeReceiver, FakeServer, FakeTransport, in_clean_loop, settle
@@ -281,16 +282,25 @@ EARLY = {
 }
 
 
-@pytest.mark.parametrize("kind", EARLY)
+@pytest.mark.parametrize("kind", [*EARLY, "none"])
 @in_clean_loop
-async def test_a_peer_that_did_not_wait_for_the_answer_stays_with_uvicorn(kind: str) -> None:
-    handshake = Handshake("websockets-sansio")
-    handshake.may_end.clear()
-    assert await handshake.shake(*EARLY[kind]) == NotTaken("", handshake.pings)
-    event = await handshake.protocol.receive()
-    assert (event.get("text") or event.get("bytes").decode()) == "early"
-    handshake.may_end.set()
+async def test_a_peer_that_has_not_waited_for_the_answer_is_known(kind: str) -> None:
+    waited: list[bool] = []
+
+    def look(app: App) -> App:
+        async def looking(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            waited.append(has_waited(scope))
+            await send({"type": "websocket.close"})
+
+        return looking
+
+    handshake = Handshake("websockets-sansio", look, FastLane)
+    for piece in EARLY.get(kind, [DEFLATE]):
+        handshake.protocol.data_received(piece)
     await settle()
+    assert waited == [kind == "none"]
+    assert b" 403 " in handshake.answer[0]
 
 
 # Where it is not taken over.

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, example, given, settings
 from websockets.protocol import Protocol
 
 from chat_actors.connection.base import CLOSE_SECONDS
-from chat_actors.connection.websocket import UNSENT_BYTES
+from chat_actors.connection.websocket import MAX_JUDGED, UNSENT_BYTES
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Message, finished
-from tests.support.fakes import FakeTransport, remaining
+from tests.support.fakes import FakeTransport, in_clean_loop, remaining, settle
 from tests.support.websocket.inputs import chunks
 from tests.support.websocket.stage import LONGEST, Stage
 from tests.support.websocket.wire import (
@@ -633,12 +633,23 @@ def test_silence_does_not_count_while_nothing_is_read(why: str) -> None:
         stage.read(PING_FRAME)
     stage.transport.written = b""
     stage.seconds_pass(100)
+    assert {first for first, _ in stage.sent} == {FIN | PING}  # to a socket that is gone, a write fails
     stage.connection.release()
     stage.transport.protocol.resume_writing()
+    stage.transport.written = b""
     stage.seconds_pass(15)
     assert (stage.sent, stage.receiver.ended) == ([], [])
     stage.seconds_pass(5)
     assert stage.sent == [(FIN | PING, b"")]
+
+
+@in_clean_loop
+async def test_a_peer_gets_so_many_verdicts_in_one_turn_and_the_rest_in_the_next() -> None:
+    stage = Stage()
+    stage.read(PING_FRAME * (MAX_JUDGED + 1) + text("behind"))
+    assert (len(stage.sent), stage.heard, stage.transport.reading) == (MAX_JUDGED, [], False)
+    await settle()
+    assert (len(stage.sent), stage.heard, stage.transport.reading) == (MAX_JUDGED + 1, ["behind"], True)
 
 
 def test_a_peer_that_is_closed_is_not_pinged() -> None:
