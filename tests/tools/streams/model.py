@@ -209,10 +209,10 @@ def _answer_to(close: bytes) -> Union[int, bytes]:
     return close if int.from_bytes(close[:2], "big") in CODES and len(close) > 1 else BROKEN
 
 
-def aligned(data: bytes) -> bool:
-    """Return whether the peer's close frame behind ``data`` is read as one, or one in ``data`` before it.
+def skip(data: bytes) -> tuple[bool, bool]:
+    """Skip the frames of a stream, as a server does that has closed.
 
-    Frames are only skipped here: so a server reads when it has closed.
+    Return whether the peer's close frame behind them is read as one, and whether one is among them.
     """
     at = 0
     while at + 2 <= len(data):
@@ -222,8 +222,8 @@ def aligned(data: bytes) -> bool:
         length = int.from_bytes(data[at + 2 : start], "big") if width else second & 0x7F
         at = start + (4 if second & 0x80 else 0) + length
         if first & 0x0F == CLOSE and at <= len(data):
-            return True
-    return at == len(data)
+            return True, True
+    return at == len(data), False
 
 
 # The conversation
@@ -242,6 +242,7 @@ class Expected(NamedTuple):
     ``ends``: the ends that may be; empty: any.
     ``closes``: whether the server ends the connection for the sake of what it has read.
     ``aligned``: whether the sender's answer to a close can be read.
+    ``answered``: whether there is one in the stream.
     """
 
     phases: list[list[Answer]]
@@ -256,6 +257,7 @@ class Expected(NamedTuple):
     ends: list[End]
     closes: bool
     aligned: bool
+    answered: bool
 
 
 class _Chat:
@@ -377,7 +379,7 @@ def expect(stream: Stream, host: str, tls: bool) -> Expected:
         leaves,
         [] if gone else ends,
         closes,
-        aligned(data),
+        *skip(data),
     )
 
 
