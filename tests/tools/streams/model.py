@@ -79,8 +79,8 @@ DIFFERENCES: dict[str, set[Difference]] = {
     },
 }
 
-# How a connection ends: by a close frame with this code, by the echo of the peer's close frame with this payload, or
-# by the end of the TCP connection alone.
+# How a connection ends: by a close frame with this code, or with just this payload, or by the end of the TCP
+# connection alone.
 End = Union[int, bytes, None]
 
 
@@ -351,14 +351,15 @@ def expect(stream: Stream, host: str, tls: bool) -> Expected:
     closes = chat.close is not None or bool(host_ends)
     # What the sender sees of the end.
     gone = stream.last is Last.RESET or (tls and stream.last is Last.EOF)  # TLS does not end in one direction alone
-    ends = [*([] if chat.close is None else [int(chat.close)]), *host_ends]
+    ends: list[End] = [] if chat.close is None else [_payload(chat.close)]
+    ends += [_payload(end) if isinstance(end, CloseCode) and not ahead else end for end in host_ends]
     if not host_ends and (chat.close is None or (ahead and stream.last is Last.EOF and not over)):
         ends.append(None)
     if gone:
         short = {AT_ONCE, SUPERVISOR, TOPIC, PINGS}
     elif not closes and stream.last is Last.WAIT:
         short = set()
-    elif not ahead or (chat.close is not None and ends == [chat.close]):
+    elif not ahead or (chat.close is not None and len(ends) == 1):
         short = {SUPERVISOR, TOPIC}
     else:
         short = {AT_ONCE, SUPERVISOR, TOPIC}
@@ -381,6 +382,11 @@ def expect(stream: Stream, host: str, tls: bool) -> Expected:
         closes,
         *skip(data),
     )
+
+
+def _payload(code: CloseCode) -> bytes:
+    """Return the payload of the server's own close frame."""
+    return int(code).to_bytes(2, "big") + code.reason.encode()
 
 
 def _marks(stream: Stream) -> list[tuple[int, Do]]:
