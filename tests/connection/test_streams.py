@@ -203,4 +203,5 @@ def test_answers_may_be_missing_only_where_the_end_came_before_them() -> None:
 def test_the_model_knows_what_ends_a_connection(broken: bytes, code: int) -> None:
     expected = expect(by_hand(broken), FAST, tls=False)
     assert expected.closes
-    assert expected.ends == [code]
+    (end,) = expected.ends
+    assert code == (int.from_bytes(end[:2], "big") if isinstance(end, bytes) else end)

@@ -80,8 +80,8 @@ DIFFERENCES: dict[str, set[Difference]] = {
     },
 }
 
-# How a connection ends: by a close frame with this code, by the echo of the peer's close frame with this payload, or
-# by the end of the TCP connection alone.
+# How a connection ends: by a close frame with this code, or with just this payload, or by the end of the TCP
+# connection alone.
 End = Union[int, bytes, None]
 
 
@@ -213,10 +213,10 @@ def _answer_to(close: bytes) -> Union[int, bytes]:
     return close if int.from_bytes(close[:2], "big") in CODES and len(close) > 1 else BROKEN
 
 
-def aligned(data: bytes) -> bool:
-    """Return whether the peer's close frame behind ``data`` is read as one, or one in ``data`` before it.
+def skip(data: bytes) -> tuple[bool, bool]:
+    """Skip the frames of a stream, as a server does that has closed.
 
-    Frames are only skipped here: so a server reads when it has closed.
+    Return whether the peer's close frame behind them is read as one, and whether one is among them.
     """
     at = 0
     while at + 2 <= len(data):
@@ -226,8 +226,8 @@ def aligned(data: bytes) -> bool:
         length = int.from_bytes(data[at + 2 : start], "big") if width else second & 0x7F
         at = start + (4 if second & 0x80 else 0) + length
         if first & 0x0F == CLOSE and at <= len(data):
-            return True
-    return at == len(data)
+            return True, True
+    return at == len(data), False
 
 
 # The conversation
@@ -246,6 +246,7 @@ class Expected(NamedTuple):
     ``ends``: the ends that may be; empty: any.
     ``closes``: whether the server ends the connection for the sake of what it has read.
     ``aligned``: whether the sender's answer to a close can be read.
+    ``answered``: whether there is one in the stream.
     """
 
     phases: list[list[Answer]]
@@ -260,6 +261,7 @@ class Expected(NamedTuple):
     ends: list[End]
     closes: bool
     aligned: bool
+    answered: bool
 
 
 class _Chat:
@@ -353,14 +355,15 @@ def expect(stream: Stream, host: str, tls: bool) -> Expected:
     closes = chat.close is not None or bool(host_ends)
     # What the sender sees of the end.
     gone = stream.last is Last.RESET or (tls and stream.last is Last.EOF)  # TLS does not end in one direction alone
-    ends = [*([] if chat.close is None else [int(chat.close)]), *host_ends]
+    ends: list[End] = [] if chat.close is None else [_payload(chat.close)]
+    ends += [_payload(end) if isinstance(end, CloseCode) and not ahead else end for end in host_ends]
     if not host_ends and (chat.close is None or (ahead and stream.last is Last.EOF and not over)):
         ends.append(None)
     if gone:
         short = {AT_ONCE, SUPERVISOR, TOPIC, PINGS}
     elif not closes and stream.last is Last.WAIT:
         short = set()
-    elif not ahead or (chat.close is not None and ends == [chat.close]):
+    elif not ahead or (chat.close is not None and len(ends) == 1):
         short = {SUPERVISOR, TOPIC}
     else:
         short = {AT_ONCE, SUPERVISOR, TOPIC}
@@ -381,8 +384,13 @@ def expect(stream: Stream, host: str, tls: bool) -> Expected:
         leaves,
         [] if gone else ends,
         closes,
-        aligned(data),
+        *skip(data),
     )
+
+
+def _payload(code: CloseCode) -> bytes:
+    """Return the payload of the server's own close frame."""
+    return int(code).to_bytes(2, "big") + code.reason.encode()
 
 
 def _marks(stream: Stream) -> list[tuple[int, Do]]:

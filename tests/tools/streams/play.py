@@ -275,7 +275,11 @@ async def _see_the_end(stream: Stream, expected: Expected, place: Place, sender:
         sender.end()
     elif expected.closes:
         await _await(sender, None)
-        await sender.send(frame(FIN | CLOSE, (sender.close or b"")[:2]))
+        if not expected.answered:
+            answer = frame(FIN | CLOSE, (sender.close or b"")[:2])
+            await sender.send(answer[:1])
+            await asyncio.sleep(0)
+            await sender.send(answer[1:])
         if not expected.aligned:
             sender.end()
     else:
