@@ -1,6 +1,7 @@
 """The server of one application, behind an ASGI server that the test controls: from its start to its end."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +95,21 @@ async def test_the_log_names_the_peer_where_the_host_does(scope: dict[str, Any],
         await eve.goes()
     await end(server, clock)
     assert [line for line in lines if "frame refused" in line and peer in line]
+
+
+@in_clean_loop
+async def test_a_peer_that_sends_frames_before_the_answer_is_refused() -> None:
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    queue.put_nowait({"type": "websocket.receive", "text": JOIN})
+    with log_lines() as lines:
+        eve = Connection(server, **{"chat_actors.uvicorn": SimpleNamespace(queue=queue)})
+        await eve.task
+    await end(server, clock)
+    assert eve.sent == [{"type": "websocket.close"}]
+    assert len([line for line in lines if "handshake refused" in line and "frames before the answer" in line]) == 1
+    assert server.admission.connections == 0
 
 
 @in_clean_loop
