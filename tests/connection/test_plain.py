@@ -29,6 +29,8 @@ async def test_events_are_sent_one_after_the_other_and_the_close_last() -> None:
     close = {"type": "websocket.close", "code": 4408, "reason": "no join within the time limit"}
     assert lane.server.sent[2] == close
     assert not lane.serving.done()  # the peer has yet to answer
+    await settle()
+    assert not asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # nor does anything go round and round
     await lane.answers()
     await lane.serving
 
