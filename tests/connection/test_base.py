@@ -45,11 +45,10 @@ async def test_a_peer_with_more_unread_than_the_bound_is_aborted(kind: type[Lane
     for _ in range(2):
         lane.write("x" * 700)
         assert not lane.slow
-    unread = lane.connection.buffered()
+    unread, written = lane.connection.buffered(), lane.connection.written
     lane.write("x")
     assert lane.receiver.ended == [f"slow: outbox full, {unread} bytes unsent"]
     assert lane.counters.slow == 1
-    written = lane.connection.written
     lane.write("x")
     await lane.seconds(50)
     assert (lane.counters.slow, lane.closed, lane.connection.written) == (1, 1, written)

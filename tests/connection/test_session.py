@@ -462,7 +462,7 @@ async def test_a_sender_that_waits_for_its_rate_is_not_released_by_a_drained_mai
     assert alone.topic.qsize() == HIGH_WATER
     alone.topic.release_senders()
     await settle()
-    assert alone.connection.held
+    assert (alone.topic.qsize(), alone.connection.held) == (HIGH_WATER, True)
 
 
 @in_clean_loop

@@ -1,6 +1,7 @@
 """The way from uvicorn to the server's own WebSocket, with the installed uvicorn's own protocol classes."""
 
 import asyncio
+from collections.abc import Coroutine, Generator
 from types import SimpleNamespace
 from typing import Any, Callable, Optional, Union
 
@@ -371,6 +372,32 @@ async def test_a_host_that_is_no_object_keeps_its_connection() -> None:
 
     assert await asyncio.create_task(run()) == NotTaken(NOT_FOUND, False)
     assert server.sent == [{"type": "websocket.accept"}]
+
+
+class Compiled(Coroutine[Any, Any, Any]):
+    """Coroutine without a frame to look into, as of a host that is not written in Python."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+
+@in_clean_loop
+async def test_a_host_that_cannot_be_looked_into_keeps_its_connection() -> None:
+    server = FakeServer()
+    accepting = asyncio.create_task(Compiled(accept({"type": "websocket"}, server.send)))
+    assert await accepting == NotTaken(NOT_FOUND, False)
 
 
 USED = [(module, name) for module, names in IMPLEMENTATIONS.items() for name in names]
