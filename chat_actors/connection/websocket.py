@@ -8,6 +8,7 @@ frames are written straight to the transport; all members of a fan-out share the
 import asyncio
 import socket
 from collections.abc import MutableSet
+from contextlib import suppress
 from typing import Any, Callable, Optional, cast
 
 from websockets.exceptions import ProtocolError
@@ -92,7 +93,7 @@ class WebSocket(Connection, asyncio.Protocol):
         if self._state is not OPEN or transport.is_closing():
             return
         if self._written > self._measure_at:
-            free = self._max_bytes - transport.get_write_buffer_size()
+            free = self._max_bytes - self.buffered()
             if free < 0:
                 self.drop_slow("outbox full")
                 return
@@ -106,7 +107,7 @@ class WebSocket(Connection, asyncio.Protocol):
     def buffered(self) -> int:
         try:
             return self._transport.get_write_buffer_size()
-        except AttributeError:  # asyncio raises it for a TLS transport that was closed twice
+        except AttributeError:  # asyncio raises it for a TLS transport that was closed twice, or is lost
             return 0
 
     def _send_close(self, code: CloseCode) -> None:
@@ -172,7 +173,8 @@ class WebSocket(Connection, asyncio.Protocol):
                 self._paused = False
                 self._silent = 0  # while nothing is read nothing can be heard
                 if not self._transport.is_closing():
-                    self._transport.resume_reading()
+                    with suppress(AttributeError):  # see ``buffered``
+                        self._transport.resume_reading()
 
     # asyncio.Protocol
 
