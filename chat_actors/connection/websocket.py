@@ -154,14 +154,10 @@ class WebSocket(Connection, asyncio.Protocol):
         self._read_on()  # to see the peer's end
 
     def _check_silence(self, silent: int) -> None:
-        if self._brakes:  # nothing is read, so nothing can be heard; but a write shows whether the socket is gone
-            self._silent = 0
-            if not self._sweep.tick % self._sweep.ping_ticks:
-                self._push(_PING)
-        elif silent == self._sweep.ping_ticks:
-            self._push(_PING)
-        elif silent >= 2 * self._sweep.ping_ticks:
+        if silent >= 2 * self._sweep.ping_ticks and not self._brakes:
             self.abort("silent: no answer to a ping")
+        elif silent and not silent % self._sweep.ping_ticks:
+            self._push(_PING)  # also while nothing is read: a write shows whether the socket is gone
 
     # Flow control
 
@@ -191,6 +187,7 @@ class WebSocket(Connection, asyncio.Protocol):
                 self._read(data, self._at)
             if not self._brakes and self._paused:
                 self._paused = False
+                self._silent = 0  # while nothing is read nothing can be heard
                 with suppress(AttributeError):
                     self._transport.resume_reading()
 

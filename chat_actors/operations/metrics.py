@@ -52,7 +52,7 @@ class ChatCollector(Collector):
         yield _gauge("mailbox_age_seconds", "Longest time that events have waited for a topic's next turn.", oldest)
         yield _histogram("turn_events", "Events taken in one turn of a topic.", counters.turns)
         yield _histogram("fan_out_seconds", "Time from the first to the last member of a fan-out.", counters.fan_outs)
-        yield _histogram("event_loop_lag_seconds", "Delay of the event loop, measured once a second.", counters.lag)
+        yield _histogram("event_loop_lag_seconds", "Delay of the event loop, measured twice a second.", counters.lag)
         yield from _busiest(topics)
         slowest = GaugeMetricFamily(
             "chat_reader_waiting_bytes", "Bytes that wait for the slowest readers.", labels=["topic", "username"]

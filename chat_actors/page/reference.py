@@ -55,7 +55,7 @@ def reference_routes(settings: Settings) -> list[APIRoute]:
     ]
 
 
-def upgrade_required(request: Request) -> Response:
+async def upgrade_required(request: Request) -> Response:
     """Answer a plain request to ``/ws`` with 426 (RFC 9110, section 15.5.22).
 
     It may be meant as a handshake: uvicorn heeds only the last of several ``Connection`` headers.

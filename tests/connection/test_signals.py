@@ -92,6 +92,18 @@ async def test_a_handler_that_came_later_is_left_alone() -> None:
 
 
 @in_clean_loop
+async def test_of_two_applications_the_one_that_stopped_first_only_passes_a_signal_on() -> None:
+    host, first, second = Host(), Host(), Host()
+    signal.signal(signal.SIGTERM, host.heard)
+    stopped = ExitSignals(first.stop)
+    ExitSignals(second.stop)
+    stopped.restore()
+    second.end.set()
+    await send(signal.SIGTERM)
+    assert (first.told, second.told, host.told) == ([], ["stop", "stopped"], [signal.SIGTERM])
+
+
+@in_clean_loop
 async def test_outside_of_the_main_thread_there_are_no_signals() -> None:
     host = Host()
     signal.signal(signal.SIGTERM, host.heard)

@@ -76,6 +76,8 @@ BY_HAND: dict[str, list[Union[bytes, Do]]] = {
     "a message above the limit, and one that is not UTF-8": [
         frame(FIN | TEXT, b" " * (LIMIT + 1)) + frame(FIN | TEXT, b"\xff")
     ],
+    "a text of the limit": [frame(FIN | TEXT, b'{"message": "1"}'.ljust(LIMIT)) + frame(FIN | CLOSE)],
+    "a text above the limit": [frame(FIN | TEXT, b'{"message": "1"}'.ljust(LIMIT + 1)) + frame(FIN | CLOSE)],
     "a message of the limit in fragments": [
         frame(TEXT, b'{"message": "1"}') + frame(FIN | CONT, b" " * (LIMIT - 16)) + frame(FIN | CLOSE)
     ],

@@ -160,6 +160,12 @@ def test_who_has_the_current_one_is_told_so(host: TestClient, path: str) -> None
         assert (changed.status_code, changed.headers["etag"] == tag) == (200, False)
 
 
+def test_a_plain_request_to_the_websocket_is_told_what_is_missing(host: TestClient) -> None:
+    answer = host.get("/ws")
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert "Connection: Upgrade" in answer.text
+
+
 def test_fastapis_own_pages_tell_of_them(host: TestClient) -> None:
     assert host.get("/docs").status_code == 200
     paths = host.get("/openapi.json").json()["paths"]

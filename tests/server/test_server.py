@@ -1,6 +1,7 @@
 """The server of one application, behind an ASGI server that the test controls: from its start to its end."""
 
 import asyncio
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +96,49 @@ async def test_the_log_names_the_peer_where_the_host_does(scope: dict[str, Any],
         await eve.goes()
     await end(server, clock)
     assert [line for line in lines if "frame refused" in line and peer in line]
+
+
+@in_clean_loop
+async def test_a_handshake_that_its_host_cancels_is_not_counted() -> None:
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    alice = Connection(server)
+    alice.peer_reads = False
+    await settle()
+    assert server.admission.connections == 1
+    alice.task.cancel()
+    await asyncio.wait({alice.task})
+    assert (alice.task.cancelled(), server.admission.connections) == (True, 0)
+    await end(server, clock)
+
+
+class Deaf(Connection):
+    """WebSocket of a host that does not give up its ``receive`` when it is cancelled."""
+
+    def __init__(self, server: Server) -> None:
+        self.gives_up = asyncio.Event()
+        super().__init__(server)
+
+    async def receive(self) -> AsgiEvent:
+        if not self.events.empty():
+            return await super().receive()
+        while not self.gives_up.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.gives_up.wait()
+        raise asyncio.CancelledError
+
+
+@in_clean_loop
+async def test_the_end_does_not_wait_for_ever_for_a_host_that_keeps_a_connection() -> None:
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    alice = Deaf(server)
+    await settle()
+    await end(server, clock)
+    assert not alice.task.done()
+    alice.gives_up.set()
+    await asyncio.wait({alice.task})
+    assert (alice.closes, server.admission.connections) == ([1012], 0)
 
 
 @in_clean_loop

@@ -225,7 +225,7 @@ def skip(data: bytes) -> tuple[bool, bool]:
         start = at + 2 + width
         length = int.from_bytes(data[at + 2 : start], "big") if width else second & 0x7F
         at = start + (4 if second & 0x80 else 0) + length
-        if first & 0x0F == CLOSE and at <= len(data):
+        if first & 0x0F == CLOSE and length <= 125 and at <= len(data):
             return True, True
     return at == len(data), False
 

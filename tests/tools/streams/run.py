@@ -24,10 +24,8 @@ FAST, PLAIN = "fast lane", "plain lane"
 TROUBLE = re.compile(
     r"crashed|(session|handler|write|check) failed|never retrieved|Task was destroyed|CRITICAL|Exception in|Fatal error"
 )
-# On the plain lane uvicorn fails by itself, see ``model.Difference``; and asyncio's TLS transports, which uvicorn may
-# close twice, cannot be read on then.
+# On the plain lane uvicorn fails by itself, see ``model.Difference``.
 UVICORNS_TROUBLE = re.compile(TROUBLE.pattern.partition("|Exception")[0])
-FAILED, UVICORNS_FAILURE = "Exception in ASGI application", "'NoneType' object has no attribute '_resume_reading'"
 
 
 class Found(NamedTuple):
@@ -54,7 +52,7 @@ def certificate() -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def servers(loop: str, ws: str, tls: bool) -> Iterator[dict[str, Place]]:
-    """Start a server for each lane; yield them by lane. Each must end clean."""
+    """Start a server for each lane; yield them by lane. That of the fast lane must end clean."""
     with certificate() as (certificate_path, key_path):
         options = ["--port", "0", "--loop", loop, "--ws", ws]
         context = None
@@ -69,8 +67,10 @@ def servers(loop: str, ws: str, tls: bool) -> Iterator[dict[str, Place]]:
             fast, plain = started
             yield {FAST: Place(fast.port, FAST, context), PLAIN: Place(plain.port, ws, context)}
             fast.terminate(trouble=TROUBLE)
-            plain.terminate(trouble=UVICORNS_TROUBLE)
-            assert len(plain.lines(FAILED)) == len(plain.lines(UVICORNS_FAILURE)), "\n".join(plain.lines())
+            plain.kill()  # uvicorn may fail in its shutdown as well
+            trouble = [line for line in plain.lines() if UVICORNS_TROUBLE.search(line)]
+            assert not trouble, trouble
+            assert not plain.lines("Exception in ASGI application"), "\n".join(plain.lines())
             lanes = [bool(server.lines("fast lane not used")) for server in started]
             assert lanes == [False, True], lanes
         finally:

@@ -310,6 +310,7 @@ class _Author:
             self._control_in_fragments,
             self._long_control,
             self._too_big,
+            self._too_big,
             self._too_big_in_fragments,
             self._bad_close,
             self._close_in_message,
@@ -350,12 +351,12 @@ class _Author:
         self._half("long control", FIN | self._choice(PING, PONG, CLOSE), b"\x03\xe8" + b"x" * (size - 2))
 
     def _too_big(self) -> None:
-        first = self._choice(FIN, 0) | self._choice(TEXT, BINARY)
+        first = self._choice(FIN, FIN, 0) | self._choice(TEXT, BINARY)
         if self._chance(0.4):
             size = self._choice(LIMIT + 1, 1 << 24, (1 << 24) + 1, 1 << 40, 1 << 63, (1 << 64) - 1)
             self._add("head of what is too big", header(first, size, self._mask(), 8))
         else:
-            self._frame("too big", FIN | first, b" " * (LIMIT + self._choice(1, 500)))
+            self._frame("too big", first, b" " * (LIMIT + self._choice(1, 500)))
 
     def _too_big_in_fragments(self) -> None:
         size = LIMIT + self._choice(1, 500)
