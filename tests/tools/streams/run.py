@@ -24,8 +24,8 @@ FAST, PLAIN = "fast lane", "plain lane"
 TROUBLE = re.compile(
     r"crashed|(session|handler|write|check) failed|never retrieved|Task was destroyed|CRITICAL|Exception in|Fatal error"
 )
-# On the plain lane uvicorn fails by itself, see ``model.Difference``. It also closes TLS transports of asyncio twice, and
-# then tries to read on.
+# On the plain lane uvicorn fails by itself, see ``model.Difference``. It also closes a TLS transport of asyncio twice,
+# and then tries to read on.
 UVICORNS_TROUBLE = re.compile(TROUBLE.pattern.partition("|Exception")[0])
 FAILED, UVICORNS_FAILURE = "Exception in ASGI application", "AttributeError: 'NoneType' object has no attribute"
 
