@@ -27,7 +27,6 @@ from tests.tools.streams.streams import CHARS, LIMIT, REFUSED, WITNESS, Do, Last
 AT_ONCE, SUPERVISOR, TOPIC, PINGS = "at once", "supervisor", "topic", "pings"  # sources
 
 Answer = tuple[str, str]  # its source, and what it says
-JOINED = "joined"
 
 BROKEN, NOT_TEXT = 1002, 1007  # close codes (RFC 6455, section 7.4.1)
 CODES = {*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006}  # that a close frame may have
@@ -359,7 +358,7 @@ def expect(stream: Stream, host: str, tls: bool) -> Expected:
         short = {AT_ONCE, SUPERVISOR, TOPIC, PINGS}
     elif not closes and stream.last is Last.WAIT:
         short = set()
-    elif not ahead or (chat.close is not None and len(ends) == 1):
+    elif Difference.ENDS_AT_ONCE not in differs or (chat.close is not None and len(ends) == 1):
         short = {SUPERVISOR, TOPIC}
     else:
         short = {AT_ONCE, SUPERVISOR, TOPIC}
