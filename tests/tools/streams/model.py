@@ -41,8 +41,8 @@ class Difference(enum.Enum):
         "close or a broken frame, before the session takes that message, and maybe closes for its sake"
     )
     ENDS_AT_ONCE = "a host that ends the connection does not send the answers that wait for their turn"
-    WHOLE_MESSAGES = "ASGI hands over whole messages, so their size is known at their end"
-    HUGE = "wsproto waits for the bytes of a frame, however many it announces"
+    WHOLE_MESSAGES = "ASGI hands over whole messages, so their size is known at their end, unless the host has a limit"
+    HUGE = "wsproto waits for all bytes of a message, however many it announces"
     LATE_CHECKS = "websockets-sansio looks at reserved bits and at control frames when the whole frame is there"
     LOSES_MESSAGES = "websockets-sansio drops the messages that it reads in one piece with a broken frame"
     TEXT_AFTER_ALL = (
@@ -57,11 +57,12 @@ class Difference(enum.Enum):
     CLOSE_IN_MESSAGE = "wsproto answers a close in a fragmented message, which is a broken frame to websockets"
 
 
-PLAIN = {Difference.READS_AHEAD, Difference.ENDS_AT_ONCE, Difference.WHOLE_MESSAGES}
+PLAIN = {Difference.READS_AHEAD, Difference.ENDS_AT_ONCE}
 DIFFERENCES: dict[str, set[Difference]] = {
     "fast lane": set(),
     "websockets-sansio": {
         *PLAIN,
+        Difference.WHOLE_MESSAGES,
         Difference.LATE_CHECKS,
         Difference.LOSES_MESSAGES,
         Difference.TEXT_AFTER_ALL,
