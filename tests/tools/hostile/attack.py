@@ -13,7 +13,7 @@ from tests.support.websocket.wire import RawClient
 from tests.tools.hostile.cases import COMPRESSED, Case
 
 COMMANDS = {
-    "uvicorn": ("uvicorn", "tests.tools.hostile.app:app", "--port", "0"),
+    "uvicorn": ("uvicorn", "tests.tools.hostile.app:app", "--port", "0", "--ws", "websockets-sansio"),
     "python -m chat_actors": ("tests.tools.hostile.app",),
 }
 SETTINGS = {"CHAT_STALL_TIMEOUT": "1"}  # so that who does not read is soon out
