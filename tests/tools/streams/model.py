@@ -132,7 +132,7 @@ def read(data: bytes, differs: set[Difference]) -> Iterator[Union[Message, Ping,
             yield Ended(start, broken)
             return
         size = length + len(message)  # also of a control frame between fragments
-        by_message = Difference.WHOLE_MESSAGES not in differs
+        by_message = not differs & {Difference.WHOLE_MESSAGES, Difference.HUGE}
         if size > (LIMIT + LONGEST_PING if by_message else HOST_LIMIT) and Difference.HUGE not in differs:
             yield Ended(start, CloseCode.FRAME_TOO_BIG)
             return
