@@ -76,7 +76,7 @@ class WebSocket(Connection, asyncio.Protocol):
         self._host = host
         self._measure_at = 0  # measure the transport's buffer again once ``_written`` is above this
         # Flow control.
-        self._brakes = 0  # _HELD, _CHOKED
+        self._brakes = 0  # why nothing is read: _HELD, _CHOKED, _YIELDED
         self._paused = False  # the transport
         self._full = False  # the transport's write buffer is above its high-water mark
         self._unread = b""  # what was read and not looked at, from the place ``_at``

@@ -30,12 +30,8 @@ class Echo(Receiver):
         frame = Frame(Opcode.TEXT, data.encode()) if isinstance(data, str) else Frame(Opcode.BINARY, data)
         self._connection.write(frame.serialize(mask=False))
 
-    def count_frame(self) -> None: ...
-
     def refuse_big(self) -> None:
         self._connection.close(CloseCode.FRAME_TOO_BIG)
-
-    def overdue(self) -> None: ...
 
     def end(self, reason: str) -> None:
         logger.info("ended, echoed={}", self._echoed)
