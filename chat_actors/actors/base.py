@@ -18,6 +18,8 @@ Event = TypeVar("Event")
 MAX_CRASHES = 5  # handlers that may fail within CRASH_SECONDS; one more stops the actor
 CRASH_SECONDS = 30.0
 HIGH_WATER = 1024  # events in a mailbox from which on its senders should wait
+TURN_EVENTS = 256  # that one turn takes from the mailbox, at most, and
+TURN_SECONDS = 0.005  # that it goes on taking them: then other tasks run
 
 
 class Mailbox(asyncio.Queue[Optional[Event]]):
@@ -94,8 +96,30 @@ class Actor(ABC, Generic[Event]):
         """Handle one event. An exception costs this event only, until more than MAX_CRASHES stop the actor."""
 
     async def turn(self, event: Event) -> None:
-        """Handle an event; a subclass may handle some of those that wait after it as well."""
+        """Handle an event, and those that wait after it; a subclass may do at once what all of them need."""
+        self.drain(event, self._clock.monotonic())
+
+    def drain(self, event: Event, now: float) -> int:
+        """Handle an event, then the mail that waits, within the bounds of a turn; return the count of events.
+
+        ``now``: monotonic seconds at the beginning of the turn.
+        """
+        taken, mailbox = 1, self.mailbox
         self.attempt(event)
+        while self.running and taken < TURN_EVENTS and not mailbox.empty() and not self.is_full():
+            if self._clock.monotonic() - now > TURN_SECONDS:
+                break
+            following = mailbox.get_nowait()
+            if following is None:
+                self.running = False
+                break
+            taken += 1
+            self.attempt(following)
+        return taken
+
+    def is_full(self) -> bool:
+        """Return whether a turn must take no more mail; a subclass may have bounds of its own."""
+        return False
 
     def undelivered(self, event: Event) -> None:
         """Dispose of an event that came after the end; does nothing by default."""
@@ -110,7 +134,7 @@ class Actor(ABC, Generic[Event]):
         except Exception as exception:
             self.crashed(event, exception)
 
-    def crashed(self, event: Event, exception: Exception) -> None:
+    def crashed(self, event: object, exception: Exception) -> None:
         """Log that a handler failed; stop the actor if more than MAX_CRASHES failed within CRASH_SECONDS."""
         now = self._clock.monotonic()
         self._crashes.append(now)
@@ -128,8 +152,8 @@ class Actor(ABC, Generic[Event]):
                     break
                 try:
                     await self.turn(event)
-                except Exception as exception:
-                    self.crashed(event, exception)
+                except Exception as exception:  # of no event: ``attempt`` looks after those
+                    self.crashed(self, exception)
                 del event  # else the name keeps the event alive until the next event
                 if not self.mailbox.crowded():
                     self.mailbox.release_senders()

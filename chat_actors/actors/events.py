@@ -30,13 +30,18 @@ class JoinFailed(Exception):
 
 
 class Join(Struct, eq=False):
-    """Request to add a member. ``reply`` gets the topic's mailbox when ``joined`` is written, or raises JoinFailed."""
+    """Request to add a member.
+
+    ``accepted``: whether ``joined`` is written. ``reply`` then gets the topic's mailbox, as soon as all that was said
+    before is written too; or it raises JoinFailed. If it is done before, nobody waits for the join any more.
+    """
 
     topic: str
     username: str
     outbox: Outbox
     reply: "asyncio.Future[Mailbox[TopicEvent]]"
     window: Optional[Window] = None  # None: the plain contract
+    accepted: bool = False
 
     def refuse(self, code: CloseCode, detail: str = "") -> None:
         """Make ``reply`` raise JoinFailed. No-op if it is done, for example because the session has ended."""
@@ -57,6 +62,12 @@ class Send(Struct, eq=False, gc=False):
     outbox: Outbox
     message: str
     ref: Union[str, UnsetType] = UNSET
+
+
+class More(Struct, eq=False):
+    """Request for more of what was said before: the outbox has room. No-op if it is no follower."""
+
+    outbox: Outbox
 
 
 class Returning(Struct, eq=False):
@@ -117,7 +128,7 @@ class Shutdown(Struct):
     code: CloseCode = CloseCode.RESTARTING
 
 
-TopicEvent = Union[Join, Leave, Send, Restore, Expire, Shutdown]
+TopicEvent = Union[Join, Leave, Send, More, Restore, Expire, Shutdown]
 
 
 # The event that a topic sends to its supervisor.

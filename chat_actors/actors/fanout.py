@@ -72,14 +72,20 @@ class FanOut:
         self._frames.append(frame)
         self._bytes += len(frame)
 
-    def notice(self, frame: bytes, exclude: Optional[Outbox] = None) -> None:
-        """Add a frame for the members with ``events``, except the member that it is about."""
-        place = len(self._frames)
-        self._notices.append(place)
-        if exclude is not None:
-            self._overrides.setdefault(exclude, []).append((place, b""))
+    def notice(self, frame: bytes) -> None:
+        """Add a frame for the members with ``events``."""
+        self._notices.append(len(self._frames))
         self._frames.append(frame)
         self._bytes += len(frame)
+
+    def notices(self) -> bytes:
+        """Return the frames that are for all members with ``events``."""
+        return b"".join(self._frames[place] for place in self._notices)
+
+    def until(self, place: int, outbox: Outbox, member: Member) -> bytes:
+        """Return the first ``place`` frames, as this member gets them."""
+        pieces = self._overrides.get(outbox, []) + ([] if member.events else [(one, b"") for one in self._notices])
+        return _spliced(self._frames[:place], sorted(piece for piece in pieces if piece[0] < place))
 
     async def write(self, members: dict[Outbox, Member], carrier: Optional[Carrier] = None) -> None:
         """Write once to each of ``members``, and to the carrier. ``members`` must not change before this returns."""

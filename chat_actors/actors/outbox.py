@@ -1,7 +1,7 @@
 """Interfaces through which actors send frames to members. ``connection`` and ``cluster`` implement them."""
 
 from abc import ABC, abstractmethod
-from typing import Optional
+from typing import Callable, Optional
 
 from chat_actors.protocol.codes import CloseCode
 
@@ -18,7 +18,10 @@ class Carrier(ABC):
 
 
 class Outbox(ABC):
-    """Sending side of one member's connection: no method waits, and none raises."""
+    """Sending side of one member's connection: no method waits, and none raises.
+
+    What has a default here does for an outbox that takes all at once, such as one with a carrier.
+    """
 
     __slots__ = ()
     carrier: Optional[Carrier] = None  # takes the frames for all members; None: the topic writes to this outbox
@@ -30,6 +33,21 @@ class Outbox(ABC):
     @abstractmethod
     def write_answer(self, frames: bytes) -> None:
         """Send the answer to a request: its bytes do not count towards the bound of the outbox."""
+
+    def write_until(self, frames: bytes, deadline: float) -> None:
+        """Send frames that must not leave the process after ``deadline`` (monotonic seconds)."""
+        self.write_answer(frames)
+
+    def has_room(self) -> bool:
+        """Return whether nothing waits for the peer."""
+        return True
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once nothing waits for the peer, at once if that is so. Never, if the peer is gone."""
+        call()
+
+    def drop_slow(self, detail: str) -> None:  # noqa: B027  # a default like the others
+        """Abort a peer that does not read fast enough. ``detail``: for the log."""
 
     @abstractmethod
     def close(self, code: CloseCode) -> None:

@@ -16,7 +16,7 @@ from chat_actors.actors.topic import Topic, TopicActor
 from chat_actors.clock import Clock
 from chat_actors.counters import Counters, TopicStatistics
 from chat_actors.protocol.codes import CloseCode
-from chat_actors.protocol.frames import Topics, TopicUsers, finished
+from chat_actors.protocol.frames import ListedTopic, TopicUsers, finished_topics
 from chat_actors.settings import Settings
 
 RETRY_MS = 1000  # after a shutdown, until the first member should reconnect: the time of a restart
@@ -36,6 +36,7 @@ class _Active(Struct, eq=False):
 
     topic: TopicActor
     users: int = 0  # joins forwarded to the topic, less leaves
+    listed: Optional[ListedTopic] = None  # None: the count has changed since
 
 
 class TopicEnded(Struct, eq=False):
@@ -48,7 +49,10 @@ SupervisorEvent = Union[Join, Leave, Replaced, Restore, ListTopics, TopicEnded]
 
 
 class Supervisor(Actor[SupervisorEvent]):
-    """Actor that owns the set of active topics: creates and ends them, and forwards joins and leaves to them."""
+    """Actor that owns the set of active topics: creates and ends them, and forwards joins and leaves to them.
+
+    ``_active_of`` says who is a member of what. The counts follow from it, and ``_repair`` makes them so again.
+    """
 
     def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
         self._settings = settings
@@ -56,8 +60,21 @@ class Supervisor(Actor[SupervisorEvent]):
         self._topics: dict[str, _Active] = {}  # by name, oldest first
         self._active_of: dict[Outbox, _Active] = {}  # for each member
         self._tasks: set[asyncio.Task[None]] = set()  # of the topics that have not ended
-        self._list: Optional[bytes] = None  # the answer to /list, until a join or leave changes it
+        self._askers: list[Outbox] = []  # of this turn, for the list
+        self._list: Optional[bytes] = None  # the answer to them, until a join or leave changes it
         super().__init__(clock, actor="supervisor")
+
+    async def turn(self, event: SupervisorEvent) -> None:
+        """Handle the mail that waits. Who asked for the list gets it as it is then: one for all."""
+        await super().turn(event)
+        if self._askers:
+            askers, self._askers = self._askers, []
+            try:
+                answer = self.topics_frame()
+                for outbox in askers:
+                    outbox.write_answer(answer)
+            except Exception as exception:
+                self.crashed(ListTopics(askers[0]), exception)
 
     def handle(self, event: SupervisorEvent) -> None:
         if type(event) is Join:
@@ -69,55 +86,85 @@ class Supervisor(Actor[SupervisorEvent]):
         elif type(event) is Restore:
             self._restore(event)
         elif type(event) is ListTopics:
-            self._tell_topics(event)
+            self.answer_list(event)
         elif type(event) is TopicEnded:
             self._topic_ended(event.active)
         else:
             raise TypeError(f"not an event of the supervisor: {type(event)}")
 
     def _join(self, event: Join) -> None:
+        if event.reply.done():  # nobody waits for it any more
+            return
         active, max_topics = self._topics.get(event.topic), self._settings.topics
         if active is None and len(self._topics) >= max_topics:
             event.refuse(CloseCode.OVERLOADED, f"too many topics ({max_topics}): join an active topic")
             return
         if active is None:
             active = self._create(event.topic)
-        active.users += 1
-        self._active_of[event.outbox] = active
-        self._list = None
+        self._count_in(event.outbox, active)
         active.topic.post(event)
 
     def _restore(self, event: Restore) -> None:
         active = self._topics.get(event.topic) or self._create(event.topic)
         for member in event.members:
-            active.users += 1
-            self._active_of[member.outbox] = active
-        self._list = None
+            self._count_in(member.outbox, active)
         active.topic.post(event)
 
     def _leave(self, event: Leave) -> None:
-        active = self._take_out(event.outbox)
+        active = self._active_of.get(event.outbox)
         if active is not None:
             active.topic.post(event)
-            self._retire_if_empty(active)
+            self._count_out(event.outbox)
 
     def _replaced(self, event: Replaced) -> None:
-        active = self._take_out(event.outbox)
-        if active is not None:  # the connection that resumed the member may have left already
-            self._retire_if_empty(active)
+        if event.outbox in self._active_of:  # else the connection that resumed the member has left already
+            self._count_out(event.outbox)
 
-    def _take_out(self, outbox: Outbox) -> Optional[_Active]:
-        """Count a member out of its topic and return that; None if the outbox is not a member."""
+    def _count_in(self, outbox: Outbox, active: _Active) -> None:
+        self._active_of[outbox] = active
+        active.users += 1
+        active.listed = self._list = None
+
+    def _count_out(self, outbox: Outbox) -> None:
+        """Count a member out of its topic, and end that after its last leave."""
+        active = self._active_of.pop(outbox)
+        active.users -= 1
+        active.listed = self._list = None
+        if not active.users:
+            self._retire(active)
+
+    def _repair(self, outbox: Outbox) -> None:
+        """Remove a member whose join or leave failed at some step, and count all others anew."""
         active = self._active_of.pop(outbox, None)
         if active is not None:
-            active.users -= 1
-            self._list = None
-        return active
+            active.topic.post(Leave(outbox, CloseCode.CRASHED.name.lower()))
+        for one in (*self._topics.values(), *self._active_of.values()):
+            one.users, one.listed = 0, None
+        for one in self._active_of.values():
+            one.users += 1
+        for one in [one for one in self._topics.values() if not one.users]:
+            self._retire(one)
+        self._list = None
 
-    def _tell_topics(self, event: ListTopics) -> None:
+    def answer_list(self, event: ListTopics) -> None:
+        """Note for the end of the turn that an outbox is to get the list; a subclass may answer otherwise."""
+        self._askers.append(event.outbox)
+
+    def topics_frame(self) -> bytes:
+        """Return the finished frame with the active topics, oldest first: the same object until one changes."""
         if self._list is None:
-            self._list = finished(Topics.of(self.active_topics()))
-        event.outbox.write_answer(self._list)
+            self._list = finished_topics(self._listed())
+        return self._list
+
+    def topics_json(self) -> bytes:
+        """Return the active topics as a JSON array, oldest first."""
+        return b"[%b]" % b",".join([one.item for one in self._listed()])
+
+    def _listed(self) -> list[ListedTopic]:
+        for name, active in self._topics.items():
+            if active.listed is None:
+                active.listed = ListedTopic(name, active.users)
+        return [active.listed for active in self._topics.values() if active.listed is not None]
 
     def open(self, name: str) -> TopicActor:
         """Start the actor of a topic; a subclass may start another kind."""
@@ -128,18 +175,15 @@ class Supervisor(Actor[SupervisorEvent]):
         self._log.bind(topic=topic).info(event)
 
     def _create(self, name: str) -> _Active:
-        active = _Active(self.open(name))
-        self._topics[name] = active
+        active = self._topics[name] = _Active(self.open(name))
         task = active.topic.task
         self._tasks.add(task)
         task.add_done_callback(lambda _: self.post(TopicEnded(active)))
         self.note(name, "topic created")
         return active
 
-    def _retire_if_empty(self, active: _Active) -> None:
-        """End a topic after its last leave. The next join creates a new topic of that name."""
-        if active.users:
-            return
+    def _retire(self, active: _Active) -> None:
+        """End an empty topic. The next join creates a new topic of that name."""
         active.topic.stop()
         if self._topics.get(active.topic.name) is active:
             del self._topics[active.topic.name]
@@ -153,6 +197,7 @@ class Supervisor(Actor[SupervisorEvent]):
             self._log.bind(topic=active.topic.name).error("topic removed after too many failures")
         for join in active.topic.stranded:
             if self._active_of.get(join.outbox) is active:  # else it has left meanwhile
+                del self._active_of[join.outbox]
                 active.users -= 1
                 self._join(join)
 
@@ -170,10 +215,12 @@ class Supervisor(Actor[SupervisorEvent]):
         username = None if active is None else active.topic.username(outbox)
         return None if active is None or username is None else (active.topic.name, username)
 
-    def crashed(self, event: SupervisorEvent, exception: Exception) -> None:
+    def crashed(self, event: object, exception: Exception) -> None:
         super().crashed(event, exception)
         if type(event) is Join or type(event) is Restore:
             event.refuse(CloseCode.CRASHED)
+        if type(event) is Join or type(event) is Leave or type(event) is Replaced:
+            self._repair(event.outbox)
 
     def undelivered(self, event: SupervisorEvent) -> None:
         stranded = event.active.topic.stranded if type(event) is TopicEnded else [event]

@@ -1,20 +1,22 @@
 """The actor of one topic: it orders messages, joins and leaves, and expires what is older than the window.
 
 A turn takes the mail that waits, encodes each message once as a finished frame, and writes once to each member: under
-load one system call carries a whole batch.
+load one system call carries a whole batch. Who comes and goes in a turn is told at its end, once for all of them. A
+newcomer begins as a follower: it is told from the history what it is due, as it reads it, and then hears what all hear.
 """
 
 import asyncio
 import secrets
 from abc import abstractmethod
-from typing import Callable, Optional
+from functools import partial
+from typing import Callable, Optional, Union
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from chat_actors.actors.base import Actor
-from chat_actors.actors.events import Departed, Expire, Join, Leave, Replaced, Restore, Send, Shutdown, TopicEvent
-from chat_actors.actors.fanout import Audience, FanOut
+from chat_actors.actors.events import Departed, Expire, Join, Leave, More, Replaced, Restore, Send, Shutdown, TopicEvent
+from chat_actors.actors.fanout import STRIDE_BYTES, Audience, FanOut
 from chat_actors.actors.outbox import Outbox
 from chat_actors.clock import Clock
 from chat_actors.counters import Counters, TopicStatistics
@@ -27,16 +29,18 @@ from chat_actors.protocol.frames import (
     Message,
     Presence,
     ReplayGap,
-    Window,
+    encoded_names,
     finished,
+    finished_joined,
     replayed,
 )
 from chat_actors.room.history import History, Stored
 from chat_actors.room.members import Member, Members
 from chat_actors.settings import Settings
 
-TURN_EVENTS = 256  # that one turn takes from the mailbox, at most, before other tasks run
 EXPIRY_GRAIN = 0.1  # seconds between two expiries of one topic, at least
+PIECE_BYTES = 16 * 1024  # of the history that a follower is told at once: what waits for it in this process
+REPLAY_BYTES = 256 * 1024  # that one follower is told in one turn, at most
 
 
 class TopicActor(Actor[TopicEvent]):
@@ -58,7 +62,7 @@ class TopicActor(Actor[TopicEvent]):
     def username(self, outbox: Outbox) -> Optional[str]:
         """Return the username of an outbox; None if it is not a member."""
 
-    def crashed(self, event: TopicEvent, exception: Exception) -> None:
+    def crashed(self, event: object, exception: Exception) -> None:
         super().crashed(event, exception)
         if type(event) is Join or type(event) is Restore:
             event.refuse(CloseCode.CRASHED)
@@ -70,51 +74,85 @@ class TopicActor(Actor[TopicEvent]):
             event.refuse(CloseCode.CRASHED)
 
 
+class Follower(Struct, eq=False):
+    """Member that is being told from the history. It keeps no copy of what it has not read.
+
+    ``seen``: the id through which it has been told.
+    ``newest``: the id of the newest message when it joined; it is told those after it as they are, not as replayed.
+    ``own``, ``acks``: the ids of its own messages since then, and its acks by the id after which they come.
+    """
+
+    join: Join
+    member: Member
+    seen: int
+    newest: int
+    own: set[int] = set()
+    acks: dict[int, bytes] = {}
+
+    def told(self, messages: list[Stored]) -> bytes:
+        """Return the frames for these messages, oldest first."""
+        pieces = []
+        for message in messages:
+            if message.id not in self.own:
+                pieces.append(replayed(message.frame) if message.id <= self.newest else message.frame)
+            pieces.append(self.acks.pop(message.id, b""))
+        self.seen = messages[-1].id
+        return b"".join(pieces)
+
+
 class Topic(TopicActor):
-    """Actor that owns one topic: orders its messages, joins and leaves. Tells its supervisor of a replaced member."""
+    """Actor that owns one topic: orders its messages, joins and leaves. Tells its supervisor of a replaced member.
+
+    ``_members`` says who is a member. Each of them is in the audience, or a follower, or written to by the carrier.
+    """
 
     def __init__(
         self, name: str, settings: Settings, clock: Clock, counters: Counters, tell: Callable[[Replaced], None]
     ) -> None:
-        self._tell = tell
+        self._tell_supervisor = tell
         self._counters = counters
         self._ttl = settings.message_ttl
         self._max_members = settings.topic_members
+        self._max_named = settings.presence_members
         self._epoch = secrets.token_hex(4)  # of this lifetime of the topic
         self._members: Members[Outbox] = Members(settings.message_ttl)
         self._audience = Audience()
+        self._followers: dict[Outbox, Follower] = {}
         self._history = History(settings.history_messages, settings.history_bytes)
         self._expiry: Optional[asyncio.Task[None]] = None
         # State of the current turn.
         self._fan_out = FanOut()
+        self._ready: dict[Outbox, Follower] = {}  # followers to be told more: the newcomers, and those with room
+        self._came: dict[str, None] = {}  # usernames; a dict for its order
+        self._went: dict[str, None] = {}
+        self._parting: dict[Outbox, tuple[Member, int]] = {}  # who went, after so many frames of this turn
+        self._replaced: list[Outbox] = []  # of those, to be closed
+        self._last: Union[Restore, Shutdown, None] = None  # to be handled when all else of the turn is told
         self._counted_id = 0  # messages up to this id are in the counters
         self._now = 0.0
         self._timestamp = 0
         super().__init__(name, clock)
 
     async def turn(self, event: TopicEvent) -> None:
-        """Handle the mail that waits, then fan out. Joins, leaves and expiries keep their order among the messages."""
+        """Handle the mail that waits, then tell the members. Joins, leaves and expiries keep their order among it."""
         if not self.mailbox.empty():  # busy: let the other readable sockets post their messages first
             await asyncio.sleep(0)
         self._now = self._clock.monotonic()
         self._timestamp = int(self._clock.wall())
-        taken = 1
-        following: Optional[TopicEvent] = event
-        while following is not None:
-            if type(following) is not Send:
-                await self._write()
-            self.attempt(following)
-            if not self.running or taken == TURN_EVENTS or self._fan_out.full() or self.mailbox.empty():
-                break
-            if type(following) is Join:  # its replay may be long
-                break
-            following = self.mailbox.get_nowait()
-            taken += 1
-        else:
-            self.running = False
-        self._counters.turns.add(taken)
-        await self._write()
+        self._evict()
+        self._counters.turns.add(self.drain(event, self._now))
+        await self._tell()
+        if self._last is not None:
+            last, self._last = self._last, None
+            try:
+                self._restore(last) if isinstance(last, Restore) else self._shut_down(last)
+            except Exception as exception:
+                self.crashed(last, exception)
+            await self._tell()
         self._await_expiry()
+
+    def is_full(self) -> bool:
+        return self._fan_out.full() or self._last is not None
 
     def handle(self, event: TopicEvent) -> None:
         if type(event) is Send:
@@ -123,14 +161,19 @@ class Topic(TopicActor):
             self._join(event)
         elif type(event) is Leave:
             self._leave(event)
-        elif type(event) is Restore:
-            self._restore(event)
+        elif type(event) is More:
+            self._find_ready(event)
         elif type(event) is Expire:
             self._expire()
-        elif type(event) is Shutdown:
-            self._shut_down(event)
+        elif type(event) is Restore or type(event) is Shutdown:
+            self._last = event
         else:
             raise TypeError(f"not an event of a topic: {type(event)}")
+
+    def crashed(self, event: object, exception: Exception) -> None:
+        super().crashed(event, exception)
+        if type(event) is Join or type(event) is Leave or type(event) is More:
+            self._expel(event.outbox)
 
     def _send(self, event: Send) -> None:
         outbox, ref = event.outbox, event.ref
@@ -139,7 +182,7 @@ class Topic(TopicActor):
             return
         refs = None if ref is UNSET else member.refs
         if refs is not None and ref in refs:
-            self._fan_out.message(b"", outbox, finished(replace(refs[ref], duplicate=True)))
+            self._acknowledge(outbox, b"", finished(replace(refs[ref], duplicate=True)))
             self._counters.duplicates += 1
             return
         message_id = self._history.last_id + 1
@@ -152,57 +195,85 @@ class Topic(TopicActor):
             stored.refs, stored.ref = refs, ref
             refs[ref] = ack
         self._history.add(stored)
-        self._fan_out.message(frame, outbox, acknowledgment)
+        self._acknowledge(outbox, frame, acknowledgment)
+
+    def _acknowledge(self, sender: Outbox, frame: bytes, ack: bytes) -> None:
+        """Add a message to this turn, for all but its sender, and the sender's ack. For a duplicate, no message."""
+        self._fan_out.message(frame, sender, ack)
+        follower = self._followers.get(sender) if self._followers else None
+        if follower is not None:
+            newest = self._history.last_id
+            follower.acks[newest] = follower.acks.get(newest, b"") + ack
+            if frame:
+                follower.own.add(newest)
 
     def _join(self, event: Join) -> None:
         outbox, window = event.outbox, event.window
+        if event.reply.done():  # nobody waits for it any more; its leave is on its way
+            return
         if 0 < self._max_members <= len(self._members.present) and not self._members.would_replace(window):
             event.refuse(CloseCode.OVERLOADED, f"topic full ({self._max_members} members): join another topic")
             return
         member, replaced = self._members.join(outbox, event.username, window, self._now)
-        if replaced is not None:
-            self._audience.remove(replaced)
-        self._audience.add(outbox, member)
-        users = len(self._members.present)
-        ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
-        joined = Joined(member.username, self.name, users, ttl)
-        replay = b"" if window is None else self._open_window(window, member, joined)
-        if replaced is not None:  # posted before the reply: a /list of the new connection counts the member once
-            self._tell(Replaced(replaced))
-            replaced.close(CloseCode.RESUMED_ELSEWHERE)
-        elif self._members.watchers:
-            self._fan_out.notice(finished(Presence("joined", member.username, users)), outbox)
-        outbox.write(finished(joined))
-        if replay:
-            outbox.write_answer(replay)
-        if not event.reply.done():  # the session may be gone; its leave is on its way
-            event.reply.set_result(self.mailbox)
+        newest = self._history.last_id
+        self._followers[outbox] = self._ready[outbox] = Follower(event, member, newest, newest)
+        if replaced is None:
+            self._note(member, self._came, self._went)
+        else:  # told before the reply: a /list of the new connection counts the member once
+            self._replaced.append(replaced)
+            self._part(replaced, member)
+            self._tell_supervisor(Replaced(replaced))
         outcome = "member joined" if replaced is None else "member resumed"
-        self._log.bind(username=member.username, users=users).info(outcome)
-
-    def _open_window(self, window: Window, member: Member, joined: Joined) -> bytes:
-        """Add the keys of the window to ``joined``, and return the frames to replay."""
-        joined.epoch, joined.last_id, joined.resume = self._epoch, self._history.last_id, member.token
-        if window.events:
-            joined.members = self._members.names()
-        since = window.since
-        if since is UNSET:
-            return b""
-        if window.epoch not in (UNSET, self._epoch):
-            joined.gap, since = ReplayGap(since + 1, None, "restarted"), 0
-        elif window.epoch is not UNSET:
-            joined.gap = self._history.gap(since) or UNSET
-        return b"".join(replayed(message.frame) for message in self._history.after(since))
+        self._log.bind(username=member.username, users=len(self._members.present)).info(outcome)
 
     def _leave(self, event: Leave) -> None:
-        member = self._members.leave(event.outbox, self._now)
+        outbox = event.outbox
+        member = self._members.present.get(outbox)
         if member is None:
             return
-        self._audience.remove(event.outbox)
-        users = len(self._members.present)
-        if self._members.watchers:
-            self._fan_out.notice(finished(Presence("left", member.username, users)))
-        self._log.bind(username=member.username, users=users, reason=event.reason).info("member left")
+        self._note(member, self._went, self._came)
+        self._members.leave(outbox, self._now)
+        self._part(outbox, member)
+        self._log.bind(username=member.username, users=len(self._members.present), reason=event.reason).info(
+            "member left"
+        )
+
+    def _note(self, member: Member, changed: dict[str, None], undone: dict[str, None]) -> None:
+        """Note for the end of the turn that a member came or went; a change that is undone in the turn is none."""
+        if member.username in undone:
+            del undone[member.username]
+        else:
+            changed[member.username] = None
+
+    def _part(self, outbox: Outbox, member: Member) -> None:
+        """Take a connection out of the audience; it hears what was said in this turn before."""
+        if outbox in self._audience.direct and self._fan_out:
+            self._parting[outbox] = member, len(self._fan_out)
+        self._audience.remove(outbox)
+        self._forget_follower(outbox)
+
+    def _forget_follower(self, outbox: Outbox) -> None:
+        self._followers.pop(outbox, None)
+        self._ready.pop(outbox, None)
+
+    def _find_ready(self, event: More) -> None:
+        follower = self._followers.get(event.outbox)
+        if follower is not None:
+            self._ready[event.outbox] = follower
+
+    def _expel(self, outbox: Outbox) -> None:
+        """Remove a member whose join or leave failed at some step, and make all that is known of the others agree."""
+        member = self._members.present.get(outbox)
+        if member is not None:
+            self._note(member, self._went, self._came)
+        self._members.repair(outbox)
+        present = self._members.present
+        lost = [one for one in (*self._audience.direct, *self._followers) if one not in present]
+        for one in lost:
+            self._audience.remove(one)
+            self._forget_follower(one)
+        for one in (outbox, *lost):
+            one.close(CloseCode.CRASHED)
 
     def _restore(self, event: Restore) -> None:
         self._epoch = event.epoch or self._epoch
@@ -213,7 +284,7 @@ class Topic(TopicActor):
         renamed: dict[Outbox, str] = {}
         for known in event.members:
             if self._members.is_connected(known.token):  # it has resumed by another connection
-                self._tell(Replaced(known.outbox))
+                self._tell_supervisor(Replaced(known.outbox))
                 known.outbox.close(CloseCode.RESUMED_ELSEWHERE)
                 continue
             member = self._members.restore(known.outbox, known.username, known.token, known.events, known.refs)
@@ -224,19 +295,130 @@ class Topic(TopicActor):
         users = len(self._members.present)
         self._log.bind(members=len(event.members), users=users, renamed=len(renamed)).info("members restored")
 
+    # The end of a turn
+
+    async def _tell(self) -> None:
+        """Write what all members hear; then close the replaced connections, and tell the followers what is theirs."""
+        try:
+            await self._write()
+        except Exception as exception:
+            self.crashed(self._fan_out, exception)
+        replaced, self._replaced = self._replaced, []
+        for outbox in replaced:
+            outbox.close(CloseCode.RESUMED_ELSEWHERE)
+        await self._tell_followers()
+
     async def _write(self) -> None:
-        """Write the frames of this turn so far, and count its messages."""
+        """Write the frames of this turn, and count its messages."""
+        if self._came or self._went:
+            self._note_presence()
+        if not self._ready:  # a newcomer finds the messages of this turn in the history
+            self._evict()
         if not self._fan_out:
             return
+        parting, self._parting = self._parting, {}
+        for outbox, (member, place) in parting.items():
+            data = self._fan_out.until(place, outbox, member)
+            if data:
+                outbox.write(data)
         counters = self._counters
-        counters.evicted += self._note_deleted(self._history.evict())
         fan_out, self._fan_out = self._fan_out, FanOut()
         accepted, self._counted_id = self._history.last_id - self._counted_id, self._history.last_id
         counters.accepted += accepted
         counters.delivered += accepted * (len(self._members.present) - 1)
         began = self._clock.monotonic()
         await fan_out.write(self._audience.direct, self._audience.carrier)
+        notices = fan_out.notices() if self._followers else b""
+        if notices:
+            for outbox, follower in self._followers.items():
+                if follower.member.events and follower.join.accepted:
+                    outbox.write(notices)
         counters.fan_outs.add(self._clock.monotonic() - began)
+
+    def _note_presence(self) -> None:
+        """Add a notice of who came and went in this turn, if anybody is to be told."""
+        came, self._came = list(self._came), {}
+        went, self._went = list(self._went), {}
+        users = len(self._members.present)
+        if self._members.watchers == sum(newcomer.member.events for newcomer in self._ready.values()):
+            return
+        if users > self._max_named:
+            presence = Presence(users=users)
+        else:
+            presence = Presence(joined=came or UNSET, left=went or UNSET, users=users)
+        self._fan_out.notice(finished(presence))
+
+    async def _tell_followers(self) -> None:
+        if not self._ready:
+            return
+        ready, self._ready = self._ready, {}
+        users = len(self._members.present)
+        watched = users <= self._max_named and any(one.member.events for one in ready.values())
+        names = encoded_names(self._members.names()) if watched else b""
+        written = 0
+        for follower in ready.values():
+            try:
+                written += self._tell_follower(follower, names)
+            except Exception as exception:
+                self.crashed(follower.join, exception)
+            if written > STRIDE_BYTES:
+                written = 0
+                await asyncio.sleep(0)
+
+    def _tell_follower(self, follower: Follower, names: bytes) -> int:
+        """Write ``joined`` to a newcomer, then what the follower has room for; return the bytes written.
+
+        ``names``: of all members, encoded; empty if they are too many to be named.
+        """
+        join, history, outbox = follower.join, self._history, follower.join.outbox
+        written = 0
+        if not join.accepted:
+            if join.reply.done():  # the session has ended; its leave is on its way
+                return 0
+            joined = self._joined(follower, names)
+            outbox.write(joined)
+            join.accepted = True
+            written = len(joined)
+        while follower.seen < history.last_id:
+            if follower.seen < history.gone_through(self._clock.monotonic()):
+                self._forget_follower(outbox)
+                outbox.drop_slow("replay not read in time")
+                return written
+            messages = history.after(follower.seen, PIECE_BYTES)
+            if not messages:
+                break
+            frames = follower.told(messages)
+            outbox.write_until(frames, messages[0].deadline)
+            written += len(frames)
+            waits = not outbox.has_room() or written > REPLAY_BYTES
+            if waits and outbox.carrier is None and follower.seen < history.last_id:
+                outbox.when_room(partial(self.post, More(outbox)))
+                return written
+        del self._followers[outbox]
+        self._audience.add(outbox, follower.member)
+        if follower.acks:  # of duplicates
+            outbox.write(b"".join(follower.acks.values()))
+        if not join.reply.done():
+            join.reply.set_result(self.mailbox)
+        return written
+
+    def _joined(self, follower: Follower, names: bytes) -> bytes:
+        """Return the ``joined`` of a newcomer, and decide from which id on it is told."""
+        member, window = follower.member, follower.join.window
+        ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
+        joined = Joined(member.username, self.name, len(self._members.present), ttl)
+        if window is None:
+            return finished(joined)
+        joined.epoch, joined.last_id, joined.resume = self._epoch, follower.newest, member.token
+        since = window.since
+        if since is not UNSET:
+            now = self._clock.monotonic()
+            if window.epoch not in (UNSET, self._epoch):
+                joined.gap, since = ReplayGap(since + 1, None, "restarted"), 0
+            elif window.epoch is not UNSET:
+                joined.gap = self._history.gap(since, now) or UNSET
+            follower.seen = min(follower.newest, max(since, self._history.gone_through(now)))
+        return finished_joined(joined, names) if member.events and names else finished(joined)
 
     def _shut_down(self, event: Shutdown) -> None:
         for place, (outbox, member) in enumerate(self._members.present.items()):
@@ -254,6 +436,9 @@ class Topic(TopicActor):
         self._expiry = None
         self._counters.expired += self._note_deleted(self._history.expire(self._now))
         self._members.expire(self._now)
+
+    def _evict(self) -> None:
+        self._counters.evicted += self._note_deleted(self._history.evict())
 
     def _note_deleted(self, count: int) -> int:
         """Notify the members with ``events`` if messages were deleted; return their count unchanged."""
@@ -293,6 +478,7 @@ class Topic(TopicActor):
         self._dismiss(CloseCode.CRASHED)  # no member is left, unless too many failures stopped the actor
         self._members.clear()
         self._audience.clear()
+        self._followers.clear()
         self._history.clear()
         if self._expiry is not None:
             self._expiry.cancel()

@@ -32,7 +32,7 @@ class Front(Supervisor):
         else:
             super()._join(event)
 
-    def _tell_topics(self, event: ListTopics) -> None:
+    def answer_list(self, event: ListTopics) -> None:
         self._node.registry.census(event)
 
     def note(self, topic: str, event: str) -> None:

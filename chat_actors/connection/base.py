@@ -100,7 +100,8 @@ class Connection(Outbox):
         self._written = 0  # bytes since the connection was opened
         self._sent = 0  # of these, bytes that have left the process
         self._progress = sweep.tick  # tick in which ``_sent`` last grew, or nothing waited
-        self._marks: Optional[deque[tuple[int, float]]] = None  # (_written, time) of the sweeps whose bytes still wait
+        # Bytes that still wait: (_written after them, monotonic seconds until which they must have left), both growing.
+        self._marks: Optional[deque[tuple[int, float]]] = None
         sweep.connections.add(self)
 
     # The sending side
@@ -108,6 +109,14 @@ class Connection(Outbox):
     def write_answer(self, frames: bytes) -> None:
         self._max_bytes = max(self._max_bytes, self._sweep.max_bytes + len(frames))
         self.write(frames)
+
+    def write_until(self, frames: bytes, deadline: float) -> None:
+        self.write_answer(frames)
+        if not self.has_room():
+            self._mark(deadline)
+
+    def has_room(self) -> bool:
+        return not self.buffered()
 
     def close(self, code: CloseCode) -> None:
         if self._state is OPEN:
@@ -201,32 +210,52 @@ class Connection(Outbox):
             self._heard = False
             self._check_silence(self._silent)
             if self._state is OPEN:
-                self._check_progress(tick, now)
+                self._check_progress(tick)
+        self._check_age(now)
 
     @abstractmethod
     def _check_silence(self, silent: int) -> None:
         """Act on a peer of which nothing was heard for so many ticks."""
 
-    def _check_progress(self, tick: int, now: float) -> None:
-        """Abort the peer if it has made no progress for too long, or if a byte has waited longer than the window."""
+    def _check_progress(self, tick: int) -> None:
+        """Abort the peer if it has made no progress for too long."""
         buffered = self.buffered()
         sent = self._written - buffered
         if sent > self._sent or not buffered:
             self._sent, self._progress = sent, tick
-        marks = self._marks
-        if not buffered:
+        elif tick - self._progress >= self._sweep.stall_ticks:
+            self.drop_slow("no progress")
+
+    def _check_age(self, now: float) -> None:
+        """See that what was written since the last sweep leaves in time: no byte may wait longer than the window."""
+        if not self.buffered():
             self._marks = None
             return
-        if marks is None:
-            marks = self._marks = deque()
+        window = self._sweep.window_seconds
+        self._mark(max(self._sweep.checked_at, now - window / 2) + window)
+        self.check_marks(now)
+
+    def _mark(self, deadline: float) -> None:
+        """Note that all that is written must have left by ``deadline`` (monotonic seconds)."""
+        if self._marks is None:
+            self._marks = deque()
+        while self._marks and self._marks[-1][1] >= deadline:
+            self._marks.pop()
+        if not self._marks or self._marks[-1][0] != self._written:
+            self._marks.append((self._written, deadline))
+            self._sweep.check_at(self._marks[0][1], self)
+
+    def check_marks(self, now: float) -> None:
+        """Abort the peer if anything that waits has reached its deadline. ``now``: monotonic seconds."""
+        marks, sent = self._marks, self._written - self.buffered()
         while marks and sent >= marks[0][0]:
             marks.popleft()
-        if not marks or marks[-1][0] != self._written:
-            marks.append((self._written, now))
-        if tick - self._progress >= self._sweep.stall_ticks:
-            self.drop_slow("no progress")
-        elif now - marks[0][1] >= self._sweep.window_seconds:
-            self.drop_slow("frame older than the window")
+        if marks:
+            if marks[0][1] <= now:
+                marks.clear()
+                self.drop_slow("frame older than the window")
+            else:
+                self._sweep.check_at(marks[0][1], self)
 
 
 class Sweep:
@@ -249,7 +278,14 @@ class Sweep:
         self.stall_ticks = ticks(settings.stall_timeout)  # that a peer may make no progress while bytes wait
         self.ping_ticks = ticks(settings.ping_interval)  # of silence before a ping, and then before the end
         self.idle_ticks = ticks(settings.idle_timeout) if settings.idle_timeout else _NEVER  # of silence without pings
+        self.checked_at = clock.monotonic()  # when the last sweep began
         self._clock = clock
+
+    def check_at(self, deadline: float, connection: Connection) -> None:
+        """See at ``deadline`` (monotonic seconds) what the connection still has to send, if no sweep comes before."""
+        seconds = deadline - self._clock.monotonic()
+        if seconds < SWEEP_SECONDS:
+            self._clock.call_later(max(0.0, seconds), connection.check_marks, deadline)
 
     async def run(self) -> None:
         """Check until cancelled. Also measures the lag of the event loop."""
@@ -268,6 +304,7 @@ class Sweep:
                     logger.opt(exception=exception).error("connection check failed")
                 if not place % STRIDE:
                     await asyncio.sleep(0)
+            self.checked_at = now
 
 
 def ticks(seconds: float) -> int:

@@ -26,6 +26,7 @@ class PlainConnection(Connection):
         "_gone",
         "_held",
         "_host_pings",
+        "_on_room",
         "_queue",
         "_sender",
         "_waiting",
@@ -43,6 +44,7 @@ class PlainConnection(Connection):
         self._cut_off: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue: asyncio.Queue[Union[bytes, CloseCode]] = asyncio.Queue()
         self._waiting = 0  # bytes in the queue
+        self._on_room: Optional[Callable[[], None]] = None  # to be called when that is 0
         self._gone = False  # the host has said that the connection is over
         self._sender = asyncio.create_task(self._send_in_turn())
         self._sender.add_done_callback(_retrieve)
@@ -85,11 +87,18 @@ class PlainConnection(Connection):
     def buffered(self) -> int:
         return self._waiting
 
+    def when_room(self, call: Callable[[], None]) -> None:
+        if self.has_room():
+            call()
+        else:
+            self._on_room = call
+
     def _send_close(self, code: CloseCode) -> None:
         self._queue.put_nowait(code)
         self.release()
 
     def _cut(self) -> None:
+        self._waiting = 0
         self._sender.cancel()
         if not self._cut_off.done():
             self._cut_off.set_result(None)
@@ -109,6 +118,9 @@ class PlainConnection(Connection):
                 return
             self._waiting -= len(item)
             del item
+            if not self._waiting and self._on_room is not None:
+                call, self._on_room = self._on_room, None
+                call()
 
     async def _send_last(self, code: CloseCode) -> None:
         event = {"type": "websocket.close", "code": int(code), "reason": code.reason}

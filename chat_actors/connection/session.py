@@ -107,7 +107,7 @@ class Session(Receiver):
     def overdue(self) -> None:
         if self._join is None:
             self._connection.close(CloseCode.NO_JOIN)
-        else:
+        elif not self._join.accepted:
             self._join.refuse(CloseCode.OVERLOADED, "join not answered in time: try again later")
 
     def end(self, reason: str) -> None:

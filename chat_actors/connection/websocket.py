@@ -60,6 +60,7 @@ class WebSocket(Connection, asyncio.Protocol):
         "_measure_at",
         "_message",
         "_missing",
+        "_on_room",
         "_paused",
         "_skipped",
         "_text",
@@ -79,6 +80,7 @@ class WebSocket(Connection, asyncio.Protocol):
         self._brakes = 0  # why nothing is read: _HELD, _CHOKED, _YIELDED
         self._paused = False  # the transport
         self._full = False  # the transport's write buffer is above its high-water mark
+        self._on_room: Optional[Callable[[], None]] = None  # to be called when that is empty
         self._unread = b""  # what was read and not looked at, from the place ``_at``
         self._at = 0
         # The frame that is being read.
@@ -119,6 +121,13 @@ class WebSocket(Connection, asyncio.Protocol):
             return self._transport.get_write_buffer_size()
         except AttributeError:  # asyncio raises it for a TLS transport whose peer is gone
             return 0
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        if self.has_room():
+            call()
+        elif self._state is OPEN and not self._transport.is_closing():
+            self._on_room = call
+            self._transport.set_write_buffer_limits(high=0)  # then ``resume_writing`` means that it is empty
 
     def _send_close(self, code: CloseCode) -> None:
         self._push(Frame(Opcode.CLOSE, Close(int(code), code.reason).serialize()).serialize(mask=False))
@@ -221,6 +230,11 @@ class WebSocket(Connection, asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
         self._unbrake(_CHOKED)
+        call, self._on_room = self._on_room, None
+        if call is not None:
+            if not self._transport.is_closing():
+                self._transport.set_write_buffer_limits()
+            call()
 
     def shutdown(self) -> None:
         """End all connections of the server: called by uvicorn at its end, for each of its connections."""

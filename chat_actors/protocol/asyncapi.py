@@ -85,7 +85,7 @@ _EXAMPLES: tuple[Struct, ...] = (
     Joined("alice", "sports", 1, 30, _EPOCH, 0, _RESUME, ReplayGap(18, None, "restarted")),
     Message(17, "alice", "Hello World", _TIME),
     Replayed(17, "alice", "Hello World", _TIME),
-    Presence("left", "bob", 1),
+    Presence(joined=["bob", "carol"], left=["dan"], users=1502),
     Renamed("alice", "alice#2"),
     Expired(17),
     Closing(1200),

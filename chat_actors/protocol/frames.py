@@ -130,7 +130,8 @@ class Joined(Struct, tag_field="type", tag="joined"):
     name has another epoch, and ids of different epochs are not comparable.
     ``last_id``: id of the topic's newest message; 0 if there is none.
     ``resume``: token of this member; a join that gives it comes back as the same member.
-    ``members``: the usernames of all members, oldest member first; sent only if the join asked for ``events``.
+    ``members``: the usernames of all members, oldest member first; sent only if the join asked for ``events`` and the
+    topic has not too many members to name them.
     """
 
     username: Name
@@ -163,11 +164,18 @@ class Replayed(Struct, tag_field="type", tag="message"):
     replayed: Yes = True
 
 
-class Presence(Struct, tag_field="type", tag="presence"):
-    """Another member has joined or left: sent to members with ``events``."""
+class Presence(Struct, tag_field="type", tag="presence", kw_only=True):
+    """Other members have joined or left: sent to members with ``events``, once for all who did so at the same time.
 
-    event: Literal["joined", "left"]
-    username: Name
+    A frame with neither list means that the topic has too many members to name them: a client that keeps their names
+    forgets them, and shows the number.
+
+    ``joined``: the usernames of those who joined; absent if there are none.
+    ``left``: the usernames of those who left; absent if there are none.
+    """
+
+    joined: Union[list[Name], UnsetType] = UNSET
+    left: Union[list[Name], UnsetType] = UNSET
     users: Users
 
 
@@ -239,8 +247,23 @@ class Topics(Struct, tag_field="type", tag="topics"):
     @classmethod
     def of(cls, active: list[TopicUsers], partial: bool = False) -> "Topics":
         """Make the answer from the active topics, oldest first; ``partial`` if some may be missing."""
-        lines = [f"- {one.topic} ({one.users} user{'' if one.users == 1 else 's'})" for one in active]
-        return cls("\n".join(["Active Topics:", *(lines or ["(none)"])]), active, True if partial else UNSET)
+        lines = [cls.line(one.topic, one.users) for one in active] or ["\n(none)"]
+        return cls("".join(["Active Topics:", *lines]), active, True if partial else UNSET)
+
+    @staticmethod
+    def line(topic: str, users: int) -> str:
+        """Return the line of ``message`` about a topic, with the line break before it."""
+        return f"\n- {topic} ({users} user{'' if users == 1 else 's'})"
+
+
+class ListedTopic:
+    """Active topic as it stands in a ``Topics`` frame, encoded: once for all frames until its count changes."""
+
+    __slots__ = "item", "line"
+
+    def __init__(self, topic: str, users: int) -> None:
+        self.item = _encode(TopicUsers(topic, users))
+        self.line = _encode(Topics.line(topic, users))[1:-1]  # without the quotation marks
 
 
 class Error(Struct, tag_field="type", tag="error"):
@@ -261,6 +284,24 @@ _encode = msgspec.json.Encoder().encode
 def finished(frame: ServerFrame) -> bytes:
     """Encode a frame as a whole, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
     return _framed(_encode(frame))
+
+
+def finished_topics(active: list[ListedTopic]) -> bytes:
+    """Encode the answer of ``Topics.of``, from parts that are encoded already."""
+    if not active:
+        return finished(Topics.of([]))
+    lines, items = b"".join([one.line for one in active]), b",".join([one.item for one in active])
+    return _framed(b'{"type":"topics","message":"Active Topics:%b","topics":[%b]}' % (lines, items))
+
+
+def finished_joined(joined: Joined, members: bytes) -> bytes:
+    """Encode ``joined`` with the ``members`` that ``encoded_names`` returned: many newcomers may get the same."""
+    return _framed(_encode(joined)[:-1] + b',"members":' + members + b"}")
+
+
+def encoded_names(usernames: list[str]) -> bytes:
+    """Encode usernames for ``finished_joined``."""
+    return _encode(usernames)
 
 
 def replayed(message: bytes) -> bytes:

@@ -1,8 +1,6 @@
 """Messages that a topic stores: in order, for the length of the window, within bounds. No asyncio."""
 
 from collections import deque
-from collections.abc import Iterator
-from itertools import islice
 from typing import Optional
 
 from msgspec import Struct
@@ -55,10 +53,15 @@ class History:
     def __len__(self) -> int:
         return len(self._stored)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is beyond its bounds."""
+        return len(self._stored) > self._max_messages or self._bytes > self._max_bytes
+
     def evict(self) -> int:
         """Delete the oldest messages beyond the bounds; return their count."""
         before = len(self._stored)
-        while len(self._stored) > self._max_messages or self._bytes > self._max_bytes:
+        while self.is_over:
             self._evicted = self._stored[0].id
             self._forget_oldest()
         return before - len(self._stored)
@@ -85,16 +88,35 @@ class History:
         """Highest id up to which all messages are deleted; 0 if none is."""
         return self._stored[0].id - 1 if self._stored else self.last_id
 
-    def after(self, since: int) -> Iterator[Stored]:
-        """Return the stored messages with an id above ``since``, oldest first."""
-        first = min(max(0, since - self.deleted_through), len(self._stored))
-        while first and self._stored[first - 1].id > since:  # after a restore, ids may be missing
-            first -= 1
-        return islice(self._stored, first, None)
+    def gone_through(self, now: float) -> int:
+        """Return the highest id up to which no message may be told: all are deleted, or at their deadline."""
+        gone = self.deleted_through
+        for message in self._stored:
+            if now < message.deadline:
+                break
+            gone = message.id
+        return gone
 
-    def gap(self, since: int) -> Optional[ReplayGap]:
-        """Return the range of deleted messages above ``since``; None if there is none."""
-        through = self.deleted_through
+    def after(self, since: int, max_bytes: int) -> list[Stored]:
+        """Return the oldest stored messages with an id above ``since``, at least one if there is one.
+
+        Beyond the first, their frames have at most ``max_bytes``.
+        """
+        stored, place = self._stored, min(max(0, since - self.deleted_through), len(self._stored))
+        while place and stored[place - 1].id > since:  # after a restore, ids may be missing
+            place -= 1
+        chosen: list[Stored] = []
+        for later in range(place, len(stored)):
+            message = stored[later]
+            max_bytes -= len(message.frame)
+            if max_bytes < 0 and chosen:
+                break
+            chosen.append(message)
+        return chosen
+
+    def gap(self, since: int, now: float) -> Optional[ReplayGap]:
+        """Return the range of ids above ``since`` whose messages are gone; None if there is none."""
+        through = self.gone_through(now)
         if since >= through:
             return None
         return ReplayGap(since + 1, through, "evicted" if self._evicted > since else "expired")
