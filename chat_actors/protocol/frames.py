@@ -130,7 +130,8 @@ class Joined(Struct, tag_field="type", tag="joined"):
     name has another epoch, and ids of different epochs are not comparable.
     ``last_id``: id of the topic's newest message; 0 if there is none.
     ``resume``: token of this member; a join that gives it comes back as the same member.
-    ``members``: the usernames of all members, oldest member first; sent only if the join asked for ``events``.
+    ``members``: the usernames of all members, oldest member first; sent only if the join asked for ``events`` and the
+    topic has not too many members to name them.
     """
 
     username: Name
@@ -163,11 +164,18 @@ class Replayed(Struct, tag_field="type", tag="message"):
     replayed: Yes = True
 
 
-class Presence(Struct, tag_field="type", tag="presence"):
-    """Another member has joined or left: sent to members with ``events``."""
+class Presence(Struct, tag_field="type", tag="presence", kw_only=True):
+    """Other members have joined or left: sent to members with ``events``, once for all who did so at the same time.
 
-    event: Literal["joined", "left"]
-    username: Name
+    A frame with neither list means that the topic has too many members to name them: a client that keeps their names
+    forgets them, and shows the number.
+
+    ``joined``: the usernames of those who joined; absent if there are none.
+    ``left``: the usernames of those who left; absent if there are none.
+    """
+
+    joined: Union[list[Name], UnsetType] = UNSET
+    left: Union[list[Name], UnsetType] = UNSET
     users: Users
 
 
