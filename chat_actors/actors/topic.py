@@ -80,6 +80,7 @@ class Topic(TopicActor):
         self._counters = counters
         self._ttl = settings.message_ttl
         self._max_members = settings.topic_members
+        self._max_named = settings.presence_members
         self._epoch = secrets.token_hex(4)  # of this lifetime of the topic
         self._members: Members[Outbox] = Members(settings.message_ttl)
         self._audience = Audience()
@@ -171,7 +172,7 @@ class Topic(TopicActor):
             self._tell(Replaced(replaced))
             replaced.close(CloseCode.RESUMED_ELSEWHERE)
         elif self._members.watchers:
-            self._fan_out.notice(finished(Presence("joined", member.username, users)), outbox)
+            self._fan_out.notice(self._presence(users, joined=[member.username]), outbox)
         outbox.write(finished(joined))
         if replay:
             outbox.write_answer(replay)
@@ -180,10 +181,14 @@ class Topic(TopicActor):
         outcome = "member joined" if replaced is None else "member resumed"
         self._log.bind(username=member.username, users=users).info(outcome)
 
+    def _presence(self, users: int, **names: list[str]) -> bytes:
+        """Return the notice of a join or a leave."""
+        return finished(Presence(users=users, **names) if users <= self._max_named else Presence(users=users))
+
     def _open_window(self, window: Window, member: Member, joined: Joined) -> bytes:
         """Add the keys of the window to ``joined``, and return the frames to replay."""
         joined.epoch, joined.last_id, joined.resume = self._epoch, self._history.last_id, member.token
-        if window.events:
+        if window.events and joined.users <= self._max_named:
             joined.members = self._members.names()
         since = window.since
         if since is UNSET:
@@ -201,7 +206,7 @@ class Topic(TopicActor):
         self._audience.remove(event.outbox)
         users = len(self._members.present)
         if self._members.watchers:
-            self._fan_out.notice(finished(Presence("left", member.username, users)))
+            self._fan_out.notice(self._presence(users, left=[member.username]))
         self._log.bind(username=member.username, users=users, reason=event.reason).info("member left")
 
     def _restore(self, event: Restore) -> None:
