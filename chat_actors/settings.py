@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     topics: int = Field(10_000, ge=1, description="active topics, at most")
     topic_members: int = Field(0, ge=0, description="members of one topic, at most; 0: no limit")
     presence_members: int = Field(
-        1000, ge=0, description="members of a topic up to which `joined` and `presence` name them; above, they count"
+        1000,
+        ge=0,
+        description="members of a topic up to which `joined` and `presence` name them; above, they count them",
     )
     allowed_origins: str = Field(
         "", description="origins of web pages that may connect, comma-separated, besides the server's own; *: all"

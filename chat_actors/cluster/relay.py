@@ -19,7 +19,7 @@ from chat_actors.actors.topic import TopicActor
 from chat_actors.cluster.backlog import acks_among
 from chat_actors.cluster.guests import Deliver, Guest, Hand, RelayMailbox, Shut
 from chat_actors.cluster.journal import Journal
-from chat_actors.cluster.roster import Roster
+from chat_actors.cluster.roster import Roster, counted
 from chat_actors.cluster.wire import (
     Ask,
     Attach,
@@ -64,7 +64,7 @@ class Relay(TopicActor):
         self._numbers: dict[Outbox, int] = {}
         self._near: dict[Outbox, Member] = {}  # those who have been handed their ``joined``
         self._watchers = 0  # guests with ``events``
-        self._roster: Optional[Roster] = None  # while there is somebody with ``events``
+        self._roster: Optional[Roster] = None  # while there is somebody with ``events`` who knows the names
         self._says: list[tuple[int, str, Optional[str]]] = []  # of this turn
         super().__init__(name, node.clock)
         self.mailbox: RelayMailbox = RelayMailbox(self._send)
@@ -240,9 +240,9 @@ class Relay(TopicActor):
                 self._acknowledge(guest, len(acks_among(pieces)))
         if not self.mailbox.crowded():
             self.mailbox.release_senders()
-        if self._roster is not None:
-            for place in parcel.notices:
-                self._roster.note(parcel.frames[place])
+        for place in parcel.notices:
+            if self._roster is not None and not self._roster.note(parcel.frames[place]):
+                self._roster = None
         self._deliver(FanOut.of(parcel.frames, parcel.notices, overrides), parcel.number)
 
     def _acknowledge(self, guest: Guest, count: int) -> None:
@@ -289,12 +289,18 @@ class Relay(TopicActor):
             guest = self._guests.get(renaming.number)
             if guest is not None:
                 guest.username = renaming.after
+        if len(item.members) > self._node.settings.presence_members:
+            self._roster = None
+        notices: list[bytes] = []
         if self._roster is not None:
+            notices = self._roster.change(item.members, item.renamed)
+        elif self._watchers:
+            notices = counted(len(item.members), item.renamed)
+        if notices:
             fan_out = FanOut()
-            for notice in self._roster.change(item.members, item.renamed):
+            for notice in notices:
                 fan_out.notice(notice)
-            if fan_out:
-                self._deliver(fan_out)
+            self._deliver(fan_out)
 
     # Its end.
 

@@ -1,6 +1,7 @@
 """The names of a topic's members, as those on a node who asked for events know them. No asyncio, no sockets."""
 
 import msgspec
+from msgspec import UNSET
 
 from chat_actors.cluster.wire import Renaming
 from chat_actors.protocol.frames import Presence, Renamed, finished, payloads
@@ -18,16 +19,22 @@ class Roster:
     def names(self) -> list[str]:
         return list(self._names)
 
-    def note(self, notice: bytes) -> None:
-        """A notice (a finished frame) is on its way to them: who has come, or has left."""
+    def note(self, notice: bytes) -> bool:
+        """A notice (a finished frame) is on its way to them: who has come, and who has left.
+
+        Return False if it names nobody, for there are too many: those who hear it know no names from then on.
+        """
         if b'"type":"presence"' not in notice:
-            return
+            return True
         (payload,) = payloads(notice)
         presence = _presence.decode(payload)
-        if presence.event == "joined":
-            self._names.setdefault(presence.username)  # one's own coming is known from ``joined``
-        else:
-            self._names.pop(presence.username, None)
+        if presence.joined is presence.left is UNSET:
+            return False
+        for name in presence.left or ():
+            self._names.pop(name, None)
+        for name in presence.joined or ():
+            self._names.setdefault(name)  # one's own coming is known from ``joined``
+        return True
 
     def change(self, names: list[str], renamed: list[Renaming]) -> list[bytes]:
         """The names are others, for what happened was not seen from here: the notices that tell it."""
@@ -38,13 +45,15 @@ class Roster:
                 del known[renaming.before]
                 known[renaming.after] = None
                 notices.append(finished(Renamed(renaming.before, renaming.after)))
-        users = len(known)
-        for name in known:
-            if name not in self._names:
-                users -= 1
-                notices.append(finished(Presence("left", name, max(1, users))))
-        for name in self._names:
-            if name not in known:
-                users += 1
-                notices.append(finished(Presence("joined", name, users)))
+        left = [name for name in known if name not in self._names]
+        joined = [name for name in self._names if name not in known]
+        if joined or left:
+            presence = Presence(joined=joined or UNSET, left=left or UNSET, users=max(1, len(names)))
+            notices.append(finished(presence))
         return notices
+
+
+def counted(users: int, renamed: list[Renaming]) -> list[bytes]:
+    """The same for members who know no names, or know them no more: what they are called themselves may be new."""
+    notices = [finished(Presence(users=max(1, users)))]
+    return notices + [finished(Renamed(renaming.before, renaming.after)) for renaming in renamed]

@@ -70,7 +70,7 @@ _ALSO_UNASKED = Error  # if the server is full
 # The limits that a client can reach.
 _LIMITS = (
     *("message_ttl", "message_chars", "frame_bytes", "join_timeout", "refused_frames"),
-    *("rate_limit", "rate_burst", "outbox_bytes", "stall_timeout"),
+    *("rate_limit", "rate_burst", "outbox_bytes", "stall_timeout", "presence_members"),
 )
 
 _TIME, _EPOCH, _RESUME = 1690000000, "5f2c9e1a", "nW1d0ZT8vXo2mQeYkR4uLg"
@@ -85,7 +85,9 @@ _EXAMPLES: tuple[Struct, ...] = (
     Joined("alice", "sports", 1, 30, _EPOCH, 0, _RESUME, ReplayGap(18, None, "restarted")),
     Message(17, "alice", "Hello World", _TIME),
     Replayed(17, "alice", "Hello World", _TIME),
-    Presence(joined=["bob", "carol"], left=["dan"], users=1502),
+    Presence(joined=["bob", "carol"], left=["dan"], users=3),
+    Presence(left=["bob"], users=1),
+    Presence(users=1502),
     Renamed("alice", "alice#2"),
     Expired(17),
     Closing(1200),

@@ -29,7 +29,7 @@ def acknowledged(number: int, ref: Union[str, UnsetType] = UNSET, again: bool = 
     return Ack(id=number, ref=ref, timestamp=1_690_000_000, recipients=1, duplicate=again or UNSET)
 
 
-PRESENCE = finished(Presence("joined", "bob", 2))
+PRESENCE = finished(Presence(joined=["bob"], users=2))
 
 
 def kept(*numbers: int, line: str = "a", remaining: float = 10.0) -> list[Kept]:
@@ -186,7 +186,7 @@ def test_only_a_message_has_an_id() -> None:
     assert message_id(said(12)) == 12
     for frame in (PRESENCE, finished(acknowledged(12)), b"", said(12)[2:]):
         assert message_id(frame) == 0
-    assert message_id(finished(Presence("joined", '{"type":"message","id":5,', 2))) == 0
+    assert message_id(finished(Presence(joined=['{"type":"message","id":5,'], users=2))) == 0
 
 
 def test_a_message_has_its_id_whatever_its_length() -> None:

@@ -990,6 +990,37 @@ async def test_a_rename_is_told_behind_the_join_or_as_one_to_members_that_lack_i
     assert carol.texts == (["joined alice (3)", "joined alice#2 (4)"] if lost else ["joined alice (3)", *renamed])
 
 
+@world(presence_members=2)
+async def test_members_of_a_topic_that_is_too_big_are_counted_on_every_node(nodes: World) -> None:
+    here, there = await nodes.start(2)
+    topic = nodes.owned_by(here)
+    alice, bob = await members(topic, events=True, alice=here, bob=there)
+    assert alice.texts == ["joined bob (2)"]
+    carol, dave = Person(there), Person(there)
+    assert "members" not in await carol.joins("carol", topic, events=True)
+    assert alice.texts == bob.texts == ["users (3)"]
+    await leave(bob, carol)
+    assert (await dave.joins("dave", topic, events=True))["members"] == ["alice", "dave"]
+    await leave(alice)
+    assert dave.texts == ["left alice (1)"]
+
+
+@world(presence_members=2)
+async def test_when_sides_meet_as_a_big_topic_members_are_counted_and_told_their_new_names(nodes: World) -> None:
+    here, there = await nodes.start(2)
+    topic = nodes.topic((here, nodes.all))
+    await nodes.part(here, there)
+    alice, _ = await members(topic, events=True, alice=here, bob=here)
+    other, carol, dave = [Person(there) for _ in range(3)]
+    for name, person in (("alice", other), ("carol", carol), ("dave", dave)):
+        await person.joins(name, topic, events=True)
+    for person in (alice, other, carol):
+        person.hears()
+    await nodes.heal(here, there)
+    assert alice.texts == ["users (5)"]  # whose node knew all names
+    assert other.texts == carol.texts == dave.texts == ["users (5)", "alice is alice#2"]  # whose node knew none
+
+
 @world()
 async def test_when_sides_meet_messages_that_only_one_owner_had_come_from_it(nodes: World) -> None:
     here, there, far = await nodes.start(3)

@@ -24,6 +24,7 @@ from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_ne
 from chat_actors.protocol.frames import (
     ClientFrame,
     Closing,
+    Presence,
     Renamed,
     ServerFrame,
     Topics,
@@ -140,14 +141,14 @@ def test_a_docstring_explains_the_fields_it_names_and_is_shown_without_them() ->
 
 
 def test_limits_are_those_in_force() -> None:
-    settings = Settings.model_validate({"message_chars": 7, "frame_bytes": 2048, "join_timeout": 2.5, "port": 9000})
+    settings = Settings.model_validate({"message_chars": 7, "frame_bytes": 2048, "presence_members": 9, "port": 9000})
     small = document(settings)
     schemas = small["components"]["schemas"]
     assert schemas["SendFrame"]["properties"]["message"]["maxLength"] == 7
     assert schemas["JoinFrame"]["properties"]["username"]["maxLength"] == MAX_USERNAME
     assert schemas["JoinFrame"]["properties"]["topic"]["maxLength"] == MAX_TOPIC
     limits = {one["name"]: one["value"] for one in Contract(small).channel["x-limits"]}
-    assert [limits[name] for name in ("message_chars", "frame_bytes", "join_timeout")] == [7, 2048, 2.5]
+    assert [limits[name] for name in ("message_chars", "frame_bytes", "presence_members")] == [7, 2048, 9]
     assert small["servers"]["here"]["variables"]["host"]["default"] == "localhost:9000"
 
 
@@ -203,6 +204,8 @@ async def converse(server: Server) -> list[Frame]:
         late = await join("late", topic="another")
         assert await late.close_code() == CloseCode.OVERLOADED
     rest: list[ServerFrame] = [
+        Presence(left=["bob", "carol"], users=3),
+        Presence(users=1502),
         Closing(1500),
         Renamed("alice", "alice#2"),
         Topics.of([TopicUsers("sports", 1)], partial=True),
@@ -220,7 +223,8 @@ async def test_a_server_sends_exactly_the_frames_of_its_document(start: Callable
     kinds = [contract.kinds(frame) for frame in frames]
     assert {len(some) for some in kinds} == {1}
     assert {kind for (kind,) in kinds} == {frame.__name__ for frame in get_args(ServerFrame)}
-    optional = {"epoch", "last_id", "resume", "gap", "members", "ref", "duplicate", "partial"}  # all of them were seen
+    window = {"epoch", "last_id", "resume", "gap", "members", "joined", "left"}
+    optional = {*window, "ref", "duplicate", "partial"}  # all of them were seen
     assert not optional - {key for frame in frames for key in frame}
     for frame, (kind,) in zip(frames, kinds):
         for key in frame:

@@ -1,11 +1,13 @@
 """A simple model of a topic: lists that are searched from one end to the other."""
 
+from collections import defaultdict
 from typing import NamedTuple, Optional
 
 from msgspec import UNSET
 
 from chat_actors.protocol.frames import Window
 from tests.support.fakes import POISON, FakeMember, Frame
+from tests.support.presence import Names
 
 TTL = 30
 KEPT = 4  # messages, at most
@@ -31,7 +33,11 @@ class Stored(NamedTuple):
 
 
 class Model:
-    """Model of a topic: the frames that each member must have received, by the words of the contract."""
+    """Model of a topic: the frames that each member must have received, by the words of the contract.
+
+    ``seen`` has no presence: it is not certain how many joins and leaves one frame tells of, and where among the
+    messages, nor which of them ``joined`` already counts. ``check_names`` says what is certain.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -42,6 +48,10 @@ class Model:
         self.seen: dict[FakeMember, list[Frame]] = {}
         self.people: dict[FakeMember, Person] = {}
         self.closed: list[FakeMember] = []
+        self.names: dict[FakeMember, Names] = defaultdict(Names)  # by the frames of each member
+        self.rosters: list[list[str]] = []  # the names after each join and leave
+        self.joined_at: dict[FakeMember, int] = {}  # place of each member's join among them
+        self.watchers: set[FakeMember] = set()  # all that ever joined with ``events``
 
     def join(self, member: FakeMember, username: str, window: Optional[Window], again: Optional[Person]) -> None:
         """``again``: whose token the join has."""
@@ -58,18 +68,16 @@ class Model:
             self.here[member] = person
         self.people[member] = person
         person.events = window is not None and window.events
-        joined = {"topic": "sports", "ttl": TTL, "type": "joined", "username": person.name, "users": len(self.here)}
+        if person.events:
+            self.watchers.add(member)
+        self.joined_at[member] = len(self.rosters)
+        self.note_names()
+        joined: Frame = {"topic": "sports", "ttl": TTL, "type": "joined", "username": person.name}
         self.seen[member] = [joined]
         if window is not None:
             joined["epoch"], joined["last_id"] = "this", len(self.lost) + len(self.stored)
-            if window.events:
-                joined["members"] = [person.name for person in self.here.values()]
             if window.since is not UNSET:
                 self.replay(member, joined, window.since, window.epoch)
-        if not old:
-            self.notice(
-                {"type": "presence", "event": "joined", "username": person.name, "users": len(self.here)}, member
-            )
 
     def replay(self, member: FakeMember, joined: Frame, since: int, epoch: object) -> None:
         lost = self.lost[since:]
@@ -86,7 +94,28 @@ class Model:
         if person is not None:
             if person.refs is not None:
                 self.gone[person] = self.now + TTL
-            self.notice({"type": "presence", "event": "left", "username": person.name, "users": len(self.here)})
+            self.note_names()
+
+    def note_names(self) -> None:
+        self.rosters.append([person.name for person in self.here.values()])
+
+    def check_names(self, member: FakeMember, frames: list[Frame]) -> list[Frame]:
+        """Check what a member's new frames say of who is here. Return the frames as they are in ``seen``.
+
+        Raises AssertionError if it does not know all who are here now, or was told what was not so after its join.
+        """
+        watches, names = member in self.watchers, self.names[member]
+        rosters = self.rosters[self.joined_at[member] :]
+        for frame in frames:
+            names.take(frame)
+            if frame["type"] == "joined":
+                assert ("members" in frame) == watches
+                assert frame.pop("members", None) in (None, *rosters)
+                assert frame.pop("users") in map(len, rosters)
+            assert watches or frame["type"] != "presence"
+        if watches and member in self.here:
+            assert names.names is not None and sorted(names.names) == sorted(self.rosters[-1])
+        return [frame for frame in frames if frame["type"] != "presence"]
 
     def send(self, member: FakeMember, text: str, ref: Optional[str]) -> None:
         person = self.here.get(member)
@@ -108,11 +137,6 @@ class Model:
         for one in self.here:
             self.seen[one].append(ack if one is member else frame)
 
-    def notice(self, frame: Frame, about: Optional[FakeMember] = None) -> None:
-        for member, person in self.here.items():
-            if person.events and member is not about:
-                self.seen[member].append(frame)
-
     def delete(self, reason: str) -> None:
         """Delete what is too old, or too much."""
         before = len(self.lost)
@@ -122,4 +146,6 @@ class Model:
             if oldest.sender.refs is not None and oldest.ref is not None:
                 del oldest.sender.refs[oldest.ref]
         if len(self.lost) > before:
-            self.notice({"type": "expired", "through": len(self.lost)})
+            for member, person in self.here.items():
+                if person.events:
+                    self.seen[member].append({"type": "expired", "through": len(self.lost)})

@@ -7,6 +7,7 @@ from msgspec import Struct
 from chat_actors.actors.outbox import Outbox
 from chat_actors.protocol.frames import payloads
 from tests.support.fakes import FakeClock, FakeMember, Frame
+from tests.support.presence import one_by_one
 
 
 def joined(member: FakeMember) -> Frame:
@@ -24,18 +25,19 @@ def texts(member: FakeMember) -> list[str]:
 
 
 def short(member: FakeMember) -> list[str]:
-    """What it was sent, each frame in a word or two."""
+    """What it was sent, each frame in a word or two; presence in as many as it has names."""
 
-    def word(frame: Frame) -> str:
+    def words(frame: Frame) -> list[str]:
         if frame["type"] == "message":
-            return f"{frame['id']} {frame['message']}" + " again" * ("replayed" in frame)
+            return [f"{frame['id']} {frame['message']}" + " again" * ("replayed" in frame)]
         if frame["type"] == "ack":
-            return f"{frame['id']} ack" + " duplicate" * ("duplicate" in frame)
+            return [f"{frame['id']} ack" + " duplicate" * ("duplicate" in frame)]
         if frame["type"] == "presence":
-            return f"{frame['username']} {frame['event']} {frame['users']}"
-        return f"expired {frame['through']}" if frame["type"] == "expired" else str(frame["type"])
+            named = [f"{name} {event} {users}" for event, name, users in one_by_one(frame)]
+            return named or [f"users {frame['users']}"]
+        return [f"expired {frame['through']}" if frame["type"] == "expired" else str(frame["type"])]
 
-    return [word(frame) for frame in member.frames]
+    return [word for frame in member.frames for word in words(frame)]
 
 
 def held(thing: object) -> object:

@@ -14,6 +14,7 @@ from chat_actors.counters import Counters
 from chat_actors.protocol.frames import Window
 from chat_actors.settings import Settings
 from tests.support.fakes import FakeClock, FakeMember, FakeTimers, Frame, settle
+from tests.support.presence import one_by_one
 
 Mail = Callable[[bytes], None]
 Seen = Callable[[str, bool], None]
@@ -144,20 +145,21 @@ class Person:
 
     @property
     def texts(self) -> list[str]:
-        """The same in short: a message by its text, an ack by its id."""
-        return [_short(frame) for frame in self.hears()]
+        """The same in short: a message by its text, an ack by its id, presence name by name."""
+        return [text for frame in self.hears() for text in _short(frame)]
 
 
-def _short(frame: Frame) -> str:
+def _short(frame: Frame) -> list[str]:
     if frame["type"] == "message":
-        return str(frame["message"])
+        return [str(frame["message"])]
     if frame["type"] == "ack":
-        return f"ack {frame['id']}" + " again" * ("duplicate" in frame)
+        return [f"ack {frame['id']}" + " again" * ("duplicate" in frame)]
     if frame["type"] == "presence":
-        return f"{frame['event']} {frame['username']} ({frame['users']})"
+        named = [f"{event} {name} ({users})" for event, name, users in one_by_one(frame)]
+        return named or [f"users ({frame['users']})"]
     if frame["type"] == "renamed":
-        return f"{frame['username']} is {frame['renamed']}"
-    return str(frame["type"])
+        return [f"{frame['username']} is {frame['renamed']}"]
+    return [str(frame["type"])]
 
 
 class Nodes:

@@ -14,6 +14,7 @@ from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
 from tests.support.cluster.fabric import Nodes, Person
 from tests.support.fakes import POISON, FakeMember, Frame, in_clean_loop, settle, tasks
+from tests.support.presence import one_by_one
 
 
 class World(Nodes):
@@ -193,5 +194,6 @@ def messages(person: Person) -> list[tuple[int, str]]:
 
 
 def presence(frames: list[Frame]) -> list[tuple[str, str]]:
-    """The joins and leaves among frames."""
-    return [(frame["event"], frame["username"]) for frame in frames if frame["type"] == "presence"]
+    """The joins and leaves among frames, each with its name."""
+    told = [frame for frame in frames if frame["type"] == "presence"]
+    return [(event, name) for frame in told for event, name, _ in one_by_one(frame)]

@@ -8,6 +8,7 @@ from chat_actors.actors.events import Join
 from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.topic import EXPIRY_GRAIN, Topic
 from chat_actors.protocol.codes import CloseCode
+from tests.support.presence import Names
 from tests.tools.simulation.loop import ShuffledLoop, task_name
 from tests.tools.simulation.model import Item, Model, Said, item
 from tests.tools.simulation.peer import Frame
@@ -77,6 +78,8 @@ def conversations(world: World) -> None:
             raise Broken(f"the join of client {client.number} was taken by two topics")
         epoch = epochs[homes[0]] if homes else None
         _compare(client, "frames", items(client), models[homes[0]].due[client.connection] if homes else [])
+        if homes:
+            _check_names(client, models[homes[0]])
         _compare_lists(client, world.supervisor.lists.get(client.connection, []))
         _compare(client, "messages taken", _taken(client, epoch), client.said)
         _check_code(world, client, epoch, any(client.connection in model.replaced for model in models))
@@ -125,6 +128,23 @@ def _compare(client: Client, what: str, got: list[Any], due: list[Any]) -> None:
     ended = client.peer.gone or client.ended
     if got != (due[: len(got)] if ended else due):
         raise Broken(f"client {client.number} in {client.topic or 'no topic'}: {what} {got}, due {due}")
+
+
+def _check_names(client: Client, model: Model) -> None:
+    """A client is told of joins and leaves if it has asked for it, and then knows who is in when all is quiet."""
+    outbox = client.connection
+    watches, rosters, names = outbox in model.watchers, model.rosters[model.joined_at[outbox] :], Names()
+    try:
+        for frame in client.peer.frames:
+            names.take(frame)
+            if frame["type"] == "joined":
+                assert ("members" in frame) == watches, "members for one who did not ask"
+                assert frame.get("members") in (None, *rosters) and frame["users"] in map(len, rosters), "never so"
+            assert watches or frame["type"] != "presence", "presence for one who did not ask"
+        if watches and outbox in model.present and not (client.peer.gone or client.ended):
+            assert sorted(names.names or []) == sorted(rosters[-1]), f"now: {rosters[-1]}"
+    except AssertionError as wrong:
+        raise Broken(f"client {client.number} in {client.topic}: names {names.names}, {wrong}") from None
 
 
 def _compare_lists(client: Client, due: list[Optional[Rooms]]) -> None:

@@ -42,12 +42,19 @@ class Stored(Struct):
 
 
 class Model:
-    """Model of one epoch of a topic. ``tokens``: what each outbox was given to resume by."""
+    """Model of one epoch of a topic. ``tokens``: what each outbox was given to resume by.
+
+    ``due`` has no presence: it is not certain how many joins and leaves one frame tells of, and where among the
+    messages, nor which of them ``joined`` already counts: its names are one of the ``rosters`` since its own join.
+    """
 
     def __init__(self, settings: Settings, epoch: str, tokens: dict[Outbox, str]) -> None:
         self.due: dict[Outbox, list[Item]] = {}  # for everyone who ever was a member
         self.present: dict[Outbox, Member] = {}
         self.replaced: set[Outbox] = set()
+        self.watchers: set[Outbox] = set()  # all that ever joined with ``events``
+        self.rosters: list[list[str]] = []  # the names after each join and leave, oldest member first
+        self.joined_at: dict[Outbox, int] = {}  # place of each one's join among them
         self.accepted = 0  # messages; the newest one's id
         self._settings = settings
         self._epoch = epoch
@@ -124,16 +131,15 @@ class Model:
             member.number = self._joins
         member.events = window.events
         self.present[event.outbox] = member
-        if old is None:
-            self._presence("joined", event.outbox, member)
+        if window.events:
+            self.watchers.add(event.outbox)
+        self.joined_at[event.outbox] = len(self.rosters)
+        self._note_names()
         self.due[event.outbox] = self._welcome(event.window, member)
 
     def _welcome(self, window: Optional[Window], member: Member) -> list[Item]:
-        users = len(self.present)
         if window is None:
-            return [("joined", member.username, users, None, None, None)]
-        oldest_first = sorted(self.present.values(), key=lambda one: one.number)
-        names = [one.username for one in oldest_first] if window.events else None
+            return [("joined", member.username, None, None)]
         since = window.since
         lost: Optional[tuple[int, Optional[int], str]] = None
         through = self._stored[0].id - 1 if self._stored else self.accepted
@@ -144,19 +150,18 @@ class Model:
         elif window.epoch is not UNSET and since < through:
             lost = since + 1, through, "evicted" if self._evicted > since else "expired"
         replay = [("message", one.id, one.username, one.message, True) for one in self._stored if one.id > since]
-        return [("joined", member.username, users, self.accepted, lost, names), *replay]
+        return [("joined", member.username, self.accepted, lost), *replay]
 
     def _leave(self, event: Leave, now: float) -> None:
         member = self.present.pop(event.outbox, None)
         if member is not None:
             if member.token is not None:
                 self._departed[member.token] = now + self._settings.message_ttl, member
-            self._presence("left", event.outbox, member)
+            self._note_names()
 
-    def _presence(self, what: str, about: Outbox, member: Member) -> None:
-        for outbox, watcher in self.present.items():
-            if watcher.events and outbox is not about:
-                self.due[outbox].append(("presence", what, member.username, len(self.present)))
+    def _note_names(self) -> None:
+        oldest_first = sorted(self.present.values(), key=lambda one: one.number)
+        self.rosters.append([one.username for one in oldest_first])
 
     def _forget(self) -> None:
         one = self._stored.pop(0)
@@ -175,9 +180,7 @@ def item(frame: dict[str, Any]) -> Optional[Item]:
     if kind == "joined":
         lost = frame.get("gap")
         gap = None if lost is None else (lost["from"], lost["to"], lost["reason"])
-        return kind, frame["username"], frame["users"], frame.get("last_id"), gap, frame.get("members")
+        return kind, frame["username"], frame.get("last_id"), gap
     if kind == "closing":
         return kind, frame["retry_after_ms"]
-    if kind == "presence":
-        return kind, frame["event"], frame["username"], frame["users"]
     return None

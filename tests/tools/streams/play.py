@@ -236,8 +236,9 @@ def _heard(witness: Peer) -> list[str]:
     heard = []
     for first, payload in witness.frames:
         said = json.loads(payload) if first == FIN | TEXT else {"type": ""}
-        if said["type"] == "presence" and said["username"] != OTHER:
-            heard.append(f"{said['event']} {said['username']}")
+        if said["type"] == "presence":
+            names = [(event, name) for event in ("joined", "left") for name in said.get(event, [])]
+            heard += [f"{event} {name}" for event, name in names if name != OTHER]
         elif said["type"] == "message":
             heard.append(f"message {said['id']} {said['username']} {said['message']}")
     return heard
