@@ -4,7 +4,8 @@
  *
  * @typedef {{type: "joined", username: string, topic: string, users: number, ttl: number}} Joined `ttl`: seconds
  * @typedef {{type: "renamed", username: string}} Renamed this member has another name now
- * @typedef {{type: "members", users: number, members: Iterable<string>}} Members all members now, oldest first
+ * @typedef {{type: "members", users: number, members: ?Iterable<string>, joined: string[], left: string[]}} Members
+ *   all members now, oldest first, and what has changed; `members`: null if the server does not name them
  * @typedef {{type: "message", id: number, username: string, text: string, own: boolean, replayed: boolean,
  *            age: number}} Message `age`: milliseconds since it was sent
  * @typedef {{type: "delivered", ref: string, id: number, recipients: number, age: number}} Delivered an own message
@@ -55,7 +56,8 @@ export class Connection {
   #join;
   #seen = 0; // highest id seen, own messages included
   #isSameMember = false; // whether the last join resumed the member
-  #members = new Set();
+  #members = new Set(); // null: the server does not name them, for they are too many
+  #users = 0;
   #ttl = 0; // milliseconds
   // Requests, one at a time: an error has no ref, so only one request may wait for its answer.
   #queue = []; // {ref, text, written: when it was first sent}; without a text it is /list
@@ -161,8 +163,7 @@ export class Connection {
         this.#answered();
         return this.#tell(frame);
       case "presence":
-        this.#members[frame.event === "joined" ? "add" : "delete"](frame.username);
-        return this.#tell({ type: "members", users: frame.users, members: this.#members });
+        return this.#takePresence(frame);
       case "renamed":
         return this.#rename(frame);
       case "expired":
@@ -172,14 +173,26 @@ export class Connection {
     }
   }
 
+  #takePresence({ users, joined = [], left = [] }) {
+    if (!joined.length && !left.length) this.#members = null; // until the next join
+    for (const name of left) this.#members?.delete(name);
+    for (const name of joined) this.#members?.add(name);
+    this.#users = users;
+    this.#tellMembers(joined, left);
+  }
+
+  #tellMembers(joined = [], left = []) {
+    this.#tell({ type: "members", users: this.#users, members: this.#members, joined, left });
+  }
+
   #rename({ username, renamed }) {
-    this.#members.delete(username);
-    this.#members.add(renamed);
+    this.#members?.delete(username);
+    this.#members?.add(renamed);
     if (username === this.username) {
       this.username = renamed;
       this.#tell({ type: "renamed", username: renamed });
     }
-    this.#tell({ type: "members", users: this.#members.size, members: this.#members });
+    this.#tellMembers();
   }
 
   #welcome(frame) {
@@ -187,11 +200,12 @@ export class Connection {
     this.#isIn = this.#wasIn = true;
     this.#unansweredJoins -= 1;
     this.#ttl = frame.ttl * 1000;
-    this.#members = new Set(frame.members);
+    this.#members = frame.members ? new Set(frame.members) : null;
+    this.#users = frame.users;
     this.username = frame.username;
     Object.assign(this.#join, { topic: frame.topic, epoch: frame.epoch, resume: frame.resume });
     this.#tell({ type: "joined", username: frame.username, topic: frame.topic, users: frame.users, ttl: frame.ttl });
-    this.#tell({ type: "members", users: frame.users, members: this.#members });
+    this.#tellMembers();
     if (frame.gap) {
       this.#seen = frame.gap.to ?? 0;
       if (frame.gap.reason === "restarted") this.#held = [];

@@ -13,6 +13,16 @@ const ENDS = {
   4409: "This topic is open in another window now.",
 };
 
+const NAMED = 3; // names in an announcement, at most
+const ANNOUNCING = 1000; // milliseconds that joins and leaves wait for others, to be announced together
+
+/** @param {string[]} names one or more @returns {string} such as "bob", "bob and carol", "bob, carol and 3 others" */
+function listed(names) {
+  const all = names.length > NAMED ? [...names.slice(0, NAMED - 1), `${names.length - NAMED + 1} others`] : names;
+  const last = all.at(-1);
+  return all.length === 1 ? last : `${all.slice(0, -1).join(", ")} and ${last}`;
+}
+
 let lastId = 0; // makes the ids of elements unique
 
 export class Room {
@@ -28,7 +38,11 @@ export class Room {
   #log;
   #own = new Map(); // MessageViews of own messages without an id, by ref
   #unread = new Set(); // ids
-  #others = []; // usernames of the other members
+  #members = []; // usernames of all members; null: they are not named
+  #others = []; // usernames of the other members, as far as they are drawn
+  #drawing = 0; // animation frame
+  #news = new Map(); // who joined ("joined") or left ("left") and is to be announced, by username
+  #announcing = 0; // timer
   #wantsTopics = false;
 
   /** @param {{changed: () => void, left: () => void, back: () => void}} callbacks */
@@ -123,12 +137,13 @@ export class Room {
     for (const view of this.#own.values()) if (view.state === "waiting") this.#showSending(view);
   }
 
-  take_members({ users, members }) {
+  take_members({ users, members, joined, left }) {
     this.users = users;
-    this.#others = [...members].filter((name) => name !== this.#part("me").textContent);
-    this.#part("count").textContent = `${users} here`;
-    this.#part("others").textContent = this.#others.slice(0, 20).join(", ") || "no one else yet";
-    this.#showEveryone();
+    this.#members = members;
+    this.#drawing ||= requestAnimationFrame(() => this.#showMembers()); // many changes at once are drawn once
+    for (const name of left) this.#addNews(name, "left");
+    for (const name of joined) this.#addNews(name, "joined");
+    if (!members) this.#news.clear();
     this.#changed();
   }
 
@@ -240,6 +255,36 @@ export class Room {
   #complain(detail) {
     this.#part("field").setAttribute("aria-invalid", String(Boolean(detail)));
     this.#part("problem").textContent = detail;
+  }
+
+  #showMembers() {
+    this.#drawing = 0;
+    this.#others = [...(this.#members ?? [])].filter((name) => name !== this.#part("me").textContent);
+    const count = this.#members ? 0 : this.users - 1; // in place of the names
+    const others = count ? `${count} other${count === 1 ? "" : "s"}` : this.#others.slice(0, 20).join(", ");
+    this.#part("others").textContent = others || "no one else yet";
+    if (!this.isDown) this.#part("count").textContent = `${this.users} here`;
+    this.#showEveryone();
+  }
+
+  /** Note a change for the next announcement. Who joins and leaves before it is not announced. */
+  #addNews(name, what) {
+    const before = this.#news.get(name);
+    if (before && before !== what) this.#news.delete(name);
+    else this.#news.set(name, what);
+    this.#announcing ||= setTimeout(() => this.#announce(), ANNOUNCING);
+  }
+
+  /** Tell those who hear the page, and do not see its header, who joined and who left. */
+  #announce() {
+    this.#announcing = 0;
+    const sentences = [];
+    for (const what of ["joined", "left"]) {
+      const names = [...this.#news.keys()].filter((name) => this.#news.get(name) === what);
+      if (names.length) sentences.push(`${listed(names)} ${what}.`);
+    }
+    if (sentences.length) this.#part("news").textContent = sentences.join(" ");
+    this.#news.clear();
   }
 
   #showEveryone() {

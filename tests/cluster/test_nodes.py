@@ -1021,6 +1021,20 @@ async def test_when_sides_meet_as_a_big_topic_members_are_counted_and_told_their
     assert other.texts == carol.texts == dave.texts == ["users (5)", "alice is alice#2"]  # whose node knew none
 
 
+@world(presence_members=3)
+async def test_when_sides_meet_members_that_were_told_no_names_before_are_told_none(nodes: World) -> None:
+    here, there = await nodes.start(2)
+    topic = nodes.topic((here, nodes.all))
+    await nodes.part(here, there)
+    alice, _, *others = await members(topic, events=True, alice=here, bob=here, carol=here, dave=here)
+    await leave(*others)
+    alice.hears()
+    other = await member(there, "alice", topic, events=True)
+    await nodes.heal(here, there)
+    assert alice.texts == ["users (3)"]
+    assert other.texts == ["alice is alice#2", "joined alice (2)", "joined bob (3)"]
+
+
 @world()
 async def test_when_sides_meet_messages_that_only_one_owner_had_come_from_it(nodes: World) -> None:
     here, there, far = await nodes.start(3)

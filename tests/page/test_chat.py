@@ -64,6 +64,21 @@ def test_a_taken_name_gets_a_number_and_everybody_sees_who_is_here(people: Peopl
     expect(alice.room.locator(".people summary")).to_have_text("1 here alice (you), no one else yet")
 
 
+def test_a_topic_with_too_many_members_to_name_shows_their_number(
+    people: People, start: StartServer, bots: Bots
+) -> None:
+    server = start(*APP, CHAT_PRESENCE_MEMBERS="2")
+    alice = people.come(page_of(server)).enters("alice", "crowd")
+    bots("bob", "crowd", server.url)
+    expect(alice.room.locator(".people summary")).to_have_text("2 here alice (you), bob")
+    carol = bots("carol", "crowd", server.url)
+    expect(alice.room.locator(".people summary")).to_have_text("3 here alice (you), 2 others")
+    dave = people.come(page_of(server)).enters("dave", "crowd")
+    expect(dave.room.locator(".people summary")).to_have_text("4 here dave (you), 3 others")
+    carol.goes()
+    expect(alice.room.locator(".people summary")).to_have_text("3 here alice (you), 2 others")
+
+
 def test_a_message_may_have_several_lines_and_enter_sends_it(people: People, bots: Bots) -> None:
     bob = bots("bob", "lines")
     alice = people.come().enters("alice", "lines")

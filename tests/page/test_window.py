@@ -4,7 +4,7 @@ import re
 from typing import Any, Callable
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.support.page.bot import Bot
 from tests.support.page.browser import People, Person
@@ -393,6 +393,7 @@ def test_another_name_after_coming_back_is_told(people: People) -> None:
     drop(alice, server)
     server.join(2).answers_join(username="alice#2", users=2, members=["alice", "alice#2"], resume="t2")
     expect(alice.notes).to_have_text(["Your name here is now alice#2."])
+    alice.page.clock.run_for(100)
     expect(alice.room.locator(".people summary")).to_have_text("2 here alice#2 (you), alice")
 
 
@@ -448,6 +449,104 @@ def test_the_ack_of_a_message_that_was_sent_twice_is_no_news(people: People) -> 
     frame = server.join(3).frames[0]
     assert isinstance(frame, dict)
     assert frame["since"] == 2
+
+
+def summary(alice: Person) -> Locator:
+    return alice.room.locator(".people summary")
+
+
+def told(alice: Person, server: StandIn, kind: str, **frame: Any) -> None:
+    """The page has taken a frame."""
+    number = alice.room.locator(".message").count() + 1
+    server.join(1).says(kind, **frame)
+    server.join(1).says("message", id=number, username="bob", message=f"after {number}", timestamp=1)
+    expect(alice.message(f"after {number}")).to_have_count(1)
+
+
+def test_joins_and_leaves_are_shown_at_once_and_announced_together(people: People) -> None:
+    alice, server = in_room(people)
+    news = alice.room.locator(".news")
+    expect(news).to_have_attribute("aria-live", "polite")
+    told(alice, server, "presence", joined=["bob", "carol"], users=3)
+    told(alice, server, "presence", joined=["dave", "erin", "frank"], left=["bob"], users=5)
+    alice.page.clock.run_for(100)
+    expect(summary(alice)).to_have_text("5 here alice (you), carol, dave, erin, frank")
+    expect(news).to_have_text("")
+    alice.page.clock.run_for(1_000)
+    expect(news).to_have_text("carol, dave and 2 others joined.")  # bob came and went
+    for frame, words in (
+        ({"joined": ["gina"], "left": ["dave", "erin", "frank"]}, "gina joined. dave, erin and frank left."),
+        ({"left": ["carol", "gina"]}, "carol and gina left."),
+        ({"joined": ["bob"]}, "bob joined."),
+    ):
+        told(alice, server, "presence", **frame, users=2)
+        alice.page.clock.run_for(1_100)
+        expect(news).to_have_text(words)
+    expect(summary(alice)).to_have_text("2 here alice (you), bob")
+
+
+def test_where_names_are_not_told_any_more_the_number_takes_their_place(people: People) -> None:
+    alice, server = in_room(people)
+    summary(alice).click()
+
+    def shows(text: str, *names: str) -> None:
+        alice.page.clock.run_for(1_100)
+        expect(summary(alice)).to_have_text(text)
+        expect(alice.room.locator(".everyone li")).to_have_text(list(names))
+
+    told(alice, server, "presence", joined=["bob"], users=2)
+    shows("2 here alice (you), bob", "bob")
+    expect(alice.room.locator(".news")).to_have_text("bob joined.")
+    told(alice, server, "presence", joined=["carol"], users=3)  # too late to be announced
+    told(alice, server, "presence", users=1502)
+    shows("1502 here alice (you), 1501 others")
+    told(alice, server, "renamed", username="alice", renamed="alice#2")
+    shows("1502 here alice#2 (you), 1501 others")
+    told(alice, server, "presence", joined=["carol"], users=2)  # a name for those who joined later than alice
+    shows("2 here alice#2 (you), 1 other")
+    told(alice, server, "presence", left=["bob"], users=1)
+    shows("1 here alice#2 (you), no one else yet")
+    expect(alice.room.locator(".news")).to_have_text("bob joined.")
+    server.lets_in = False
+    drop(alice, server)
+    server.join(2).answers_join(users=3, members=["bob", "carol", "alice"])
+    expect(alice.status).to_have_text("")
+    shows("3 here alice (you), bob, carol", "bob", "carol")
+
+
+def test_a_join_that_names_nobody_shows_the_number(people: People) -> None:
+    alice, server = in_room(people)
+    server.lets_in = False
+    drop(alice, server)
+    server.join(2).answers_join(users=1502, members=None)
+    expect(alice.status).to_have_text("")
+    alice.page.clock.run_for(100)
+    expect(summary(alice)).to_have_text("1502 here alice (you), 1501 others")
+
+
+def test_many_frames_of_presence_at_once_are_drawn_once(people: People) -> None:
+    alice, server = in_room(people)
+    summary(alice).click()
+    alice.page.evaluate("""() => {
+        window.draws = 0;
+        const everyone = document.querySelector(".room:not([hidden]) .everyone");
+        new MutationObserver((records) => (draws += records.length)).observe(everyone, { childList: true });
+    }""")
+    for number in range(1, 300):
+        server.join(1).says("presence", joined=[f"m{number}"], users=number + 1)
+    told(alice, server, "presence", joined=["m300"], users=301)
+    alice.page.clock.run_for(50)
+    expect(alice.room.locator(".everyone li")).to_have_count(300)
+    assert alice.page.evaluate("draws") == 1
+
+
+def test_members_drawn_after_the_connection_is_lost_do_not_hide_that(people: People) -> None:
+    alice, server = in_room(people)
+    told(alice, server, "presence", joined=["bob"], users=2)
+    server.join(1).closes(1011)
+    expect(alice.status).to_have_text(re.compile("^Connection lost"))
+    alice.page.clock.run_for(100)
+    expect(summary(alice)).to_have_text("not connected alice (you), bob")
 
 
 def test_nothing_moves_when_a_message_goes(people: People) -> None:

@@ -27,9 +27,11 @@ class Connection:
         self._route.close(code=code)
 
     def answers_join(self, **rest: Any) -> None:
+        """Say ``joined``. A key that is given as None is absent."""
         topic = self.frames[0]["topic"]  # type: ignore[index]
         joined = {"username": "alice", "topic": topic, "users": 1, "ttl": 30, "epoch": "e1", "last_id": 0}
-        self.says("joined", **{**joined, "resume": TOKEN, "members": ["alice"], **rest})
+        joined = {**joined, "resume": TOKEN, "members": ["alice"], **rest}
+        self.says("joined", **{key: value for key, value in joined.items() if value is not None})
 
     @property
     def messages(self) -> list[Frame]:
