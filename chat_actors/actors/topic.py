@@ -91,7 +91,7 @@ class Follower(Struct, eq=False):
 
     def told(self, messages: list[Stored]) -> bytes:
         """Return the frames for these messages, oldest first."""
-        pieces = []
+        pieces = [self.acks.pop(self.seen, b"")]
         for message in messages:
             if message.id not in self.own:
                 pieces.append(replayed(message.frame) if message.id <= self.newest else message.frame)
@@ -139,7 +139,6 @@ class Topic(TopicActor):
             await asyncio.sleep(0)
         self._now = self._clock.monotonic()
         self._timestamp = int(self._clock.wall())
-        self._evict()
         self._counters.turns.add(self.drain(event, self._now))
         await self._tell()
         if self._last is not None:
@@ -221,7 +220,7 @@ class Topic(TopicActor):
             self._note(member, self._came, self._went)
         else:  # told before the reply: a /list of the new connection counts the member once
             self._replaced.append(replaced)
-            self._part(replaced, member)
+            self._part(replaced)
             self._tell_supervisor(Replaced(replaced))
         outcome = "member joined" if replaced is None else "member resumed"
         self._log.bind(username=member.username, users=len(self._members.present)).info(outcome)
@@ -233,7 +232,7 @@ class Topic(TopicActor):
             return
         self._note(member, self._went, self._came)
         self._members.leave(outbox, self._now)
-        self._part(outbox, member)
+        self._part(outbox)
         self._log.bind(username=member.username, users=len(self._members.present), reason=event.reason).info(
             "member left"
         )
@@ -245,9 +244,10 @@ class Topic(TopicActor):
         else:
             changed[member.username] = None
 
-    def _part(self, outbox: Outbox, member: Member) -> None:
+    def _part(self, outbox: Outbox) -> None:
         """Take a connection out of the audience; it hears what was said in this turn before."""
-        if outbox in self._audience.direct and self._fan_out:
+        member = self._audience.direct.get(outbox)
+        if member is not None and self._fan_out:
             self._parting[outbox] = member, len(self._fan_out)
         self._audience.remove(outbox)
         self._forget_follower(outbox)
@@ -299,21 +299,26 @@ class Topic(TopicActor):
 
     async def _tell(self) -> None:
         """Write what all members hear; then close the replaced connections, and tell the followers what is theirs."""
+        await self._write_safely()
+        replaced, self._replaced = self._replaced, []
+        for outbox in replaced:
+            outbox.close(CloseCode.RESUMED_ELSEWHERE)
+        if self._ready:
+            await self._tell_followers()
+            await self._write_safely()  # what was deleted once they had been told
+
+    async def _write_safely(self) -> None:
         try:
             await self._write()
         except Exception as exception:
             self.crashed(self._fan_out, exception)
-        replaced, self._replaced = self._replaced, []
-        for outbox in replaced:
-            outbox.close(CloseCode.RESUMED_ELSEWHERE)
-        await self._tell_followers()
 
     async def _write(self) -> None:
         """Write the frames of this turn, and count its messages."""
         if self._came or self._went:
             self._note_presence()
         if not self._ready:  # a newcomer finds the messages of this turn in the history
-            self._evict()
+            self._counters.evicted += self._note_deleted(self._history.evict())
         if not self._fan_out:
             return
         parting, self._parting = self._parting, {}
@@ -349,8 +354,7 @@ class Topic(TopicActor):
         self._fan_out.notice(finished(presence))
 
     async def _tell_followers(self) -> None:
-        if not self._ready:
-            return
+        """Tell each that is ready, and let other tasks run between."""
         ready, self._ready = self._ready, {}
         users = len(self._members.present)
         watched = users <= self._max_named and any(one.member.events for one in ready.values())
@@ -436,9 +440,6 @@ class Topic(TopicActor):
         self._expiry = None
         self._counters.expired += self._note_deleted(self._history.expire(self._now))
         self._members.expire(self._now)
-
-    def _evict(self) -> None:
-        self._counters.evicted += self._note_deleted(self._history.evict())
 
     def _note_deleted(self, count: int) -> int:
         """Notify the members with ``events`` if messages were deleted; return their count unchanged."""

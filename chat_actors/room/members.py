@@ -4,6 +4,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Hashable
+from copy import copy
 from typing import Generic, Optional, TypeVar
 
 from msgspec import Struct
@@ -58,8 +59,9 @@ class Members(Generic[Key]):
         if window is not None and window.resume:
             replaced = self._connected.get(window.resume)
             if replaced is not None:
-                member = self.present.pop(replaced)  # it keeps its name, and its place among the names
-                self.watchers -= member.events
+                before = self.present.pop(replaced)
+                self.watchers -= before.events
+                member = copy(before)  # it keeps its name, and its place among the names
             elif window.resume in self._departed:
                 deadline, known = self._departed.pop(window.resume)
                 member = known if now < deadline else None
@@ -127,8 +129,7 @@ class Members(Generic[Key]):
 
     def clear(self) -> None:
         """Remove all members, and forget those that left."""
-        self.present.clear()
-        self._departed.clear()
+        self.__init__(self._window)  # type: ignore[misc]
 
     @property
     def oldest_deadline(self) -> Optional[float]:

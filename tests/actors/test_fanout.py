@@ -69,34 +69,40 @@ async def test_all_without_events_get_the_same_bytes_object_beside_those_with() 
 async def test_a_member_without_frames_in_a_turn_is_not_written_to() -> None:
     (alice, bob, carol), members = everyone(False, True, True)
     fan_out = FanOut()
-    fan_out.notice(b"notice.", exclude=bob)
+    fan_out.notice(b"notice.")
     await fan_out.write(members)
-    assert (alice.writes, bob.writes, carol.writes) == ([], [], [b"notice."])
+    assert (alice.writes, bob.writes, carol.writes) == ([], [b"notice."], [b"notice."])
     fan_out = FanOut()
     fan_out.message(b"", alice, b"duplicate.")
     await fan_out.write(members)
-    assert (alice.writes, bob.writes, carol.writes) == ([b"duplicate."], [], [b"notice."])
+    assert (alice.writes, bob.writes, carol.writes) == ([b"duplicate."], [b"notice."], [b"notice."])
 
 
 class Said(NamedTuple):
     """Output of a turn: a message of a sender, a duplicate from the same sender, or a notice."""
 
     kind: str
-    who: Optional[int]  # the sender; the one a notice is about
+    who: Optional[int]  # the sender
 
 
-SAID = st.builds(Said, st.sampled_from(["message", "duplicate"]), st.integers(0, 4)) | st.builds(
-    Said, st.just("notice"), st.none() | st.integers(0, 4)
+SAID = st.builds(Said, st.sampled_from(["message", "duplicate"]), st.integers(0, 4)) | st.just(Said("notice", None))
+
+
+@given(
+    said=st.lists(SAID, min_size=1, max_size=12),
+    events=st.lists(st.booleans(), min_size=5, max_size=5),
+    parted=st.none() | st.integers(0, 12),
 )
+def test_each_member_gets_its_own_frames_in_order(
+    said: list[Said], events: list[bool], parted: Optional[int]
+) -> None:
+    """``parted``: the last member goes after so many frames."""
 
-
-@given(said=st.lists(SAID, min_size=1, max_size=12), events=st.lists(st.booleans(), min_size=5, max_size=5))
-def test_each_member_gets_its_own_frames_in_order(said: list[Said], events: list[bool]) -> None:
     def for_member(number: int) -> bytes:
         data = b""
-        for place, (kind, who) in enumerate(said):
+        for place, (kind, who) in enumerate(said[:parted] if number == 4 else said):
             if kind == "notice":
-                data += b"notice %d." % place if events[number] and who != number else b""
+                data += b"notice %d." % place if events[number] else b""
             elif who == number:
                 data += b"ack %d." % place
             elif kind == "message":
@@ -108,11 +114,13 @@ def test_each_member_gets_its_own_frames_in_order(said: list[Said], events: list
         fan_out = FanOut()
         for place, (kind, who) in enumerate(said):
             if kind == "notice":
-                fan_out.notice(b"notice %d." % place, None if who is None else members[who])
+                fan_out.notice(b"notice %d." % place)
             elif who is not None:
                 frame = b"message %d." % place if kind == "message" else b""
                 fan_out.message(frame, members[who], b"ack %d." % place)
         assert len(fan_out) == len(said)
+        if parted is not None:
+            members[4].write(fan_out.until(parted, members[4], present.pop(members[4])))
         await fan_out.write(present)
         assert all(len(member.writes) <= 1 for member in members)
         return [b"".join(member.writes) for member in members]

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from chat_actors.actors.base import MAX_CRASHES
+from chat_actors.actors.base import MAX_CRASHES, TURN_EVENTS
 from chat_actors.actors.events import JoinFailed, Restore, Returning
 from chat_actors.actors.supervisor import RETRY_MS, RETRY_STEP_MS, ListTopics, Supervisor
 from chat_actors.actors.topic import Topic
@@ -420,16 +420,18 @@ async def test_members_to_restore_are_closed_if_the_supervisor_ends(
 
 
 @in_clean_loop
-async def test_others_have_their_turn_between_one_event_and_the_next() -> None:
+async def test_who_asks_for_the_list_in_one_turn_gets_one_list_and_others_have_their_turn_then() -> None:
     chat = SupervisorHarness()
-    askers = [FakeMember() for _ in range(3)]
+    await chat.enter("alice")
+    askers = [FakeMember() for _ in range(2 * TURN_EVENTS + 1)]
     for asker in askers:
         chat.post(ListTopics(asker))
     seen: list[int] = []
     while len(seen) < 10:
         await asyncio.sleep(0)
         seen.append(sum(bool(asker.writes) for asker in askers))
-    assert {1, 2, 3} <= {*seen}
+    assert {*seen} == {TURN_EVENTS, 2 * TURN_EVENTS, 2 * TURN_EVENTS + 1}
+    assert len({id(asker.writes[0]) for asker in askers}) == 1
     await end(chat)
 
 

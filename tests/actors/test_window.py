@@ -30,7 +30,7 @@ async def test_a_client_that_asks_for_nothing_sees_the_plain_contract_byte_for_b
     await settle()
     assert "expired 2" in short(watcher) and "expired 4" in short(watcher)
     assert texts(plain) == [
-        '{"type":"joined","username":"plain","topic":"sports","users":2,"ttl":30}',
+        '{"type":"joined","username":"plain","topic":"sports","users":3,"ttl":30}',
         f'{{"type":"message","id":1,"username":"watcher","message":"1","timestamp":{NOW}}}',
         f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":2}}',
         f'{{"type":"ack","status":"delivered","id":3,"ref":"r","timestamp":{NOW},"recipients":2}}',
@@ -61,8 +61,8 @@ async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> N
         f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":0}}',
         f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":0,"duplicate":true}}',
         '{"type":"expired","through":1}',
-        '{"type":"presence","event":"joined","username":"bob","users":2}',
-        '{"type":"presence","event":"left","username":"bob","users":1}',
+        '{"type":"presence","joined":["bob"],"users":2}',
+        '{"type":"presence","left":["bob"],"users":1}',
     ]
     assert texts(bob) == [
         '{"type":"joined","username":"bob","topic":"sports","users":2,"ttl":30,'

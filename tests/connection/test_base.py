@@ -139,7 +139,7 @@ async def test_progress_starts_the_stall_timeout_again(kind: type[Lane]) -> None
 @in_clean_loop
 async def test_a_byte_older_than_the_window_aborts_a_peer_though_it_makes_progress(kind: type[Lane]) -> None:
     lane = await kind.stalled(*["1"] * 60, message_ttl=30)
-    for _ in range(30):
+    for _ in range(29):
         await lane.seconds(1)
         await lane.read_one("1")
     assert lane.receiver.ended == []
@@ -150,10 +150,10 @@ async def test_a_byte_older_than_the_window_aborts_a_peer_though_it_makes_progre
 @both_lanes
 @in_clean_loop
 async def test_a_frame_written_behind_others_waits_no_longer_than_they_may(kind: type[Lane]) -> None:
-    lane = await kind.stalled(*["1"] * 29, message_ttl=30)
+    lane = await kind.stalled(*["1"] * 28, message_ttl=30)
     await lane.seconds(1)
     lane.write(*["1"] * 60)
-    for _ in range(30):
+    for _ in range(29):
         await lane.seconds(1)
         await lane.read_one("1")
         assert lane.receiver.ended == []

@@ -27,18 +27,24 @@ def history(count: int, evicted: int = 0, expired: int = 0) -> History:
 
 
 def ids(remembered: History, since: int = 0) -> list[int]:
-    return [one.id for one in remembered.after(since)]
+    """The ids above ``since``, read piece by piece, of two messages and more."""
+    read: list[int] = []
+    while True:
+        piece = remembered.after(max([since, *read]), 2)
+        if not piece:
+            return read
+        read += [one.id for one in piece]
 
 
 def test_a_new_history_is_empty() -> None:
     new = History(MANY, BYTES)
-    assert (new.last_id, new.deleted_through, new.oldest_deadline, ids(new), new.gap(0)) == (0, 0, None, [], None)
+    assert (new.last_id, new.deleted_through, new.oldest_deadline, ids(new), new.gap(0, 0)) == (0, 0, None, [], None)
 
 
 @pytest.mark.parametrize("evicted, expired, since", [*product([0, 1, 3], [0, 1, 2], range(9))])
 def test_replay_and_gap_together_cover_all_messages_after_since(evicted: int, expired: int, since: int) -> None:
     remembered = history(5, evicted, expired)
-    gap = remembered.gap(since)
+    gap = remembered.gap(since, 0)
     lost = [] if gap is None else [*range(gap.from_, (gap.to or 0) + 1)]
     assert lost == [number for number in range(since + 1, 6) if number <= evicted + expired]
     assert ids(remembered, since) == [number for number in range(since + 1, 6) if number > evicted + expired]
@@ -64,7 +70,28 @@ def test_replay_and_gap_together_cover_all_messages_after_since(evicted: int, ex
 def test_a_gap_has_the_ids_that_are_lost_and_the_reason(
     evicted: int, expired: int, since: int, gap: Optional[ReplayGap]
 ) -> None:
-    assert history(5, evicted, expired).gap(since) == gap
+    assert history(5, evicted, expired).gap(since, 0) == gap
+
+
+@pytest.mark.parametrize("now, gone", [(0, 1), (1.9, 1), (2, 2), (3.5, 3), (5, 5), (9, 5)])
+def test_a_message_at_its_deadline_is_lost_before_it_is_deleted(now: float, gone: int) -> None:
+    remembered = history(5, expired=1)
+    assert remembered.gone_through(now) == gone
+    assert remembered.gap(0, now) == ReplayGap(1, gone, "expired")
+    assert remembered.gap(gone, now) is None
+
+
+@pytest.mark.parametrize(
+    "since, max_bytes, piece",
+    [(0, 0, [1]), (0, 99, [1]), (0, 299, [1, 2]), (2, 300, [3, 4, 5]), (3, 1000, [4, 5]), (5, 1000, [])],
+)
+def test_a_piece_has_as_many_messages_as_its_bytes_allow_and_at_least_one(
+    since: int, max_bytes: int, piece: list[int]
+) -> None:
+    remembered = History(MANY, BYTES)
+    for number in range(1, 6):
+        remembered.add(message(number, number, 100))
+    assert [one.id for one in remembered.after(since, max_bytes)] == piece
 
 
 def test_a_message_is_forgotten_when_its_deadline_has_come_and_not_before() -> None:
@@ -106,7 +133,7 @@ def test_bytes_that_are_forgotten_make_room_again(by_expiry: bool) -> None:
         remembered.expire(number - 3 if by_expiry else 0)
         remembered.evict()
         assert ids(remembered) == [*range(max(1, number - 2), number + 1)]
-    assert (remembered.gap(0) == ReplayGap(1, 46, "expired")) is by_expiry  # then the bound was never passed
+    assert (remembered.gap(0, 0) == ReplayGap(1, 46, "expired")) is by_expiry  # then the bound was never passed
 
 
 def test_ids_go_on_where_all_has_been_forgotten() -> None:

@@ -52,6 +52,7 @@ class Model:
         self.rosters: list[list[str]] = []  # the names after each join and leave
         self.joined_at: dict[FakeMember, int] = {}  # place of each member's join among them
         self.watchers: set[FakeMember] = set()  # all that ever joined with ``events``
+        self.newcomers: set[FakeMember] = set()  # of this turn
 
     def join(self, member: FakeMember, username: str, window: Optional[Window], again: Optional[Person]) -> None:
         """``again``: whose token the join has."""
@@ -66,6 +67,7 @@ class Model:
             free = [username, *(f"{username}#{number}" for number in range(2, 99))]
             person.name = next(name for name in [person.name or username, *free] if name not in names)
             self.here[member] = person
+        self.newcomers.add(member)
         self.people[member] = person
         person.events = window is not None and window.events
         if person.events:
@@ -95,6 +97,14 @@ class Model:
             if person.refs is not None:
                 self.gone[person] = self.now + TTL
             self.note_names()
+            if member in self.newcomers:  # it has gone before it was told anything
+                self.newcomers.remove(member)
+                self.seen[member].clear()
+
+    def end_turn(self) -> None:
+        """Delete what is too much; before that the newcomers are told what they are due."""
+        self.newcomers.clear()
+        self.delete("evicted")
 
     def note_names(self) -> None:
         self.rosters.append([person.name for person in self.here.values()])

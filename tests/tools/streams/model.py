@@ -28,6 +28,9 @@ AT_ONCE, SUPERVISOR, TOPIC, PINGS = "at once", "supervisor", "topic", "pings"  #
 
 Answer = tuple[str, str]  # its source, and what it says
 
+# The list before and after the join. It may count a join that came right behind the request for it.
+_LISTED_BEFORE, _LISTED_AFTER = (SUPERVISOR, "topics [1]"), (SUPERVISOR, "topics [2]")
+
 BROKEN, NOT_TEXT = 1002, 1007  # close codes (RFC 6455, section 7.4.1)
 CODES = {*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006}  # that a close frame may have
 LONGEST_PING = 125  # bytes (RFC 6455, section 5.5)
@@ -301,7 +304,8 @@ class _Chat:
             self.answer(TOPIC, f"ack {self._last_id} {ref} 1")
             self.heard.append(f"message {self._last_id} {self.username} {frame.message}")
         else:
-            self.answer(SUPERVISOR, f"topics {[2 if self.username or self._stream.full else 1]}")
+            listed = _LISTED_AFTER if self.username or self._stream.full else _LISTED_BEFORE
+            self.answer(*listed)
 
     def _join(self, frame: JoinFrame) -> None:
         assert frame.topic == self._stream.topic
@@ -456,6 +460,8 @@ def _wrong_answers(seen: Observed, expected: Expected, host: str) -> Optional[st
         answers = [(AT_ONCE, f"pong {what}") if source == PINGS else (source, what) for source, what in answers]
     for place, due in enumerate(expected.phases):
         got, answers = answers[: len(due)], answers[len(due) :]
+        if _LISTED_BEFORE in due:
+            got = [_LISTED_BEFORE if one == _LISTED_AFTER else one for one in got]
         for source in AT_ONCE, SUPERVISOR, TOPIC:
             from_it, due_from_it = ([one for one in all_ if one[0] == source] for all_ in (got, due))
             short = len(got) < len(due) and place >= expected.awaited and source in expected.short
