@@ -43,7 +43,7 @@ class Outbox(ABC):
         return True
 
     def when_room(self, call: Callable[[], None]) -> None:
-        """Call ``call`` once nothing waits for the peer, at once if that is so. Never, if the peer is gone."""
+        """Call ``call`` once nothing waits for the peer, at once if that is so. Not if the connection ends before."""
         call()
 
     def drop_slow(self, detail: str) -> None:  # noqa: B027  # a default like the others

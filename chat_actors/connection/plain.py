@@ -115,12 +115,18 @@ class PlainConnection(Connection):
                 await self._asgi_send({"type": "websocket.send", "text": item.decode()})
             except Exception as lost:  # each ASGI server raises its own exception for a lost peer
                 logger.bind(error=repr(lost)).debug("event not sent")
+                self._waiting = 0
+                self._tell_room()
                 return
             self._waiting -= len(item)
             del item
-            if not self._waiting and self._on_room is not None:
-                call, self._on_room = self._on_room, None
-                call()
+            if not self._waiting:
+                self._tell_room()
+
+    def _tell_room(self) -> None:
+        call, self._on_room = self._on_room, None
+        if call is not None:
+            call()
 
     async def _send_last(self, code: CloseCode) -> None:
         event = {"type": "websocket.close", "code": int(code), "reason": code.reason}

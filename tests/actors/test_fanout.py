@@ -93,9 +93,7 @@ SAID = st.builds(Said, st.sampled_from(["message", "duplicate"]), st.integers(0,
     events=st.lists(st.booleans(), min_size=5, max_size=5),
     parted=st.none() | st.integers(0, 12),
 )
-def test_each_member_gets_its_own_frames_in_order(
-    said: list[Said], events: list[bool], parted: Optional[int]
-) -> None:
+def test_each_member_gets_its_own_frames_in_order(said: list[Said], events: list[bool], parted: Optional[int]) -> None:
     """``parted``: the last member goes after so many frames."""
 
     def for_member(number: int) -> bytes:

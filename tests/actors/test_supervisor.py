@@ -420,7 +420,7 @@ async def test_members_to_restore_are_closed_if_the_supervisor_ends(
 
 
 @in_clean_loop
-async def test_who_asks_for_the_list_in_one_turn_gets_one_list_and_others_have_their_turn_then() -> None:
+async def test_who_asks_for_the_list_in_one_turn_gets_the_same_list() -> None:
     chat = SupervisorHarness()
     await chat.enter("alice")
     askers = [FakeMember() for _ in range(2 * TURN_EVENTS + 1)]

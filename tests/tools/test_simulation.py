@@ -19,6 +19,7 @@ import pytest
 import chat_actors.connection.plain
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join
+from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.fanout import FanOut
 from chat_actors.actors.outbox import Carrier, Outbox
 from chat_actors.actors.supervisor import SupervisorEvent, _Active
@@ -76,10 +77,12 @@ def test_a_handler_is_cancelled_at_every_await_of_the_plain_lane(ready: None) ->
 class CountsMembersOnly(Observed):
     """Supervisor that ends a topic when the last member it knows of leaves, whatever joins are on their way to it."""
 
-    def _retire_if_empty(self, active: _Active) -> None:
-        if len(cast(Topic, active.topic)._members.present) <= 1:
+    def _count_out(self, outbox: Outbox) -> None:
+        active = self._active_of[outbox]
+        super()._count_out(outbox)
+        if active.users and len(cast(Topic, active.topic)._members.present) <= 1:
             active.users = 0
-        super()._retire_if_empty(active)
+            self._retire(active)
 
 
 class GoesOnForwarding(Observed):
@@ -89,10 +92,9 @@ class GoesOnForwarding(Observed):
         self._leaving: dict[str, _Active] = {}
         super().__init__(*arguments)
 
-    def _retire_if_empty(self, active: _Active) -> None:
-        super()._retire_if_empty(active)
-        if not active.users:
-            self._leaving[active.topic.name] = active
+    def _retire(self, active: _Active) -> None:
+        super()._retire(active)
+        self._leaving[active.topic.name] = active
 
     def _join(self, event: Join) -> None:
         if event.topic in self._leaving:

@@ -80,6 +80,15 @@ def conversations(world: World) -> None:
         _compare(client, "frames", items(client), models[homes[0]].due[client.connection] if homes else [])
         if homes:
             _check_names(client, models[homes[0]])
+        closing = [frame["retry_after_ms"] for frame in client.peer.frames if frame["type"] == "closing"]
+        _compare(
+            client,
+            "closing",
+            closing,
+            [delay for delay in [models[homes[0]].closing.get(client.connection)] if delay is not None]
+            if homes
+            else [],
+        )
         _compare_lists(client, world.supervisor.lists.get(client.connection, []))
         _compare(client, "messages taken", _taken(client, epoch), client.said)
         _check_code(world, client, epoch, any(client.connection in model.replaced for model in models))

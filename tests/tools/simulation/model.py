@@ -18,7 +18,17 @@ class Said(Struct, eq=False):
     ref: Union[str, UnsetType]
 
 
-Handled = Union[Said, Join, Leave, Expire, Shutdown]
+class Told(Struct, eq=False):
+    """Fact that the topic is about to write ``joined`` to a newcomer."""
+
+    outbox: Outbox
+
+
+class TurnEnded(Struct, eq=False):
+    """Fact that a turn of the topic has ended."""
+
+
+Handled = Union[Said, Join, Leave, Expire, Shutdown, Told, TurnEnded]
 Item = tuple[Any, ...]  # a frame in few words: its type, and what matters of it
 
 
@@ -51,11 +61,13 @@ class Model:
     def __init__(self, settings: Settings, epoch: str, tokens: dict[Outbox, str]) -> None:
         self.due: dict[Outbox, list[Item]] = {}  # for everyone who ever was a member
         self.present: dict[Outbox, Member] = {}
+        self.closing: dict[Outbox, int] = {}  # the delay that each was told at the end
         self.replaced: set[Outbox] = set()
         self.watchers: set[Outbox] = set()  # all that ever joined with ``events``
         self.rosters: list[list[str]] = []  # the names after each join and leave, oldest member first
         self.joined_at: dict[Outbox, int] = {}  # place of each one's join among them
         self.accepted = 0  # messages; the newest one's id
+        self._newcomers: dict[Outbox, tuple[Optional[Window], Member, int]] = {}  # with the newest id at the join
         self._settings = settings
         self._epoch = epoch
         self._tokens = tokens
@@ -67,11 +79,14 @@ class Model:
     def handle(self, event: Handled, now: float) -> None:
         if type(event) is Said:
             self._send(event, now)
-            return
-        while len(self._stored) > self._settings.history_messages:
-            self._evicted = self._stored[0].id
-            self._forget()
-        if type(event) is Join:
+        elif type(event) is Told:
+            self._tell(event.outbox, now)
+        elif type(event) is TurnEnded:
+            self._newcomers.clear()
+            while len(self._stored) > self._settings.history_messages:
+                self._evicted = self._stored[0].id
+                self._forget()
+        elif type(event) is Join:
             self._join(event, now)
         elif type(event) is Leave:
             self._leave(event, now)
@@ -82,7 +97,7 @@ class Model:
         elif type(event) is Shutdown:
             for place, (outbox, member) in enumerate(self.present.items()):
                 if member.events:
-                    self.due[outbox].append(("closing", event.first + place * event.step))
+                    self.closing[outbox] = event.first + place * event.step
             self.present.clear()
 
     def _send(self, event: Said, now: float) -> None:
@@ -135,26 +150,34 @@ class Model:
             self.watchers.add(event.outbox)
         self.joined_at[event.outbox] = len(self.rosters)
         self._note_names()
-        self.due[event.outbox] = self._welcome(event.window, member)
+        self.due[event.outbox] = []  # what is said in the same turn
+        self._newcomers[event.outbox] = event.window, member, self.accepted
 
-    def _welcome(self, window: Optional[Window], member: Member) -> list[Item]:
+    def _tell(self, outbox: Outbox, now: float) -> None:
+        window, member, newest = self._newcomers[outbox]
+        self.due[outbox] = [*self._welcome(window, member, newest, now), *self.due[outbox]]
+
+    def _welcome(self, window: Optional[Window], member: Member, newest: int, now: float) -> list[Item]:
         if window is None:
             return [("joined", member.username, None, None)]
         since = window.since
         lost: Optional[tuple[int, Optional[int], str]] = None
-        through = self._stored[0].id - 1 if self._stored else self.accepted
+        kept = [one for one in self._stored if now < one.deadline]
+        through = kept[0].id - 1 if kept else self.accepted
         if since is UNSET:
-            since = self.accepted
+            since = newest
         elif window.epoch not in (UNSET, self._epoch):
             since, lost = 0, (since + 1, None, "restarted")
         elif window.epoch is not UNSET and since < through:
             lost = since + 1, through, "evicted" if self._evicted > since else "expired"
-        replay = [("message", one.id, one.username, one.message, True) for one in self._stored if one.id > since]
-        return [("joined", member.username, self.accepted, lost), *replay]
+        replay = [("message", one.id, one.username, one.message, True) for one in kept if since < one.id <= newest]
+        return [("joined", member.username, newest, lost), *replay]
 
     def _leave(self, event: Leave, now: float) -> None:
         member = self.present.pop(event.outbox, None)
         if member is not None:
+            if self._newcomers.pop(event.outbox, None) is not None:
+                self.due[event.outbox] = []  # it has gone before it was told anything
             if member.token is not None:
                 self._departed[member.token] = now + self._settings.message_ttl, member
             self._note_names()
@@ -181,6 +204,4 @@ def item(frame: dict[str, Any]) -> Optional[Item]:
         lost = frame.get("gap")
         gap = None if lost is None else (lost["from"], lost["to"], lost["reason"])
         return kind, frame["username"], frame.get("last_id"), gap
-    if kind == "closing":
-        return kind, frame["retry_after_ms"]
     return None

@@ -18,7 +18,9 @@ from chat_actors.room import members
 
 BOUNDS = (
     (actor, "HIGH_WATER", 3),
-    (topic, "TURN_EVENTS", 4),
+    (actor, "TURN_EVENTS", 4),
+    (topic, "PIECE_BYTES", 200),
+    (topic, "REPLAY_BYTES", 400),
     (fanout, "MAX_FRAMES", 3),
     (fanout, "STRIDE_MEMBERS", 1),
 )

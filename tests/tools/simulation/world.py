@@ -7,10 +7,10 @@ from typing import Any, Optional, Union
 from msgspec import Struct, UnsetType
 
 from chat_actors.actors.base import MAX_CRASHES
-from chat_actors.actors.events import Join, Leave, Replaced, Restore, Send, TopicEvent
+from chat_actors.actors.events import Join, Leave, More, Replaced, Restore, Send, TopicEvent
 from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.supervisor import ListTopics, Supervisor, SupervisorEvent, _Active
-from chat_actors.actors.topic import Topic
+from chat_actors.actors.topic import Follower, Topic
 from chat_actors.clock import Clock
 from chat_actors.connection import plain
 from chat_actors.connection.admission import Authenticated
@@ -21,7 +21,7 @@ from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters
 from chat_actors.settings import Settings
 from tests.tools.simulation.loop import ShuffledLoop
-from tests.tools.simulation.model import Handled, Said
+from tests.tools.simulation.model import Handled, Said, Told, TurnEnded
 from tests.tools.simulation.peer import Peer
 from tests.tools.simulation.prepared import Boom
 
@@ -41,8 +41,9 @@ class Epoch:
         self.topic = topic
         self.journal: list[tuple[Handled, float]] = []
         self.crashes = 0
-        self._handle = topic.handle
-        topic.handle = self.handle  # type: ignore[method-assign]
+        self._handle, self._turn, self._joined = topic.handle, topic.turn, topic._joined
+        topic.handle, topic.turn = self.handle, self.turn  # type: ignore[method-assign]
+        topic._joined = self.joined  # type: ignore[method-assign]
 
     def handle(self, event: TopicEvent) -> None:
         if isinstance(event, Crash) or (type(event) is Join and event.username == BOOM):
@@ -51,8 +52,17 @@ class Epoch:
         assert not isinstance(event, Restore)  # that is for clusters
         # A Send is hidden from the garbage collector: kept, it would keep the whole world.
         handled: Handled = Said(event.outbox, event.message, event.ref) if isinstance(event, Send) else event
-        self.journal.append((handled, self.topic._now))
+        if type(handled) is not More and (type(handled) is not Join or not handled.reply.done()):
+            self.journal.append((handled, self.topic._now))
         self._handle(event)
+
+    def joined(self, follower: Follower, names: bytes) -> bytes:
+        self.journal.append((Told(follower.join.outbox), self.topic._clock.monotonic()))
+        return self._joined(follower, names)
+
+    async def turn(self, event: TopicEvent) -> None:
+        await self._turn(event)
+        self.journal.append((TurnEnded(), self.topic._now))
 
     @property
     def may_give_up(self) -> bool:
@@ -65,12 +75,14 @@ class Observed(Supervisor):
     def __init__(self, settings: Settings, clock: Clock, counters: Counters) -> None:
         self.epochs: list[Epoch] = []
         self.lists: dict[Outbox, list[Optional[Rooms]]] = {}  # those due to each; None where a crash leaves it open
+        self._asked: list[Outbox] = []
         self._inside: dict[str, set[Outbox]] = {}  # by topic: joined and not left, in the order of the mailbox
         super().__init__(settings, clock, counters)
 
     def handle(self, event: SupervisorEvent) -> None:
+        wanted = type(event) is not Join or not event.reply.done()
         super().handle(event)
-        if type(event) is Join:
+        if type(event) is Join and wanted:
             if event.topic in self._inside or len(self._inside) < self._settings.topics:
                 self._inside.setdefault(event.topic, set()).add(event.outbox)
         elif type(event) is Leave or type(event) is Replaced:
@@ -80,10 +92,18 @@ class Observed(Supervisor):
                     if not outboxes:
                         del self._inside[topic]
                     break
-        elif type(event) is ListTopics:
-            crashed = any(epoch.may_give_up for epoch in self.epochs)
-            rooms = [(topic, len(outboxes)) for topic, outboxes in self._inside.items()]
-            self.lists.setdefault(event.outbox, []).append(None if crashed else rooms)
+
+    def topics_frame(self) -> bytes:
+        crashed = any(epoch.may_give_up for epoch in self.epochs)
+        rooms = [(topic, len(outboxes)) for topic, outboxes in self._inside.items()]
+        for outbox in self._asked:
+            self.lists.setdefault(outbox, []).append(None if crashed else rooms)
+        self._asked.clear()
+        return super().topics_frame()
+
+    def answer_list(self, event: ListTopics) -> None:
+        self._asked.append(event.outbox)
+        super().answer_list(event)
 
     def _create(self, name: str) -> _Active:
         active = super()._create(name)
