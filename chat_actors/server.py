@@ -5,8 +5,10 @@ The actors are created when they are first needed, in the event loop that runs t
 
 import asyncio
 import heapq
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Optional, Union
+from itertools import islice
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
 from loguru import logger
 
@@ -20,7 +22,7 @@ from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
 from chat_actors.connection.takeover import PeerLost, Taken, accept, has_waited
 from chat_actors.connection.websocket import WebSocket
-from chat_actors.counters import Counters, ReaderStatistics, Statistics
+from chat_actors.counters import Counters, ReaderStatistics, Statistics, Totals
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import Error, Topics, finished
 from chat_actors.settings import Settings
@@ -28,7 +30,10 @@ from chat_actors.settings import Settings
 if TYPE_CHECKING:  # a process without a cluster must not import it
     from chat_actors.cluster.node import Node
 
+T = TypeVar("T")
+
 SLOWEST = 10  # readers that a snapshot names
+STRIDE = 256  # topics or connections that a snapshot looks at before other tasks run
 CLOSE_POLL_SECONDS = 0.05  # between two checks for open connections when the server ends
 MAX_CLOSE_POLLS = 60  # then open connections are aborted
 
@@ -181,21 +186,40 @@ class Server:
         for connection in list(connections):
             connection.abort("server stopped")
 
-    def statistics(self) -> Statistics:
-        """Return a snapshot for the metrics. The topics are those that this process owns."""
-        supervisor = self._supervisor
+    async def statistics(self) -> Statistics:
+        """Return a snapshot for the metrics. The topics are those that this process owns.
+
+        Other tasks run in between: a snapshot shows each topic and each connection at a moment of its own.
+        """
+        supervisor, totals = self._supervisor, Totals()
         if supervisor is None:
-            return Statistics(0, [], [], 0, self.counters.bytes_out)
+            return Statistics(0, totals, [], 0, self.counters.bytes_out)
         owner = supervisor if self._node is None else self._node.back
-        connections = self._sweep.connections
-        slowest = []
-        for connection in heapq.nlargest(SLOWEST, connections, key=lambda one: one.buffered()):
-            member = supervisor.member(connection)
-            if member is not None and connection.buffered():
-                slowest.append(ReaderStatistics(*member, connection.buffered()))
-        bytes_out = self.counters.bytes_out + sum(connection.written for connection in connections)
         mail = supervisor.mailbox.qsize()
-        return Statistics(self.admission.connections, owner.statistics(), slowest, mail, bytes_out)
+        # Both at one moment: a connection that ends meanwhile is counted once, so that the sum never falls.
+        bytes_out, connections = self.counters.bytes_out, list(self._sweep.connections)
+        for topics in _strides(owner.statistics()):
+            totals.add(topics)
+            await asyncio.sleep(0)
+        waiting: list[tuple[int, Connection]] = []
+        for stride in _strides(connections):
+            bytes_out += sum(connection.written for connection in stride)
+            waiting += [(connection.buffered(), connection) for connection in stride]
+            waiting = heapq.nlargest(SLOWEST, waiting, key=lambda one: one[0])
+            await asyncio.sleep(0)
+        slowest = []
+        for count, connection in waiting:
+            member = supervisor.member(connection)
+            if member is not None and count:
+                slowest.append(ReaderStatistics(*member, count))
+        return Statistics(self.admission.connections, totals, slowest, mail, bytes_out)
+
+
+def _strides(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items in lists, so that the caller can let other tasks run after each."""
+    rest = iter(items)
+    while stride := list(islice(rest, STRIDE)):
+        yield stride
 
 
 async def _refuse(send: Send) -> None:
