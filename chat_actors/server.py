@@ -17,6 +17,7 @@ from chat_actors.clock import Clock
 from chat_actors.connection.admission import Admission, HandshakeRefused
 from chat_actors.connection.asgi import Receive, Scope, Send
 from chat_actors.connection.base import CLOSE_SECONDS, Connection, Sweep
+from chat_actors.connection.descriptors import lingerers
 from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
@@ -52,6 +53,7 @@ class Server:
         self._settings = settings
         self._clock = clock or Clock()
         self._sweep = Sweep(settings, self._clock, self.counters, self._begin_end)
+        self._turned_away: dict[object, Connection] = {}  # by place, oldest first, until each is closed
         self._said: set[str] = set()  # reasons for the plain lane that the log has
         # Created in ``start``, in the loop that runs then.
         self._supervisor: Optional[Supervisor] = None
@@ -71,7 +73,8 @@ class Server:
             logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
             await _refuse(send)
             return
-        leave = partial(self.admission.leave, address)
+        place = object()
+        leave = partial(self._leave, place, address)
         admitted = self.admission.enter(address)
         try:
             supervisor = None if self.stopping else self.start()
@@ -83,11 +86,11 @@ class Server:
                 return
             raise
         if supervisor is None:
-            self._turn_away(connection, peer, CloseCode.RESTARTING)
+            self._turn_away(connection, place, peer, CloseCode.RESTARTING)
             self._clock.call_later(CLOSE_SECONDS, connection.abort, "server stopped")  # the sweep may have ended
         elif not admitted:
             connection.write(finished(Error(ErrorCode.SERVER_FULL, "server full: try again later")))
-            self._turn_away(connection, peer, CloseCode.OVERLOADED)
+            self._turn_away(connection, place, peer, CloseCode.OVERLOADED)
         else:
             Session(connection, supervisor.mailbox, self._settings, self.counters, self._clock, caller, peer)
         if isinstance(connection, PlainConnection):
@@ -105,10 +108,21 @@ class Server:
             logger.bind(reason=accepted.why).warning("fast lane not used")
         return PlainConnection(receive, send, accepted.host_pings, self._sweep, closed)
 
-    def _turn_away(self, connection: Connection, peer: str, code: CloseCode) -> None:
+    def _leave(self, place: object, address: str) -> None:
+        """Forget a connection whose descriptor is closed."""
+        self.admission.leave(address)
+        self._turned_away.pop(place, None)
+
+    def _turn_away(self, connection: Connection, place: object, peer: str, code: CloseCode) -> None:
         """Close a connection that gets no session. A page sees only a close code, not a status of the handshake."""
         logger.bind(peer=peer, code=code.name.lower()).info("connection refused")
         connection.close(code)
+        self._turned_away[place] = connection
+        if len(self._turned_away) > lingerers(self._settings.connections):
+            # More would take the last descriptors. The oldest has had the most time to read why. Its last bytes leave
+            # at the end of this turn of the loop.
+            oldest = self._turned_away.pop(next(iter(self._turned_away)))
+            asyncio.get_running_loop().call_soon(oldest.abort, "server full")
 
     def open(self) -> None:
         """Start the actors, also after a ``stop``. A host without a lifespan starts them with the first connection.
@@ -129,6 +143,7 @@ class Server:
                 self._sweeping.cancel()
                 if self._supervisor.task.get_loop() is not asyncio.get_running_loop():
                     self._sweep.connections.clear()
+                    self._turned_away.clear()
                     self._ending = None
             settings = self._settings
             if settings.endpoints:
