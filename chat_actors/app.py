@@ -1,12 +1,13 @@
 """The application of a server process: ``uvicorn chat_actors.app:app``.
 
-All side effects of an import must live here: the check of the workers, limits of handshakes, the garbage collector,
-settings and logging.
+All side effects of an import must live here: the check of the workers, limits of handshakes and on descriptors, the
+garbage collector, settings and logging.
 """
 
 import gc
 
 from chat_actors.application import create_app
+from chat_actors.connection.descriptors import fit_to_descriptors, log_shortage
 from chat_actors.connection.handshake import allow_large_handshakes
 from chat_actors.operations.logs import configure_logging
 from chat_actors.settings import load_settings
@@ -18,7 +19,8 @@ allow_large_handshakes()
 # with thousands of topics that costs a third of the CPU. What is in cycles here dies young, with its handshake: so the
 # youngest generation is collected often enough that this garbage stays small, and the others hardly ever.
 gc.set_threshold(5_000, 100, 100)
-_settings = load_settings()
+_settings, _shortage = fit_to_descriptors(load_settings())
 _protected = bool(_settings.token or _settings.allowed_origins)
 configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _protected)
+log_shortage(_shortage)
 app = create_app(_settings)

@@ -3,9 +3,13 @@
 Each application has one ``Counters``. Actors and connections update it at most once in a turn, or at rare events.
 """
 
+import heapq
 from collections import Counter
+from collections.abc import Iterable
 
 from msgspec import Struct
+
+BUSIEST = 10  # topics that a snapshot names: the limit bounds the count of series
 
 
 class Histogram:
@@ -64,11 +68,32 @@ class ReaderStatistics(Struct, frozen=True):
     waiting: int  # bytes
 
 
+class Totals(Struct):
+    """Totals of topics, and the busiest of them: those with the most deliveries within the window."""
+
+    topics: int = 0
+    users: int = 0
+    mail: int = 0  # events that wait in the mailboxes
+    mail_age: float = 0.0  # seconds, the longest
+    busiest: list[TopicStatistics] = []
+
+    def add(self, some: Iterable[TopicStatistics]) -> None:
+        """Add topics to those so far."""
+        seen = [*self.busiest]
+        for one in some:
+            self.topics += 1
+            self.users += one.users
+            self.mail += one.mail
+            self.mail_age = max(self.mail_age, one.mail_age)
+            seen.append(one)
+        self.busiest = heapq.nlargest(BUSIEST, seen, key=lambda one: one.messages * one.users)
+
+
 class Statistics(Struct, frozen=True):
     """Snapshot of one application."""
 
     connections: int
-    topics: list[TopicStatistics]  # oldest first
+    totals: Totals  # of the topics
     slowest: list[ReaderStatistics]  # with the most bytes waiting first, if any wait
     mail: int  # events that wait in the supervisor's mailbox
     bytes_out: int  # since the start

@@ -5,8 +5,10 @@ The actors are created when they are first needed, in the event loop that runs t
 
 import asyncio
 import heapq
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Optional, Union
+from itertools import islice
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
 from loguru import logger
 
@@ -15,12 +17,13 @@ from chat_actors.clock import Clock
 from chat_actors.connection.admission import Admission, HandshakeRefused
 from chat_actors.connection.asgi import Receive, Scope, Send
 from chat_actors.connection.base import CLOSE_SECONDS, Connection, Sweep
+from chat_actors.connection.descriptors import lingerers
 from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
 from chat_actors.connection.takeover import PeerLost, Taken, accept, has_waited
 from chat_actors.connection.websocket import WebSocket
-from chat_actors.counters import Counters, ReaderStatistics, Statistics
+from chat_actors.counters import Counters, ReaderStatistics, Statistics, Totals
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import Error, Topics, finished
 from chat_actors.settings import Settings
@@ -28,7 +31,10 @@ from chat_actors.settings import Settings
 if TYPE_CHECKING:  # a process without a cluster must not import it
     from chat_actors.cluster.node import Node
 
+T = TypeVar("T")
+
 SLOWEST = 10  # readers that a snapshot names
+STRIDE = 256  # topics or connections that a snapshot looks at before other tasks run
 CLOSE_POLL_SECONDS = 0.05  # between two checks for open connections when the server ends
 MAX_CLOSE_POLLS = 60  # then open connections are aborted
 
@@ -47,6 +53,7 @@ class Server:
         self._settings = settings
         self._clock = clock or Clock()
         self._sweep = Sweep(settings, self._clock, self.counters, self._begin_end)
+        self._turned_away: dict[object, Connection] = {}  # by place, oldest first, until each is closed
         self._said: set[str] = set()  # reasons for the plain lane that the log has
         # Created in ``start``, in the loop that runs then.
         self._supervisor: Optional[Supervisor] = None
@@ -66,7 +73,8 @@ class Server:
             logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
             await _refuse(send)
             return
-        leave = partial(self.admission.leave, address)
+        place = object()
+        leave = partial(self._leave, place, address)
         admitted = self.admission.enter(address)
         try:
             supervisor = None if self.stopping else self.start()
@@ -78,11 +86,11 @@ class Server:
                 return
             raise
         if supervisor is None:
-            self._turn_away(connection, peer, CloseCode.RESTARTING)
+            self._turn_away(connection, place, peer, CloseCode.RESTARTING)
             self._clock.call_later(CLOSE_SECONDS, connection.abort, "server stopped")  # the sweep may have ended
         elif not admitted:
             connection.write(finished(Error(ErrorCode.SERVER_FULL, "server full: try again later")))
-            self._turn_away(connection, peer, CloseCode.OVERLOADED)
+            self._turn_away(connection, place, peer, CloseCode.OVERLOADED)
         else:
             Session(connection, supervisor.mailbox, self._settings, self.counters, self._clock, caller, peer)
         if isinstance(connection, PlainConnection):
@@ -100,10 +108,21 @@ class Server:
             logger.bind(reason=accepted.why).warning("fast lane not used")
         return PlainConnection(receive, send, accepted.host_pings, self._sweep, closed)
 
-    def _turn_away(self, connection: Connection, peer: str, code: CloseCode) -> None:
+    def _leave(self, place: object, address: str) -> None:
+        """Forget a connection whose descriptor is closed."""
+        self.admission.leave(address)
+        self._turned_away.pop(place, None)
+
+    def _turn_away(self, connection: Connection, place: object, peer: str, code: CloseCode) -> None:
         """Close a connection that gets no session. A page sees only a close code, not a status of the handshake."""
         logger.bind(peer=peer, code=code.name.lower()).info("connection refused")
         connection.close(code)
+        self._turned_away[place] = connection
+        if len(self._turned_away) > lingerers(self._settings.connections):
+            # More would take the last descriptors. The oldest has had the most time to read why. Its last bytes leave
+            # at the end of this turn of the loop.
+            oldest = self._turned_away.pop(next(iter(self._turned_away)))
+            asyncio.get_running_loop().call_soon(oldest.abort, "server full")
 
     def open(self) -> None:
         """Start the actors, also after a ``stop``. A host without a lifespan starts them with the first connection.
@@ -124,6 +143,7 @@ class Server:
                 self._sweeping.cancel()
                 if self._supervisor.task.get_loop() is not asyncio.get_running_loop():
                     self._sweep.connections.clear()
+                    self._turned_away.clear()
                     self._ending = None
             settings = self._settings
             if settings.endpoints:
@@ -181,21 +201,40 @@ class Server:
         for connection in list(connections):
             connection.abort("server stopped")
 
-    def statistics(self) -> Statistics:
-        """Return a snapshot for the metrics. The topics are those that this process owns."""
-        supervisor = self._supervisor
+    async def statistics(self) -> Statistics:
+        """Return a snapshot for the metrics. The topics are those that this process owns.
+
+        Other tasks run in between: a snapshot shows each topic and each connection at a moment of its own.
+        """
+        supervisor, totals = self._supervisor, Totals()
         if supervisor is None:
-            return Statistics(0, [], [], 0, self.counters.bytes_out)
+            return Statistics(0, totals, [], 0, self.counters.bytes_out)
         owner = supervisor if self._node is None else self._node.back
-        connections = self._sweep.connections
-        slowest = []
-        for connection in heapq.nlargest(SLOWEST, connections, key=lambda one: one.buffered()):
-            member = supervisor.member(connection)
-            if member is not None and connection.buffered():
-                slowest.append(ReaderStatistics(*member, connection.buffered()))
-        bytes_out = self.counters.bytes_out + sum(connection.written for connection in connections)
         mail = supervisor.mailbox.qsize()
-        return Statistics(self.admission.connections, owner.statistics(), slowest, mail, bytes_out)
+        # Both at one moment: a connection that ends meanwhile is counted once, so that the sum never falls.
+        bytes_out, connections = self.counters.bytes_out, list(self._sweep.connections)
+        for topics in _strides(owner.statistics()):
+            totals.add(topics)
+            await asyncio.sleep(0)
+        waiting: list[tuple[int, Connection]] = []
+        for stride in _strides(connections):
+            bytes_out += sum(connection.written for connection in stride)
+            waiting += [(connection.buffered(), connection) for connection in stride]
+            waiting = heapq.nlargest(SLOWEST, waiting, key=lambda one: one[0])
+            await asyncio.sleep(0)
+        slowest = []
+        for count, connection in waiting:
+            member = supervisor.member(connection)
+            if member is not None and count:
+                slowest.append(ReaderStatistics(*member, count))
+        return Statistics(self.admission.connections, totals, slowest, mail, bytes_out)
+
+
+def _strides(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the items in lists, so that the caller can let other tasks run after each."""
+    rest = iter(items)
+    while stride := list(islice(rest, STRIDE)):
+        yield stride
 
 
 async def _refuse(send: Send) -> None:

@@ -1,8 +1,8 @@
-"""The histogram: which bucket a measurement is counted in."""
+"""Histogram: which bucket a measurement is counted in. Totals: what they keep of many topics."""
 
 import pytest
 
-from chat_actors.counters import Histogram
+from chat_actors.counters import BUSIEST, Histogram, TopicStatistics, Totals
 
 
 @pytest.mark.parametrize(("value", "place"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (255, 8), (256, 9), (10**6, 9)])
@@ -11,3 +11,22 @@ def test_a_histogram_counts_by_powers_of_two(value: int, place: int) -> None:
     histogram.add(value)
     assert histogram.counts == [int(at == place) for at in range(10)]
     assert histogram.sum == value
+
+
+def test_totals_are_the_same_whether_topics_are_added_at_once_or_one_by_one() -> None:
+    topics = [TopicStatistics(f"topic {place}", place, place % 3, place, float(place)) for place in range(1, 40)]
+    at_once, one_by_one = Totals(), Totals()
+    at_once.add(topics)
+    for topic in topics:
+        one_by_one.add([topic])
+    assert at_once == one_by_one
+    assert (at_once.topics, at_once.users, at_once.mail, at_once.mail_age) == (39, 780, 780, 39.0)
+    assert [one.topic for one in at_once.busiest] == [
+        topic.topic for topic in sorted(topics, key=lambda one: -one.messages * one.users)[:BUSIEST]
+    ]
+
+
+def test_totals_share_nothing_with_each_other() -> None:
+    full = Totals()
+    full.add([TopicStatistics("sports", 1, 1, 1, 1.0)])
+    assert Totals().busiest == []

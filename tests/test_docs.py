@@ -11,11 +11,12 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import uvicorn
+from prometheus_client import ProcessCollector
 from websockets import http11
 
 from chat_actors.__main__ import main
 from chat_actors.client import FINAL, Tuning
-from chat_actors.counters import Counters, Statistics
+from chat_actors.counters import Counters, Statistics, Totals
 from chat_actors.operations.metrics import registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import decode_first, decode_next
@@ -273,7 +274,8 @@ def test_every_log_event_that_is_named_is_one() -> None:
 
 def metrics() -> set[str]:
     """The families as Prometheus names them."""
-    families = registry(lambda: Statistics(0, [], [], 0, 0), Counters()).collect()
+    process = ProcessCollector(registry=None).collect()
+    families = registry(Statistics(0, Totals(), [], 0, 0), Counters(), process).collect()
     return {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
 
 

@@ -88,7 +88,8 @@ def test_only_the_cluster_imports_its_engine() -> None:
 
 # A host with settings of its own, and everything about the process that an import could change.
 LOOK = """
-import asyncio, atexit, decimal, gc, locale, logging, mimetypes, os, random, signal, socket, sys, threading, warnings
+import asyncio, atexit, decimal, gc, locale, logging, mimetypes, os, random, resource, signal, socket, sys, threading
+import warnings
 
 from loguru import logger
 
@@ -126,6 +127,7 @@ def state():
         "environment": dict(os.environ),
         "hooks": [sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook],
         "streams": [sys.stdout, sys.stderr],
+        "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE),
         "directory": os.getcwd(),
         "recursion": sys.getrecursionlimit(),
         "paths": [[*sys.path], [*sys.meta_path], [*sys.path_hooks]],

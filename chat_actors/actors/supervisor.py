@@ -5,6 +5,7 @@ its first join until its last leave, and no join reaches a topic that is about t
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Optional, Union
 
 from msgspec import Struct
@@ -205,9 +206,12 @@ class Supervisor(Actor[SupervisorEvent]):
         """Return the active topics with the counts of their members, oldest first."""
         return [TopicUsers(name, active.users) for name, active in self._topics.items()]
 
-    def statistics(self) -> list[TopicStatistics]:
-        """Return a snapshot of each active topic, oldest first."""
-        return [active.topic.statistics() for active in self._topics.values()]
+    def statistics(self) -> Iterator[TopicStatistics]:
+        """Return snapshots of the topics that are active now, oldest first, each made when it is taken.
+
+        Joins and leaves may come in between.
+        """
+        return (active.topic.statistics() for active in list(self._topics.values()))
 
     def member(self, outbox: Outbox) -> Optional[tuple[str, str]]:
         """Return the topic and the username of an outbox; None if it is not a member."""

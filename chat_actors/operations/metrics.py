@@ -1,10 +1,8 @@
 """The metrics for Prometheus, built from a snapshot and the counters at each scrape. No state of its own."""
 
-import heapq
-from collections.abc import Iterator
-from typing import Callable
+from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -12,23 +10,22 @@ from prometheus_client.registry import Collector
 from chat_actors.counters import Counters, Histogram, Statistics, TopicStatistics
 from chat_actors.protocol.codes import close_code
 
-BUSIEST = 10  # topics that get series of their own: the limit bounds the count of series
-
 
 class ChatCollector(Collector):
-    """Collector of the metrics of one application. ``snapshot`` is called at each scrape."""
+    """Collector for one scrape: the metrics of one application, and after them those of the process."""
 
-    def __init__(self, snapshot: Callable[[], Statistics], counters: Counters) -> None:
-        self._snapshot = snapshot
+    def __init__(self, seen: Statistics, counters: Counters, process: Iterable[Metric]) -> None:
+        self._seen = seen
         self._counters = counters
+        self._process = process
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric of one moment."""
-        seen, counters = self._snapshot(), self._counters
-        topics = seen.topics
+        """Yield every metric."""
+        seen, counters = self._seen, self._counters
+        totals = seen.totals
         yield _gauge("connections", "Open WebSocket connections.", seen.connections)
-        yield _gauge("members", "Members of all topics.", sum(one.users for one in topics))
-        yield _gauge("topics", "Active topics.", len(topics))
+        yield _gauge("members", "Members of all topics.", totals.users)
+        yield _gauge("topics", "Active topics.", totals.topics)
         yield _counter("messages_accepted", "Messages accepted by a topic.", counters.accepted)
         yield _counter("messages_delivered", "Deliveries: messages times members written to.", counters.delivered)
         yield _counter("messages_duplicate", "Messages not sent again: their ref was known.", counters.duplicates)
@@ -46,33 +43,31 @@ class ChatCollector(Collector):
         yield _counter("slow_readers", "Connections aborted because the peer did not read.", counters.slow)
         mail = GaugeMetricFamily("chat_mailbox_events", "Events that wait in mailboxes.", labels=["actors"])
         mail.add_metric(["supervisor"], seen.mail)
-        mail.add_metric(["topics"], sum(one.mail for one in topics))
+        mail.add_metric(["topics"], totals.mail)
         yield mail
-        oldest = max((one.mail_age for one in topics), default=0.0)
-        yield _gauge("mailbox_age_seconds", "Longest time that events have waited for a topic's next turn.", oldest)
+        longest = "Longest time that events have waited for a topic's next turn."
+        yield _gauge("mailbox_age_seconds", longest, totals.mail_age)
         yield _histogram("turn_events", "Events taken in one turn of a topic.", counters.turns)
         yield _histogram("fan_out_seconds", "Time from the first to the last member of a fan-out.", counters.fan_outs)
         yield _histogram("event_loop_lag_seconds", "Delay of the event loop, measured twice a second.", counters.lag)
-        yield from _busiest(topics)
+        yield from _busiest(totals.busiest)
         slowest = GaugeMetricFamily(
             "chat_reader_waiting_bytes", "Bytes that wait for the slowest readers.", labels=["topic", "username"]
         )
         for reader in seen.slowest:
             slowest.add_metric([reader.topic, reader.username], reader.waiting)
         yield slowest
+        yield from self._process
 
 
-def registry(snapshot: Callable[[], Statistics], counters: Counters) -> CollectorRegistry:
-    """Return a registry of the application's own, with its metrics and those of the process."""
+def registry(seen: Statistics, counters: Counters, process: Iterable[Metric]) -> CollectorRegistry:
+    """Return a registry for one scrape. ``process``: the metrics of the process."""
     own = CollectorRegistry()
-    own.register(ChatCollector(snapshot, counters))
-    ProcessCollector(registry=own)
+    own.register(ChatCollector(seen, counters, process))
     return own
 
 
-def _busiest(topics: list[TopicStatistics]) -> Iterator[Metric]:
-    """Yield the metrics of the topics with the most deliveries within the window."""
-    busiest = heapq.nlargest(BUSIEST, topics, key=lambda one: one.messages * one.users)
+def _busiest(busiest: list[TopicStatistics]) -> Iterator[Metric]:
     for name, text in (
         ("messages", "Messages in the window"),
         ("users", "Members"),

@@ -52,6 +52,23 @@ async def test_topics_are_listed_oldest_first_with_exact_counts() -> None:
 
 
 @in_clean_loop
+async def test_topics_may_come_and_go_between_two_snapshots_of_the_statistics() -> None:
+    chat = SupervisorHarness()
+    members = [(await chat.enter("alice", topic=topic))[0] for topic in ("sports", "movies", "music")]
+    seen = chat.supervisor.statistics()
+    assert next(seen).topic == "sports"
+    chat.leave(members[1])
+    await chat.enter("bob", "carol", topic="music")
+    await chat.enter("dave", topic="games")
+    assert [(one.topic, one.users) for one in seen] == [("movies", 0), ("music", 3)]
+    assert [(one.topic, one.users) for one in chat.supervisor.statistics()] == [
+        ("sports", 1),
+        ("music", 3),
+        ("games", 1),
+    ]
+
+
+@in_clean_loop
 async def test_the_list_goes_only_to_the_connection_that_asked() -> None:
     chat = SupervisorHarness()
     alice, bob = await chat.enter("alice", "bob")

@@ -7,28 +7,28 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from chat_actors.connection.base import SWEEP_SECONDS
-from chat_actors.counters import Counters, ReaderStatistics, Statistics, TopicStatistics
-from chat_actors.operations.metrics import BUSIEST, registry
+from chat_actors.counters import BUSIEST, Counters, ReaderStatistics, Statistics, TopicStatistics, Totals
+from chat_actors.operations.metrics import registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.server import Server
+from chat_actors.server import STRIDE, Server
 from chat_actors.settings import Settings
 from tests.support.connection import JOIN, Connection, end
 from tests.support.fakes import FakeClock, in_clean_loop, settle
 
 Samples = dict[tuple[str, ...], float]  # by name and values of the labels
 
-NOTHING = Statistics(0, [], [], 0, 0)
+NOTHING = Statistics(0, Totals(), [], 0, 0)
 
 
 def scrape(snapshot: Statistics, counters: Counters) -> Samples:
     """The samples that Prometheus would read, without those of the process."""
-    text = generate_latest(registry(lambda: snapshot, counters)).decode()
+    text = generate_latest(registry(snapshot, counters, [])).decode()
     samples = [sample for family in parse(text) for sample in family.samples if sample.name.startswith("chat_")]
     return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 
 
-def of(chat: Server) -> Samples:
-    return scrape(chat.statistics(), chat.counters)
+async def of(chat: Server) -> Samples:
+    return scrape(await chat.statistics(), chat.counters)
 
 
 # Histograms.
@@ -53,6 +53,12 @@ def test_each_bucket_holds_all_that_lies_below_its_limit() -> None:
 # What is in a snapshot.
 
 
+def totals(*topics: TopicStatistics) -> Totals:
+    seen = Totals()
+    seen.add(topics)
+    return seen
+
+
 def topic(name: str, users: int, messages: int, mail: int = 0, age: float = 0.0) -> TopicStatistics:
     return TopicStatistics(name, users, messages, mail, age)
 
@@ -60,7 +66,7 @@ def topic(name: str, users: int, messages: int, mail: int = 0, age: float = 0.0)
 def test_the_hot_rooms_and_the_slow_readers_are_named_and_no_more_than_a_few() -> None:
     quiet = [topic(f"quiet {number}", 2, 1) for number in range(50)]
     hot = topic("hot", 200, 900, 5, 0.25)
-    seen = scrape(Statistics(300, [*quiet, hot], [ReaderStatistics("hot", "bob", 4096)], 3, 10_000), Counters())
+    seen = scrape(Statistics(300, totals(*quiet, hot), [ReaderStatistics("hot", "bob", 4096)], 3, 10_000), Counters())
     assert (seen["chat_busiest_messages", "hot"], seen["chat_busiest_users", "hot"]) == (900, 200)
     assert seen["chat_busiest_mail", "hot"] == 5
     assert sum(name == "chat_busiest_messages" for name, *_ in seen) == BUSIEST
@@ -73,7 +79,7 @@ def test_the_hot_rooms_and_the_slow_readers_are_named_and_no_more_than_a_few() -
 
 def test_a_name_cannot_forge_a_metric() -> None:
     name = 'x"} 1\nchat_topics 99'
-    seen = scrape(Statistics(1, [topic(name, 1, 1)], [], 0, 0), Counters())
+    seen = scrape(Statistics(1, totals(topic(name, 1, 1)), [], 0, 0), Counters())
     assert seen["chat_busiest_users", name] == 1
     assert seen["chat_topics",] == 1
 
@@ -110,7 +116,7 @@ async def test_the_events_of_a_chat_are_counted() -> None:
         await alice.says(f'{{"message": "hello", "ref": "{number}"}}')
     await alice.says('{"message": "hello", "ref": "2"}')
     await bob.says("{")
-    seen = of(chat)
+    seen = await of(chat)
     assert (seen["chat_connections",], seen["chat_members",], seen["chat_topics",]) == (3, 3, 1)
     assert (seen["chat_messages_accepted_total",], seen["chat_messages_delivered_total",]) == (3, 6)
     assert (seen["chat_messages_duplicate_total",], seen["chat_messages_evicted_total",]) == (1, 1)
@@ -124,12 +130,12 @@ async def test_the_events_of_a_chat_are_counted() -> None:
     await clock.elapse(31)
     await bob.goes()
     await settle()
-    seen = of(chat)
+    seen = await of(chat)
     assert (seen["chat_messages_expired_total",], seen["chat_busiest_messages", "sports"]) == (2, 0)
     assert (seen["chat_connections",], seen["chat_members",]) == (2, 2)
     assert seen["chat_sent_bytes_total",] == sent  # bytes of closed connections still count
     await end(chat, clock)
-    seen = of(chat)
+    seen = await of(chat)
     assert seen["chat_closes_total", "restarting", "1012"] == 2
     assert seen["chat_members",] == seen["chat_topics",] == 0
     for one in (alice, carol):
@@ -148,9 +154,9 @@ async def test_a_reader_that_does_not_read_is_named_and_then_counted() -> None:
     bob.peer_reads = eve.peer_reads = False
     eve.events.put_nowait({"type": "websocket.receive", "text": "{"})
     await alice.says('{"message": "hello"}')
-    assert [label for name, *label in of(chat) if name == "chat_reader_waiting_bytes"] == [["sports", "bob"]]
+    assert [label for name, *label in await of(chat) if name == "chat_reader_waiting_bytes"] == [["sports", "bob"]]
     await clock.elapse(12)
-    assert of(chat)["chat_slow_readers_total",] == 2
+    assert (await of(chat))["chat_slow_readers_total",] == 2
     await asyncio.wait({bob.task, eve.task})
     await alice.goes()
     await end(chat, clock)
@@ -164,7 +170,7 @@ async def test_a_loop_that_is_late_is_measured() -> None:
     await settle()
     await clock.advance(SWEEP_SECONDS)
     await clock.advance(SWEEP_SECONDS + 0.5)
-    seen = of(chat)
+    seen = await of(chat)
     assert (seen["chat_event_loop_lag_seconds_count",], seen["chat_event_loop_lag_seconds_sum",]) == (2, 0.5)
     await end(chat, clock)
 
@@ -180,7 +186,65 @@ async def test_mail_that_waits_has_an_age() -> None:
     for _ in range(3):  # the topic has not had its turn yet: the first ``None`` ends it, the others wait
         active.topic.mailbox.put_nowait(None)
     clock.now += 2
-    seen = of(chat)
+    seen = await of(chat)
     assert (seen["chat_mailbox_events", "topics"], seen["chat_mailbox_age_seconds",]) == (3, 2)
     await alice.goes()
+    await end(chat, clock)
+
+
+# A scrape, and what else runs meanwhile.
+
+
+async def turns_during(scrape: "asyncio.Future[Statistics]") -> int:
+    """How often this task had its turn until the scrape was done."""
+    turns = 0
+    while not scrape.done():
+        await asyncio.sleep(0)
+        turns += 1
+    return turns
+
+
+async def each_joins_a_topic(members: list[Connection]) -> None:
+    for number, member in enumerate(members):
+        member.events.put_nowait({"type": "websocket.receive", "text": f'{{"username": "x", "topic": "{number}"}}'})
+    await settle(10 * len(members))
+    assert all(member.frames for member in members)
+
+
+@in_clean_loop
+async def test_other_tasks_run_while_a_scrape_looks_at_many_topics_and_connections() -> None:
+    clock = FakeClock()
+    chat = Server(Settings.model_validate({}), clock)
+    members = [Connection(chat) for _ in range(2 * STRIDE + 1)]
+    await each_joins_a_topic(members)
+    slow = members[:: STRIDE // 4]
+    for member in slow:
+        member.peer_reads = False
+        member.events.put_nowait({"type": "websocket.receive", "text": "/list"})
+    await settle()
+    scrape = asyncio.ensure_future(chat.statistics())
+    assert await turns_during(scrape) >= 6  # three strides of topics, and three of connections
+    seen = scrape.result()
+    assert (seen.connections, seen.totals.topics, seen.totals.users) == (len(members),) * 3
+    assert {one.topic for one in seen.slowest} == {str(members.index(member)) for member in slow}
+    await end(chat, clock)
+    await asyncio.wait({member.task for member in members})
+
+
+@in_clean_loop
+async def test_the_bytes_of_a_connection_that_ends_during_a_scrape_count_once() -> None:
+    clock = FakeClock()
+    chat = Server(Settings.model_validate({}), clock)
+    readers = [Connection(chat) for _ in range(STRIDE + 1)]
+    for reader in readers:
+        await reader.says("/list")
+    sent = sum(len(text) for reader in readers for text in reader.texts)
+    scrape = asyncio.ensure_future(chat.statistics())
+    await asyncio.sleep(0)
+    assert not scrape.done()
+    for reader in readers:
+        reader.events.put_nowait({"type": "websocket.disconnect"})
+    await asyncio.wait({reader.task for reader in readers})
+    assert (await scrape).bytes_out == sent
+    assert (await chat.statistics()).bytes_out == sent
     await end(chat, clock)

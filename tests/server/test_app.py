@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import resource
 import runpy
 import warnings
 from collections.abc import Iterator
@@ -20,10 +21,11 @@ with warnings.catch_warnings():
 
 @pytest.fixture(autouse=True)
 def undone() -> Iterator[None]:
-    threshold = gc.get_threshold()
+    threshold, descriptors = gc.get_threshold(), resource.getrlimit(resource.RLIMIT_NOFILE)
     with logging_restored():
         yield
     gc.set_threshold(*threshold)
+    resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
 
 
 def load() -> FastAPI:
@@ -45,11 +47,20 @@ def test_the_log_of_a_process_is_as_its_environment_says(
 ) -> None:
     monkeypatch.setenv("CHAT_LOG_JSON", "1")
     monkeypatch.setenv("CHAT_LOG_LEVEL", "WARNING")
+    monkeypatch.setenv("CHAT_CONNECTIONS", "10")  # for which every system has descriptors
     load()
     logger.info("too much")
     logger.warning("enough")
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["message"] == "enough"
+
+
+def test_a_process_raises_its_limit_on_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    monkeypatch.setenv("CHAT_CONNECTIONS", "250")
+    load()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 250
 
 
 def test_a_process_looks_at_its_oldest_objects_seldom() -> None:

@@ -1,5 +1,8 @@
 """Origins, the token, the rate limit and the other limits, on real sockets."""
 
+import asyncio
+import urllib.request
+from contextlib import AsyncExitStack
 from typing import Callable
 
 import pytest
@@ -7,6 +10,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.server import APP, Server, Visit, in_loop
+from tests.support.websocket.wire import RawClient, text
 
 StartServer = Callable[..., Server]
 
@@ -52,6 +56,34 @@ async def test_a_connection_over_the_limit_gets_server_full_and_is_closed(start:
             assert second.close_code == 1013
         assert (await first.ask({"message": "still here"}))["type"] == "ack"
     await server.logged("connection refused", "overloaded")
+
+
+def health(server: Server) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz") as answer:
+        return int(answer.status)
+
+
+@in_loop
+async def test_a_server_with_few_descriptors_is_full_in_time_and_tells_everyone_so(start: StartServer) -> None:
+    server = start("tests.support.few_descriptors", "100", *APP)  # that is 50 connections, and 50 for the rest
+    (warning,) = server.lines("WARNING")
+    assert warning.endswith(" wanted=12048 allowed=100 connections=50")
+    assert server.lines("unning on", "CHAT_CONNECTIONS=50")
+    async with AsyncExitStack() as stack:
+        members = [await stack.enter_async_context(RawClient(server.port)) for _ in range(50)]
+        for member in members:
+            await member.upgrade()
+            await member.join("alice", "sports")
+        turned_away = []
+        for _ in range(60):  # more than there are descriptors; none answers its close until the end
+            turned_away.append(await stack.enter_async_context(RawClient(server.port)))
+            await turned_away[-1].upgrade()
+            assert (await turned_away[-1].recv())["error"] == "server_full"
+            assert await asyncio.to_thread(health, server) == 200
+        await members[0].send(text('{"message": "still here"}'))
+        assert [(await member.recv())["type"] for member in members] == ["ack", *["message"] * 49]
+        assert {await one.ending() for one in turned_away} == {"1013"}
+    assert server.lines("WARNING") == [warning]
 
 
 @pytest.mark.parametrize(("limit", "topic"), [({"CHAT_TOPICS": "1"}, "other"), ({"CHAT_TOPIC_MEMBERS": "1"}, "sports")])

@@ -9,6 +9,7 @@ import pytest
 
 from chat_actors.connection.asgi import AsgiEvent
 from chat_actors.connection.base import CLOSE_SECONDS
+from chat_actors.connection.descriptors import lingerers
 from chat_actors.server import Server
 from chat_actors.settings import Settings
 from tests.support.connection import JOIN, Connection, end
@@ -70,6 +71,27 @@ async def test_a_peer_turned_away_after_the_end_does_not_stay_for_ever() -> None
     await clock.advance(CLOSE_SECONDS)
     await asyncio.wait({eve.task})
     assert (server.admission.connections, tasks()) == (0, before)
+
+
+@in_clean_loop
+async def test_of_many_that_are_turned_away_at_once_the_oldest_do_not_linger() -> None:
+    clock = FakeClock()
+    server = Server(Settings.model_validate({"connections": 1}), clock)
+    alice = Connection(server)
+    await alice.says(JOIN)
+    slow: list[Connection] = [NeverAnswers(server) for _ in range(lingerers(1) - 1)]
+    for _ in range(20):
+        await Connection(server).task  # this peer answers the close
+    assert not [one for one in slow if one.task.done()]
+    slow += [NeverAnswers(server) for _ in range(3)]
+    await settle()
+    assert {(one.frames[0]["error"], *one.closes) for one in slow} == {("server_full", 1013)}
+    assert [one.task.done() for one in slow] == [True, True, *[False] * lingerers(1)]
+    await clock.elapse(CLOSE_SECONDS + 1)
+    await asyncio.wait({one.task for one in slow})
+    assert server.admission.connections == 1
+    await end(server, clock)
+    await alice.task
 
 
 @in_clean_loop
