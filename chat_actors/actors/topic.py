@@ -129,7 +129,7 @@ class Topic(TopicActor):
         self._replaced: list[Outbox] = []  # of those, to be closed
         self._last: Union[Restore, Shutdown, None] = None  # to be handled when all else of the turn is told
         self._counted_id = 0  # messages up to this id are in the counters
-        self._now = 0.0
+        self._now = clock.monotonic()
         self._timestamp = 0
         super().__init__(name, clock)
 

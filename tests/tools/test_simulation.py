@@ -19,7 +19,6 @@ import pytest
 import chat_actors.connection.plain
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join
-from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.fanout import FanOut
 from chat_actors.actors.outbox import Carrier, Outbox
 from chat_actors.actors.supervisor import SupervisorEvent, _Active

@@ -50,9 +50,9 @@ class Epoch:
             self.crashes += 1
             raise Boom
         assert not isinstance(event, Restore)  # that is for clusters
-        # A Send is hidden from the garbage collector: kept, it would keep the whole world.
-        handled: Handled = Said(event.outbox, event.message, event.ref) if isinstance(event, Send) else event
-        if type(handled) is not More and (type(handled) is not Join or not handled.reply.done()):
+        # What is not wanted is no part of it. A Send is hidden from the garbage collector, and would keep the world.
+        if not isinstance(event, More) and not (isinstance(event, Join) and event.reply.done()):
+            handled: Handled = Said(event.outbox, event.message, event.ref) if isinstance(event, Send) else event
             self.journal.append((handled, self.topic._now))
         self._handle(event)
 
