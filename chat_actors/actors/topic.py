@@ -299,19 +299,16 @@ class Topic(TopicActor):
 
     async def _tell(self) -> None:
         """Write what all members hear; then close the replaced connections, and tell the followers what is theirs."""
-        await self._write_safely()
-        replaced, self._replaced = self._replaced, []
-        for outbox in replaced:
-            outbox.close(CloseCode.RESUMED_ELSEWHERE)
-        if self._ready:
-            await self._tell_followers()
-            await self._write_safely()  # what was deleted once they had been told
-
-    async def _write_safely(self) -> None:
         try:
             await self._write()
         except Exception as exception:
             self.crashed(self._fan_out, exception)
+        for outbox in self._replaced:
+            outbox.close(CloseCode.RESUMED_ELSEWHERE)
+        self._replaced.clear()
+        if self._ready:
+            await self._tell_followers()
+            await self._write()  # what was deleted once they had been told
 
     async def _write(self) -> None:
         """Write the frames of this turn, and count its messages."""
@@ -321,11 +318,12 @@ class Topic(TopicActor):
             self._counters.evicted += self._note_deleted(self._history.evict())
         if not self._fan_out:
             return
-        parting, self._parting = self._parting, {}
-        for outbox, (member, place) in parting.items():
-            data = self._fan_out.until(place, outbox, member)
-            if data:
-                outbox.write(data)
+        if self._parting:
+            parting, self._parting = self._parting, {}
+            for outbox, (member, place) in parting.items():
+                data = self._fan_out.until(place, outbox, member)
+                if data:
+                    outbox.write(data)
         counters = self._counters
         fan_out, self._fan_out = self._fan_out, FanOut()
         accepted, self._counted_id = self._history.last_id - self._counted_id, self._history.last_id
@@ -333,9 +331,9 @@ class Topic(TopicActor):
         counters.delivered += accepted * (len(self._members.present) - 1)
         began = self._clock.monotonic()
         await fan_out.write(self._audience.direct, self._audience.carrier)
-        notices = fan_out.notices() if self._followers else b""
-        if notices:
-            for outbox, follower in self._followers.items():
+        if self._followers:
+            notices = fan_out.notices()
+            for outbox, follower in self._followers.items() if notices else ():
                 if follower.member.events and follower.join.accepted:
                     outbox.write(notices)
         counters.fan_outs.add(self._clock.monotonic() - began)
