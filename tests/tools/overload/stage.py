@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
     case: str
     seconds: float
     cpu_seconds: float
+    waited: float  # seconds that the server was ready to run and other programs had its core
     mib: "tuple[float, float, float]"  # resident before, at the peak, and after
     seen: Seen
     figures: str
@@ -50,17 +51,18 @@ class Stage:
         self._witness = await asyncio.to_thread(Witness, self.port)
         self.before = self.resident
         reset_peak(self.pid)
-        self._began, self._cpu_before = time.monotonic(), self.cpu_seconds
+        self._began, self._cpu_before, self._waited_before = time.monotonic(), self.cpu_seconds, self.waited
 
     async def end(self, figures: str) -> Outcome:
         assert self._witness is not None
         seconds, cpu_seconds = time.monotonic() - self._began, self.cpu_seconds - self._cpu_before
+        waited = self.waited - self._waited_before
         mib = self.before, self.peak, self.resident
         seen = await asyncio.to_thread(self._witness.finish)
         self.see(not seen.lost and not seen.harmed, f"the witness lost {seen.lost}, {seen.harmed} harmed")
         self.see(not seen.cut, f"the witness was cut off {seen.cut} times")
         self.see(seen.p99 < P99_MS, f"the witness's p99 is {seen.p99:,.0f} ms, not below {P99_MS:.0f}")
-        return Outcome(self.case, seconds, cpu_seconds, mib, seen, figures, self.wrong)
+        return Outcome(self.case, seconds, cpu_seconds, waited, mib, seen, figures, self.wrong)
 
     def see(self, reached: bool, wrong: str) -> None:
         """Note what is wrong where a goal is not reached."""
@@ -71,6 +73,11 @@ class Stage:
     def cpu_seconds(self) -> float:
         """CPU time of the server. The process's own clock: ``/proc`` counts in hundredths of a second."""
         return time.clock_gettime(~self.pid << 3 | 2)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the server's loop was ready to run and had no core."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
 
     @property
     def resident(self) -> float:
