@@ -47,7 +47,7 @@ def _arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     chosen = parser.add_subparsers(metavar="CASE", required=True)
 
     def add(name: str, case: Case, **sizes: int) -> argparse.ArgumentParser:
-        one = chosen.add_parser(name, help=case.__doc__, description=case.__doc__)
+        one = chosen.add_parser(name, help=str(case.__doc__).partition("\n")[0], description=case.__doc__)
         one.set_defaults(run=case)
         for size, usual in sizes.items():
             one.add_argument(f"--{size}", type=int, default=usual, metavar="N", help="(default: %(default)s)")

@@ -323,7 +323,7 @@ def _get(port: int, path: str) -> bytes:
 
 
 async def refused(peers: int, frames: int = 20) -> "list[Outcome]":
-    """Each sends frames that are refused, as many as the server takes, and is closed."""
+    """Peers send refused frames, as many as the server takes from one in a row, and are closed."""
     async with stage(f"refused, {peers}", peers) as scene:
         opened = await scene.crowd.open(peers)
         await scene.begin()

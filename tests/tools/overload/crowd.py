@@ -108,7 +108,7 @@ class Crowd:
     async def connect(self, reads: bool = True) -> Member:
         """Open one connection. Without ``reads`` it reads nothing behind the handshake, and its socket holds little.
 
-        Raises OSError where the server does not go along.
+        Raises OSError or TimeoutError where the server does not go along.
         """
         loop = asyncio.get_running_loop()
         sock = socket.socket()
@@ -122,7 +122,11 @@ class Crowd:
             sock.close()
             raise
         self.members.append(member)
-        await asyncio.wait_for(member.opened, OPEN_SECONDS)
+        try:
+            await asyncio.wait_for(member.opened, OPEN_SECONDS)
+        except BaseException:
+            member.leave()
+            raise
         if not reads:
             member.transport.pause_reading()
         return member
