@@ -40,6 +40,7 @@ from chat_actors.settings import Settings
 
 EXPIRY_GRAIN = 0.1  # seconds between two expiries of one topic, at least
 PIECE_BYTES = 16 * 1024  # of the history that a follower is told at once: what waits for it in this process
+STRIDE_CLOSES = 64  # members that are closed before other tasks run
 REPLAY_BYTES = 256 * 1024  # that one follower is told in one turn, at most
 
 
@@ -144,7 +145,10 @@ class Topic(TopicActor):
         if self._last is not None:
             last, self._last = self._last, None
             try:
-                self._restore(last) if isinstance(last, Restore) else self._shut_down(last)
+                if isinstance(last, Restore):
+                    self._restore(last)
+                else:
+                    await self._shut_down(last)
             except Exception as exception:
                 self.crashed(last, exception)
             await self._tell()
@@ -173,6 +177,8 @@ class Topic(TopicActor):
         super().crashed(event, exception)
         if type(event) is Join or type(event) is Leave or type(event) is More:
             self._expel(event.outbox)
+        elif event is self:  # a turn has failed: whoever is ready is told in the next
+            self.post(Expire())
 
     def _send(self, event: Send) -> None:
         outbox, ref = event.outbox, event.ref
@@ -340,29 +346,27 @@ class Topic(TopicActor):
 
     def _note_presence(self) -> None:
         """Add a notice of who came and went in this turn, if anybody is to be told."""
-        came, self._came = list(self._came), {}
-        went, self._went = list(self._went), {}
         users = len(self._members.present)
-        if self._members.watchers == sum(newcomer.member.events for newcomer in self._ready.values()):
-            return
-        if users > self._max_named:
+        if self._members.watchers > sum(newcomer.member.events for newcomer in self._ready.values()):
             presence = Presence(users=users)
-        else:
-            presence = Presence(joined=came or UNSET, left=went or UNSET, users=users)
-        self._fan_out.notice(finished(presence))
+            if users <= self._max_named:
+                presence.joined, presence.left = list(self._came) or UNSET, list(self._went) or UNSET
+            self._fan_out.notice(finished(presence))
+        self._came.clear()
+        self._went.clear()
 
     async def _tell_followers(self) -> None:
         """Tell each that is ready, and let other tasks run between."""
-        ready, self._ready = self._ready, {}
-        users = len(self._members.present)
+        users, ready = len(self._members.present), self._ready
         watched = users <= self._max_named and any(one.member.events for one in ready.values())
         names = encoded_names(self._members.names()) if watched else b""
         written = 0
-        for follower in ready.values():
+        for outbox, follower in list(ready.items()):
             try:
                 written += self._tell_follower(follower, names)
             except Exception as exception:
                 self.crashed(follower.join, exception)
+            ready.pop(outbox, None)
             if written > STRIDE_BYTES:
                 written = 0
                 await asyncio.sleep(0)
@@ -396,7 +400,7 @@ class Topic(TopicActor):
             if waits and outbox.carrier is None and follower.seen < history.last_id:
                 outbox.when_room(partial(self.post, More(outbox)))
                 return written
-        del self._followers[outbox]
+        self._followers.pop(outbox, None)
         self._audience.add(outbox, follower.member)
         if follower.acks:  # of duplicates
             outbox.write(b"".join(follower.acks.values()))
@@ -422,17 +426,21 @@ class Topic(TopicActor):
             follower.seen = min(follower.newest, max(since, self._history.gone_through(now)))
         return finished_joined(joined, names) if member.events and names else finished(joined)
 
-    def _shut_down(self, event: Shutdown) -> None:
-        for place, (outbox, member) in enumerate(self._members.present.items()):
+    async def _shut_down(self, event: Shutdown) -> None:
+        delay = event.first
+        for outbox, member in list(self._members.present.items()):
             if member.events:
-                outbox.write(finished(Closing(event.first + place * event.step)))
-        self._dismiss(event.code)
+                outbox.write(finished(Closing(delay)))
+            delay += event.step
+        await self._dismiss(event.code)
 
-    def _dismiss(self, code: CloseCode) -> None:
-        """Close every member with ``code``, and remove it."""
-        for outbox in list(self._members.present):
+    async def _dismiss(self, code: CloseCode) -> None:
+        """Close every member with ``code``, and remove it; let other tasks run between."""
+        for place, outbox in enumerate(list(self._members.present), 1):
             outbox.close(code)
             self._leave(Leave(outbox, code.name.lower()))
+            if not place % STRIDE_CLOSES:
+                await asyncio.sleep(0)
 
     def _expire(self) -> None:
         self._expiry = None
@@ -474,7 +482,7 @@ class Topic(TopicActor):
         return self._epoch, [Departed(one.username, one.token, until, one.refs or {}) for until, one in known]
 
     async def ended(self) -> None:
-        self._dismiss(CloseCode.CRASHED)  # no member is left, unless too many failures stopped the actor
+        await self._dismiss(CloseCode.CRASHED)  # no member is left, unless too many failures stopped the actor
         self._members.clear()
         self._audience.clear()
         self._followers.clear()

@@ -129,7 +129,9 @@ class Members(Generic[Key]):
 
     def clear(self) -> None:
         """Remove all members, and forget those that left."""
-        self.__init__(self._window)  # type: ignore[misc]
+        for known in (self.present, self._usernames, self._numberings, self._connected, self._departed):
+            known.clear()
+        self.watchers = 0
 
     @property
     def oldest_deadline(self) -> Optional[float]:

@@ -1,0 +1,165 @@
+"""A failure at any step of a join, a leave or a takeover: membership, counts and what members hear agree afterwards."""
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Callable, Optional
+
+import pytest
+from loguru import logger
+
+import chat_actors.actors
+import chat_actors.room
+from chat_actors.actors.base import Actor
+from chat_actors.protocol.codes import CloseCode
+from tests.support.fakes import FakeMember, in_clean_loop, settle
+from tests.support.harness import SupervisorHarness
+from tests.support.window import joined, token
+
+PACKAGES = tuple(str(Path(package.__path__[0])) for package in (chat_actors.actors, chat_actors.room))
+LIFETIME = "turn", "post", "ended", "clear"  # of an actor: no step of a join, a leave or a takeover
+MACHINERY = {code.co_filename for code in [Actor.drain.__code__]}  # what contains failures
+
+
+class Injected(Exception):
+    """Failure that a test injects."""
+
+
+class Injection:
+    """Failure of the ``number``-th line that the actors and their rooms run in a block."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self._before: Any = None
+        self.place = ""  # where it came
+
+    def __enter__(self) -> "Injection":
+        self._before = sys.gettrace()
+        sys.settrace(self._enter)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _enter(self, frame: FrameType, event: str, argument: object) -> Optional[Callable[..., Any]]:
+        name = frame.f_code.co_filename
+        inside = name.startswith(PACKAGES) and name not in MACHINERY and frame.f_code.co_name not in LIFETIME
+        return self._step if inside and not self.place else None
+
+    def _step(self, frame: FrameType, event: str, argument: object) -> Optional[Callable[..., Any]]:
+        if event == "line" and not self.place:
+            self._left -= 1
+            if not self._left:
+                self.place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+                raise Injected
+        return self._step
+
+
+class Visitor(FakeMember):
+    """Member with what its session does: whose join fails, or whose connection is closed, takes leave."""
+
+    def __init__(self, chat: SupervisorHarness) -> None:
+        super().__init__()
+        self._chat = chat
+        self.on_close = lambda: chat.leave(self)
+        self.reply.add_done_callback(self._take_reply)
+
+    def _take_reply(self, reply: Any) -> None:
+        if not reply.cancelled() and reply.exception() is not None:
+            self.close(reply.exception().code)
+
+
+class Scene:
+    """Room with two members, and what may happen there."""
+
+    def __init__(self) -> None:
+        self.chat = SupervisorHarness()
+        self.visitors: list[Visitor] = []
+
+    async def open(self) -> None:
+        self.come("alice", events=True)
+        self.come("bob")
+        await settle()
+
+    def come(self, username: str, topic: str = "sports", **wants: Any) -> Visitor:
+        visitor = Visitor(self.chat)
+        self.visitors.append(visitor)
+        self.chat.ask(username, topic, member=visitor, **wants)
+        return visitor
+
+    # What may happen.
+
+    def join(self) -> None:
+        self.come("bob", since=0, events=True)
+
+    def open_topic(self) -> None:
+        self.come("carol", "movies")
+
+    def leave(self) -> None:
+        self.visitors[1].close(CloseCode.RESTARTING)
+
+    def leave_all(self) -> None:
+        for visitor in self.visitors:
+            visitor.close(CloseCode.RESTARTING)
+
+    def take_over(self) -> None:
+        self.come("alice", resume=token(self.visitors[0]), events=True)
+
+    def move(self) -> None:
+        """Leave, and come back as the same member, at once."""
+        resume = token(self.visitors[1])
+        self.leave()
+        self.come("bob", resume=resume)
+
+
+ACTIONS = [Scene.join, Scene.open_topic, Scene.leave, Scene.leave_all, Scene.take_over, Scene.move]
+
+
+async def check(scene: Scene) -> None:
+    """Whoever is open is a member and counted, knows who else is in if it asked, and hears what is said; no one else."""
+    chat = scene.chat
+    inside = [one for one in scene.visitors if one.closed is None]
+    assert all("joined" in {frame["type"] for frame in one.frames} for one in inside)
+    topics = {joined(one)["topic"] for one in inside}
+    assert dict(await chat.listed()) == {
+        topic: sum(joined(one)["topic"] == topic for one in inside) for topic in topics
+    }
+    (probe,) = await chat.enter("probe")
+    for visitor in scene.visitors:
+        visitor.writes = [write for write in visitor.writes if b'"joined","username"' in write]
+    chat.send(probe, "hello")
+    await settle()
+    others = [one for one in inside if joined(one)["topic"] == "sports"]
+    assert probe.frames[-1]["recipients"] == len(others)
+    assert [one for one in scene.visitors if one.messages] == others
+    chat.leave(probe)
+    for visitor in inside:
+        visitor.close(CloseCode.RESTARTING)
+    assert await chat.listed() == []
+
+
+@pytest.mark.parametrize("act", ACTIONS, ids=lambda act: act.__name__)
+def test_after_a_failure_at_any_step_members_and_counts_agree(act: Callable[[Scene], None]) -> None:
+    logger.disable("chat_actors")
+
+    places: list[str] = []
+
+    @in_clean_loop
+    async def fail_next() -> None:
+        scene = Scene()
+        await scene.open()
+        with Injection(len(places) + 1) as injection:
+            act(scene)
+            await settle()
+        places.append(injection.place)
+        try:
+            await check(scene)
+        except Exception as wrong:
+            raise AssertionError(f"wrong after a failure at {injection.place}") from wrong
+
+    try:
+        while not places or places[-1]:
+            fail_next()
+    finally:
+        logger.enable("chat_actors")
+    assert len(places) > 30
