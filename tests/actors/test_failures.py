@@ -17,8 +17,7 @@ from tests.support.harness import SupervisorHarness
 from tests.support.window import joined, token
 
 PACKAGES = tuple(str(Path(package.__path__[0])) for package in (chat_actors.actors, chat_actors.room))
-LIFETIME = "turn", "post", "ended", "clear"  # of an actor: no step of a join, a leave or a takeover
-MACHINERY = {code.co_filename for code in [Actor.drain.__code__]}  # what contains failures
+MACHINERY = {Actor.drain.__code__.co_filename, "turn", "post"}  # what contains failures, by file or name
 
 
 class Injected(Exception):
@@ -42,9 +41,11 @@ class Injection:
         sys.settrace(self._before)
 
     def _enter(self, frame: FrameType, event: str, argument: object) -> Optional[Callable[..., Any]]:
-        name = frame.f_code.co_filename
-        inside = name.startswith(PACKAGES) and name not in MACHINERY and frame.f_code.co_name not in LIFETIME
-        return self._step if inside and not self.place else None
+        file, calls = frame.f_code.co_filename, {frame.f_code.co_name}
+        if frame.f_back is not None:
+            calls.add(frame.f_back.f_code.co_name)
+        inside = file.startswith(PACKAGES) and file not in MACHINERY and frame.f_code.co_name not in MACHINERY
+        return self._step if inside and "ended" not in calls and not self.place else None
 
     def _step(self, frame: FrameType, event: str, argument: object) -> Optional[Callable[..., Any]]:
         if event == "line" and not self.place:
