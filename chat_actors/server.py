@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Callable, Optional, TypeVar, Union
 
+import msgspec
 from loguru import logger
 
 from chat_actors.actors.supervisor import Supervisor
@@ -25,7 +26,7 @@ from chat_actors.connection.takeover import PeerLost, Taken, accept, has_waited
 from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters, ReaderStatistics, Statistics, Totals
 from chat_actors.protocol.codes import CloseCode, ErrorCode
-from chat_actors.protocol.frames import Error, Topics, finished
+from chat_actors.protocol.frames import Error, finished
 from chat_actors.settings import Settings
 
 if TYPE_CHECKING:  # a process without a cluster must not import it
@@ -168,11 +169,15 @@ class Server:
             await asyncio.wait({self._sweeping})
             self._supervisor = self._node = self._ending = None
 
-    async def topics(self) -> Topics:
-        """Return the active topics, oldest first; in a cluster, the topics of all nodes that answer in time."""
+    async def topics(self) -> tuple[bytes, bool]:
+        """Return the active topics as a JSON array of ``TopicUsers``, oldest first, and whether some may be missing.
+
+        In a cluster they are those of all nodes that answer in time.
+        """
         if self._node is not None:
-            return await self._node.registry.census()
-        return Topics.of([] if self._supervisor is None else self._supervisor.active_topics())
+            topics = await self._node.registry.census()
+            return msgspec.json.encode(topics.topics), topics.partial is True
+        return b"[]" if self._supervisor is None else self._supervisor.topics_json(), False
 
     async def _end(self) -> None:
         """Refuse new connections, end the actors, close all connections, and abort those that stay open."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from chat_actors.actors.base import Actor
 from chat_actors.actors.events import Join, Leave, Replaced, Restore, Shutdown
+from chat_actors.actors.fanout import STRIDE_BYTES
 from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.topic import Topic, TopicActor
 from chat_actors.clock import Clock
@@ -37,7 +38,7 @@ class _Active(Struct, eq=False):
 
     topic: TopicActor
     users: int = 0  # joins forwarded to the topic, less leaves
-    listed: Optional[ListedTopic] = None  # None: the count has changed since
+    listed: Optional[ListedTopic] = None  # as it was at the end of the last turn; None before that
 
 
 class TopicEnded(Struct, eq=False):
@@ -61,6 +62,7 @@ class Supervisor(Actor[SupervisorEvent]):
         self._topics: dict[str, _Active] = {}  # by name, oldest first
         self._active_of: dict[Outbox, _Active] = {}  # for each member
         self._tasks: set[asyncio.Task[None]] = set()  # of the topics that have not ended
+        self._changed: set[_Active] = set()  # in this turn
         self._askers: list[Outbox] = []  # of this turn, for the list
         self._list: Optional[bytes] = None  # the answer to them, until a join or leave changes it
         super().__init__(clock, actor="supervisor")
@@ -68,14 +70,22 @@ class Supervisor(Actor[SupervisorEvent]):
     async def turn(self, event: SupervisorEvent) -> None:
         """Handle the mail that waits. Who asked for the list gets it as it is then: one for all."""
         await super().turn(event)
+        for active in self._changed:
+            active.listed = ListedTopic(active.topic.name, active.users)
+        self._changed.clear()
         if self._askers:
-            askers, self._askers = self._askers, []
-            try:
-                answer = self.topics_frame()
-                for outbox in askers:
-                    outbox.write_answer(answer)
-            except Exception as exception:
-                self.crashed(ListTopics(askers[0]), exception)
+            await self._answer_askers()
+
+    async def _answer_askers(self) -> None:
+        """Write the list to all who asked in this turn, and let other tasks run between."""
+        askers, self._askers = self._askers, []
+        answer, written = self.topics_frame(), 0
+        for outbox in askers:
+            outbox.write_answer(answer)
+            written += len(answer)
+            if written > STRIDE_BYTES:
+                written = 0
+                await asyncio.sleep(0)
 
     def handle(self, event: SupervisorEvent) -> None:
         if type(event) is Join:
@@ -124,15 +134,19 @@ class Supervisor(Actor[SupervisorEvent]):
     def _count_in(self, outbox: Outbox, active: _Active) -> None:
         self._active_of[outbox] = active
         active.users += 1
-        active.listed = self._list = None
+        self._note_change(active)
 
     def _count_out(self, outbox: Outbox) -> None:
         """Count a member out of its topic, and end that after its last leave."""
         active = self._active_of.pop(outbox)
         active.users -= 1
-        active.listed = self._list = None
+        self._note_change(active)
         if not active.users:
             self._retire(active)
+
+    def _note_change(self, active: _Active) -> None:
+        self._changed.add(active)
+        self._list = None
 
     def _repair(self, outbox: Outbox) -> None:
         """Remove a member whose join or leave failed at some step, and count all others anew."""
@@ -140,12 +154,12 @@ class Supervisor(Actor[SupervisorEvent]):
         if active is not None:
             active.topic.post(Leave(outbox, CloseCode.CRASHED.name.lower()))
         for one in (*self._topics.values(), *self._active_of.values()):
-            one.users, one.listed = 0, None
+            one.users = 0
+            self._note_change(one)
         for one in self._active_of.values():
             one.users += 1
         for one in [one for one in self._topics.values() if not one.users]:
             self._retire(one)
-        self._list = None
 
     def answer_list(self, event: ListTopics) -> None:
         """Note for the end of the turn that an outbox is to get the list; a subclass may answer otherwise."""
@@ -162,9 +176,6 @@ class Supervisor(Actor[SupervisorEvent]):
         return b"[%b]" % b",".join([one.item for one in self._listed()])
 
     def _listed(self) -> list[ListedTopic]:
-        for name, active in self._topics.items():
-            if active.listed is None:
-                active.listed = ListedTopic(name, active.users)
         return [active.listed for active in self._topics.values() if active.listed is not None]
 
     def open(self, name: str) -> TopicActor:

@@ -52,9 +52,9 @@ def operations(server: Server, settings: Settings) -> APIRouter:
         )
         async def topics(request: Request) -> Response:
             check_token(request)
-            topics = await server.topics()
-            partial = {"X-Partial": "true"} if topics.partial else {}
-            return Response(msgspec.json.encode(topics.topics), media_type="application/json", headers=partial)
+            listed, partial = await server.topics()
+            headers = {"X-Partial": "true"} if partial else {}
+            return Response(listed, media_type="application/json", headers=headers)
 
     @router.get(
         "/metrics",

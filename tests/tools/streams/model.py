@@ -28,8 +28,8 @@ AT_ONCE, SUPERVISOR, TOPIC, PINGS = "at once", "supervisor", "topic", "pings"  #
 
 Answer = tuple[str, str]  # its source, and what it says
 
-# The list before and after the join. It may count a join that came right behind the request for it.
-_LISTED_BEFORE, _LISTED_AFTER = (SUPERVISOR, "topics [1]"), (SUPERVISOR, "topics [2]")
+# The list before and after the join, and while one too many asks to join. It may count a join right behind the request.
+_LISTED_BEFORE, _LISTED_AFTER, _LISTED_ASKING = ((SUPERVISOR, f"topics [{users}]") for users in (1, 2, 3))
 
 BROKEN, NOT_TEXT = 1002, 1007  # close codes (RFC 6455, section 7.4.1)
 CODES = {*range(1000, 1015), *range(3000, 5000)} - {1004, 1005, 1006}  # that a close frame may have
@@ -460,8 +460,9 @@ def _wrong_answers(seen: Observed, expected: Expected, host: str) -> Optional[st
         answers = [(AT_ONCE, f"pong {what}") if source == PINGS else (source, what) for source, what in answers]
     for place, due in enumerate(expected.phases):
         got, answers = answers[: len(due)], answers[len(due) :]
-        if _LISTED_BEFORE in due:
-            got = [_LISTED_BEFORE if one == _LISTED_AFTER else one for one in got]
+        for listed, one_more in ((_LISTED_BEFORE, _LISTED_AFTER), (_LISTED_AFTER, _LISTED_ASKING)):
+            if listed in due:
+                got = [listed if one == one_more else one for one in got]
         for source in AT_ONCE, SUPERVISOR, TOPIC:
             from_it, due_from_it = ([one for one in all_ if one[0] == source] for all_ in (got, due))
             short = len(got) < len(due) and place >= expected.awaited and source in expected.short
