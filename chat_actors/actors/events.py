@@ -114,7 +114,7 @@ class Restore(Struct, eq=False):
 
 
 class Expire(Struct):
-    """Timer event: the oldest stored message or departed member has reached its deadline."""
+    """Timer event: something that the topic keeps has reached its deadline, or the topic is to have a turn."""
 
 
 class Shutdown(Struct):

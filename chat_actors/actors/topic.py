@@ -6,6 +6,7 @@ newcomer begins as a follower: it is told from the history what it is due, as it
 """
 
 import asyncio
+import math
 import secrets
 from abc import abstractmethod
 from functools import partial
@@ -18,7 +19,7 @@ from chat_actors.actors.base import Actor
 from chat_actors.actors.events import Departed, Expire, Join, Leave, More, Replaced, Restore, Send, Shutdown, TopicEvent
 from chat_actors.actors.fanout import STRIDE_BYTES, Audience, FanOut
 from chat_actors.actors.outbox import Outbox
-from chat_actors.clock import Clock
+from chat_actors.clock import Clock, Timer
 from chat_actors.counters import Counters, TopicStatistics
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import (
@@ -41,6 +42,7 @@ from chat_actors.settings import Settings
 EXPIRY_GRAIN = 0.1  # seconds between two expiries of one topic, at least
 PIECE_BYTES = 16 * 1024  # of the history that a follower is told at once: what waits for it in this process
 STRIDE_CLOSES = 64  # members that are closed before other tasks run
+COUNT_SECONDS = 1.0  # between two notices that only count the members, at least: each goes to very many
 REPLAY_BYTES = 256 * 1024  # that one follower is told in one turn, at most
 
 
@@ -121,6 +123,8 @@ class Topic(TopicActor):
         self._followers: dict[Outbox, Follower] = {}
         self._history = History(settings.history_messages, settings.history_bytes)
         self._expiry: Optional[asyncio.Task[None]] = None
+        self._count_after = -math.inf  # monotonic seconds until which no count of the members is told, and
+        self._count_timer: Optional[Timer] = None  # that, if one is due then
         # State of the current turn.
         self._fan_out = FanOut()
         self._ready: dict[Outbox, Follower] = {}  # followers to be told more: the newcomers, and those with room
@@ -345,15 +349,25 @@ class Topic(TopicActor):
         counters.fan_outs.add(self._clock.monotonic() - began)
 
     def _note_presence(self) -> None:
-        """Add a notice of who came and went in this turn, if anybody is to be told."""
+        """Add a notice of who came and went since the last one, if anybody is to be told."""
         users = len(self._members.present)
         if self._members.watchers > sum(newcomer.member.events for newcomer in self._ready.values()):
             presence = Presence(users=users)
             if users <= self._max_named:
                 presence.joined, presence.left = list(self._came) or UNSET, list(self._went) or UNSET
+            elif self._now < self._count_after:
+                if self._count_timer is None:
+                    self._count_timer = self._clock.call_later(self._count_after - self._now, self._count_now)
+                return
+            else:
+                self._count_after = self._now + COUNT_SECONDS
             self._fan_out.notice(finished(presence))
         self._came.clear()
         self._went.clear()
+
+    def _count_now(self) -> None:
+        self._count_after, self._count_timer = -math.inf, None
+        self.post(Expire())  # so that there is a turn
 
     async def _tell_followers(self) -> None:
         """Tell each that is ready, and let other tasks run between."""
@@ -377,16 +391,16 @@ class Topic(TopicActor):
         ``names``: of all members, encoded; empty if they are too many to be named.
         """
         join, history, outbox = follower.join, self._history, follower.join.outbox
-        written = 0
+        now, written = self._clock.monotonic(), 0
         if not join.accepted:
             if join.reply.done():  # the session has ended; its leave is on its way
                 return 0
-            joined = self._joined(follower, names)
+            joined = self._joined(follower, names, now)
             outbox.write(joined)
             join.accepted = True
             written = len(joined)
         while follower.seen < history.last_id:
-            if follower.seen < history.gone_through(self._clock.monotonic()):
+            if follower.seen < history.gone_through(now):
                 self._forget_follower(outbox)
                 outbox.drop_slow("replay not read in time")
                 return written
@@ -400,6 +414,7 @@ class Topic(TopicActor):
             if waits and outbox.carrier is None and follower.seen < history.last_id:
                 outbox.when_room(partial(self.post, More(outbox)))
                 return written
+            now = self._clock.monotonic()
         self._followers.pop(outbox, None)
         self._audience.add(outbox, follower.member)
         if follower.acks:  # of duplicates
@@ -408,7 +423,7 @@ class Topic(TopicActor):
             join.reply.set_result(self.mailbox)
         return written
 
-    def _joined(self, follower: Follower, names: bytes) -> bytes:
+    def _joined(self, follower: Follower, names: bytes, now: float) -> bytes:
         """Return the ``joined`` of a newcomer, and decide from which id on it is told."""
         member, window = follower.member, follower.join.window
         ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
@@ -418,7 +433,6 @@ class Topic(TopicActor):
         joined.epoch, joined.last_id, joined.resume = self._epoch, follower.newest, member.token
         since = window.since
         if since is not UNSET:
-            now = self._clock.monotonic()
             if window.epoch not in (UNSET, self._epoch):
                 joined.gap, since = ReplayGap(since + 1, None, "restarted"), 0
             elif window.epoch is not UNSET:
@@ -443,7 +457,6 @@ class Topic(TopicActor):
                 await asyncio.sleep(0)
 
     def _expire(self) -> None:
-        self._expiry = None
         self._counters.expired += self._note_deleted(self._history.expire(self._now))
         self._members.expire(self._now)
 
@@ -463,6 +476,7 @@ class Topic(TopicActor):
 
     async def _expire_at(self, deadline: float) -> None:
         await self._clock.sleep(max(deadline - self._clock.monotonic(), EXPIRY_GRAIN))
+        self._expiry = None
         self.post(Expire())
 
     def statistics(self) -> TopicStatistics:
@@ -490,3 +504,5 @@ class Topic(TopicActor):
         if self._expiry is not None:
             self._expiry.cancel()
             await asyncio.wait({self._expiry})
+        if self._count_timer is not None:
+            self._count_timer.cancel()

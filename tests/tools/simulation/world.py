@@ -56,9 +56,9 @@ class Epoch:
             self.journal.append((handled, self.topic._now))
         self._handle(event)
 
-    def joined(self, follower: Follower, names: bytes) -> bytes:
-        self.journal.append((Told(follower.join.outbox), self.topic._clock.monotonic()))
-        return self._joined(follower, names)
+    def joined(self, follower: Follower, names: bytes, now: float) -> bytes:
+        self.journal.append((Told(follower.join.outbox), now))
+        return self._joined(follower, names, now)
 
     async def turn(self, event: TopicEvent) -> None:
         await self._turn(event)
