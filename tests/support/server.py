@@ -72,6 +72,8 @@ class Server:
         self._lines: list[str] = []
         self._ended = False
         self._news = threading.Condition()
+        self.log_is_read = threading.Event()  # cleared: its pipe fills
+        self.log_is_read.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -90,6 +92,7 @@ class Server:
             with self._news:
                 self._lines.append(line.rstrip("\n"))
                 self._news.notify_all()
+            self.log_is_read.wait()
         with self._news:
             self._ended = True
             self._news.notify_all()
@@ -148,6 +151,7 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self.log_is_read.set()
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
