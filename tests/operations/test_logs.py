@@ -162,11 +162,20 @@ def test_the_lines_of_asyncio_have_our_format(lines: Lines) -> None:
     configure_logging("INFO", as_json=True)
     configure_logging("INFO", as_json=False)
     log_of_asyncio()
-    logging.getLogger("asyncio").info("Using selector")  # which Python does not show either
     first, second, *_, last = lines()
     assert re.fullmatch(f"{TIME} ERROR    Exception in callback write\\(\\) handle: <Handle write\\(\\)>", first)
     assert second == "Traceback (most recent call last):"
     assert last == "OSError: no buffer space"
+
+
+def test_records_of_others_below_warning_are_not_shown_whatever_the_root_level_is(lines: Lines) -> None:
+    logging.getLogger().handlers = []
+    logging.getLogger().setLevel(logging.DEBUG)
+    configure_logging("TRACE", as_json=False)
+    logging.getLogger("websockets.server").debug("< TEXT %s", "the secret")
+    logging.getLogger("websockets.server").warning("shown")
+    (line,) = lines()
+    assert line.endswith("WARNING  shown")
 
 
 def test_a_record_that_nobody_handles_is_logged_once_and_adds_no_handler(lines: Lines) -> None:
@@ -212,14 +221,17 @@ def test_an_exception_that_nothing_can_catch_is_a_line_with_a_traceback(lines: L
 
 
 def test_a_record_whose_arguments_do_not_fit_is_counted_and_does_no_harm(lines: Lines) -> None:
+    logging.getLogger().handlers = []
     counters = Counters()
+    configure_logging("INFO", as_json=False)
     configure_logging("INFO", as_json=False, counters=counters)
+    logging.getLogger("asyncio").error("socket %d", "none")
     logging.getLogger("uvicorn.error").info("port %d", "http")
     logging.getLogger("uvicorn.access").info("no request")
     logging.getLogger("uvicorn.error").info("started")
     started, dropped = lines()
-    assert started.endswith(" started") and dropped.endswith("log lines dropped lines=2")
-    assert counters.lines_dropped == 2
+    assert started.endswith(" started") and dropped.endswith("log lines dropped lines=3")
+    assert counters.lines_dropped == 3
 
 
 # What a line must never hold.
