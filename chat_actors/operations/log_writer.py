@@ -20,14 +20,16 @@ from chat_actors.counters import Counters
 if TYPE_CHECKING:
     from loguru import Record
 
-Line = tuple[datetime, str, str, dict[str, object], str]  # time, level, message, fields, traceback (or empty)
+Traceback = traceback.TracebackException
+Line = tuple[datetime, str, str, dict[str, object], Optional[Traceback]]  # time, level, message, fields, exception
 
 PLACES = 10_000  # in the queue: one for each line, and one more for each PLACE_CHARS of it
 PLACE_CHARS = 1024
 BATCH_BYTES = 4096  # of whole lines in one write: a pipe takes so much in one piece, whoever else writes to it (Linux)
 FRAMES = 64  # innermost frames of a traceback that are shown
+FRAME_CHARS = 256  # that one of these frames counts for
 DRAIN_SECONDS = 2.0
-PAUSE_SECONDS = 0.02  # after a write: to be woken for each line of many would cost more than to write it
+PAUSE_SECONDS = 0.005  # after a write: to be woken for each line of many would cost more than to write it
 _PLAIN = {str, int, float, bool, type(None)}  # types of values that cannot change while they wait
 
 
@@ -75,11 +77,15 @@ class LogWriter:
         return False
 
     def _put(self, record: "Record") -> None:
-        # A traceback is text from here on: in the queue the exception would keep its frames, and all they hold, alive.
+        chars = len(record["message"])
+        captured: Optional[Traceback] = None
         exception = record["exception"]
-        shown = "" if exception is None else "".join(traceback.format_exception(*exception, limit=-FRAMES))
-        line = (record["time"], record["level"].name, record["message"], record["extra"], shown)
-        chars = len(record["message"]) + len(shown)
+        if exception is not None and exception.value is not None:
+            # Names and numbers only: the exception itself would keep its frames alive, and all that they hold. The
+            # thread reads the lines of the source, which takes most of the time.
+            captured = Traceback.from_exception(exception.value, limit=-FRAMES, lookup_lines=False)
+            chars += FRAME_CHARS * len(captured.stack) + len(str(captured))
+        line = (record["time"], record["level"].name, record["message"], record["extra"], captured)
         for value in record["extra"].values():
             if type(value) is str:
                 chars += len(value)
@@ -161,7 +167,9 @@ class LogWriter:
         if dropped != self._reported:
             now = datetime.now(timezone.utc).astimezone()
             with suppress(Exception):  # again with the next batch
-                self.write(self._render((now, "WARNING", "log lines dropped", {"lines": dropped - self._reported}, "")))
+                self.write(
+                    self._render((now, "WARNING", "log lines dropped", {"lines": dropped - self._reported}, None))
+                )
                 self._reported = dropped
 
     def write(self, text: str) -> None:

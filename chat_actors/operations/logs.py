@@ -69,16 +69,17 @@ def _is_new(record: logging.LogRecord) -> bool:
 
 
 def _render_text(line: Line) -> str:
-    time, level, message, fields, shown = line
+    time, level, message, fields, exception = line
     bound = "".join(f" {key}={value!r}" for key, value in fields.items())
+    shown = "" if exception is None else "".join(exception.format())
     return f"{time.isoformat(' ', 'milliseconds')[:23]} {level: <8} {message}{bound}\n{shown}"
 
 
 def _render_json(line: Line) -> str:
-    time, level, message, fields, shown = line
+    time, level, message, fields, exception = line
     members = {"time": time.isoformat(), "level": level, "message": message, **fields}
-    if shown:
-        members["exception"] = shown.strip("\n")
+    if exception is not None:
+        members["exception"] = "".join(exception.format()).strip("\n")
     return msgspec.json.encode(members, enc_hook=str).decode() + "\n"
 
 

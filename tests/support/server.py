@@ -29,6 +29,10 @@ ROOT = Path(__file__).parent.parent.parent
 FAST = "--port", "0"  # every implementation of uvicorn has the fast lane
 APP = "uvicorn", "chat_actors.app:app", *FAST
 AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", *FAST  # see ``put_forward``
+ENVIRONMENT = {
+    "CHAT_RATE_LIMIT": "0",  # tests send as fast as they can
+    "PYTHONWARNINGS": "ignore:The `websockets` implementation is deprecated",  # an option of uvicorn that is tested
+}
 UNBOUNDED: dict[str, Any] = {"max_queue": None}  # else a client with unread frames waits 10 s in its close
 TROUBLE = re.compile(r"Traceback|\b(WARNING|ERROR|CRITICAL)\b")
 TROUBLE_ON_PLAIN_LANE = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +fast lane not used )")
@@ -62,7 +66,7 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
-            env={**inherited, "CHAT_RATE_LIMIT": "0", **environment},  # tests send as fast as they can
+            env={**inherited, **ENVIRONMENT, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
