@@ -50,7 +50,7 @@ class _ToLoguru(logging.Handler):
         if str(record.msg).startswith("Invalid UTF-8"):  # the peer's fault, but uvicorn logs it as an error
             logger.bind(code="invalid_utf8").info("frame refused")
             return
-        message = " ".join(record.getMessage().splitlines()).rstrip()
+        message = record.getMessage().rstrip()
         if str(record.msg).startswith(_RUNNING):
             self._log_start(message, record.args[1])  # type: ignore[index]
         else:

@@ -162,9 +162,9 @@ def test_the_lines_of_asyncio_have_our_format(lines: Lines) -> None:
     configure_logging("INFO", as_json=True)
     configure_logging("INFO", as_json=False)
     log_of_asyncio()
-    first, second, *_, last = lines()
-    assert re.fullmatch(f"{TIME} ERROR    Exception in callback write\\(\\) handle: <Handle write\\(\\)>", first)
-    assert second == "Traceback (most recent call last):"
+    first, *others, last = lines()
+    assert re.fullmatch(f"{TIME} ERROR    Exception in callback write\\(\\)", first)
+    assert others[:2] == ["handle: <Handle write()>", "Traceback (most recent call last):"]
     assert last == "OSError: no buffer space"
 
 
@@ -203,7 +203,7 @@ def test_a_warning_is_a_line(lines: Lines) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("coroutine was never awaited", RuntimeWarning, stacklevel=1)
-    (line,) = lines()
+    line, *_ = lines()
     assert re.match(f"{TIME} WARNING  .*RuntimeWarning: coroutine was never awaited", line)
 
 
