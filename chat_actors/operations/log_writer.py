@@ -30,7 +30,7 @@ FRAMES = 64  # innermost frames of a traceback that are shown
 FRAME_CHARS = 256  # that one of these frames counts for
 DRAIN_SECONDS = 2.0
 PAUSE_SECONDS = 0.005  # after a write: to be woken for each line of many would cost more than to write it
-_PLAIN = {str, int, float, bool, type(None)}  # types of values that cannot change while they wait
+_PLAIN = frozenset((str, int, float, bool, type(None)))  # types of values that cannot change while they wait
 
 
 class LogWriter:
@@ -57,9 +57,9 @@ class LogWriter:
         self._batch, self._size = [], 0
         self._queue: SimpleQueue[Union[Line, str, threading.Event, None]] = SimpleQueue()
         self._end = threading.Event()
-        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
+        self._pid = os.getpid()
 
     # For those who log.
 
@@ -166,10 +166,9 @@ class LogWriter:
         dropped = self._counters.lines_dropped
         if dropped != self._reported:
             now = datetime.now(timezone.utc).astimezone()
-            with suppress(Exception):  # again with the next batch
-                self.write(
-                    self._render((now, "WARNING", "log lines dropped", {"lines": dropped - self._reported}, None))
-                )
+            fields: dict[str, object] = {"lines": dropped - self._reported}
+            with suppress(Exception):  # else again with the next batch
+                self.write(self._render((now, "WARNING", "log lines dropped", fields, None)))
                 self._reported = dropped
 
     def write(self, text: str) -> None:

@@ -137,6 +137,27 @@ def test_a_traceback_shows_a_bounded_number_of_frames(counters: Counters) -> Non
         assert "in down" in lines[-3] or "in down" in lines[-4]  # the innermost ones
 
 
+def deep_failure() -> ValueError:
+    try:
+        down(200)
+    except ValueError as failure:
+        return failure
+    raise AssertionError("it did not fail")
+
+
+@pytest.mark.parametrize(
+    ("failure", "most"), [(ValueError("x" * PLACE_CHARS * 1000), 11), (deep_failure(), 1000)], ids=["message", "frames"]
+)
+def test_a_long_traceback_takes_the_place_of_many_lines(counters: Counters, failure: ValueError, most: int) -> None:
+    with Pipe(counters):
+        logger.info(MORE_THAN_A_PIPE)
+        count = 0
+        while not counters.lines_dropped:
+            logger.opt(exception=failure).error("handler failed")
+            count += 1
+        assert 5 < count <= most
+
+
 def test_a_field_is_shown_as_it_was_when_it_was_logged(counters: Counters) -> None:
     with Pipe(counters) as pipe:
         logger.info(MORE_THAN_A_PIPE)
