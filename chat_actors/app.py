@@ -9,6 +9,7 @@ import gc
 from chat_actors.application import create_app
 from chat_actors.connection.descriptors import fit_to_descriptors, log_shortage
 from chat_actors.connection.handshake import allow_large_handshakes
+from chat_actors.counters import Counters
 from chat_actors.operations.logs import configure_logging
 from chat_actors.settings import load_settings
 from chat_actors.workers import refuse_several_workers
@@ -21,6 +22,7 @@ allow_large_handshakes()
 gc.set_threshold(5_000, 100, 100)
 _settings, _shortage = fit_to_descriptors(load_settings())
 _protected = bool(_settings.token or _settings.allowed_origins)
-configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _protected)
+_counters = Counters()
+configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _protected, _counters)
 log_shortage(_shortage)
-app = create_app(_settings)
+app = create_app(_settings, counters=_counters)

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from chat_actors.clock import Clock
 from chat_actors.connection.takeover import FastLane
+from chat_actors.counters import Counters
 from chat_actors.operations.routes import operations
 from chat_actors.page.reference import reference_routes, upgrade_required
 from chat_actors.page.routes import page_routes
@@ -21,15 +22,18 @@ from chat_actors.settings import Settings
 from chat_actors.version import __version__
 
 
-def create_app(settings: Optional[Settings] = None, clock: Optional[Clock] = None) -> FastAPI:
+def create_app(
+    settings: Optional[Settings] = None, clock: Optional[Clock] = None, counters: Optional[Counters] = None
+) -> FastAPI:
     """Return an application with actors of its own.
 
     ``settings``: read from the ``CHAT_*`` environment variables if None. ``clock``: the system's clock if None.
+    ``counters``: those of the process if its log counts there; new ones if None.
 
     Raises ``pydantic.ValidationError`` if a variable of the environment has a wrong value.
     """
     settings = settings or Settings.model_validate({})
-    server = Server(settings, clock)
+    server = Server(settings, clock, counters)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -33,7 +33,10 @@ class Histogram:
 
 
 class Counters:
-    """Counters and histograms of one application. They only grow."""
+    """Counters and histograms of one application. They only grow.
+
+    All are updated in the event loop, but ``lines_dropped``: by ``operations.log_writer``, in any thread.
+    """
 
     def __init__(self) -> None:
         self.accepted = 0  # messages that a topic has taken
@@ -43,6 +46,7 @@ class Counters:
         self.evicted = 0  # messages deleted before it, by the bounds of the history
         self.bytes_out = 0  # of connections that have ended
         self.slow = 0  # readers that were aborted
+        self.lines_dropped = 0  # of the log
         self.refused: Counter[str] = Counter()  # frames, by the value of their ErrorCode
         self.closed: Counter[int] = Counter()  # connections that the server closed, by close code
         self.turns = Histogram(1, 9)  # events in one turn of a topic

@@ -44,12 +44,12 @@ class Server:
     """Actors of one application, and its ASGI endpoint ``/ws``.
 
     A call takes one handshake. On the fast lane it returns then, and the connection stands on its own; on the plain
-    lane it serves the connection to its end. ``settings`` holds every limit.
+    lane it serves the connection to its end. ``settings`` holds every limit. ``counters``: new ones if None.
     """
 
-    def __init__(self, settings: Settings, clock: Optional[Clock] = None) -> None:
+    def __init__(self, settings: Settings, clock: Optional[Clock] = None, counters: Optional[Counters] = None) -> None:
         self.admission = Admission(settings)
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.stopping = False  # True: new connections are refused
         self._settings = settings
         self._clock = clock or Clock()

@@ -41,6 +41,7 @@ class ChatCollector(Collector):
             closed.add_metric([str(int(code)), _cause(code)], count)
         yield closed
         yield _counter("slow_readers", "Connections aborted because the peer did not read.", counters.slow)
+        yield _counter("log_lines_dropped", "Log lines not written.", counters.lines_dropped)
         mail = GaugeMetricFamily("chat_mailbox_events", "Events that wait in mailboxes.", labels=["actors"])
         mail.add_metric(["supervisor"], seen.mail)
         mail.add_metric(["topics"], totals.mail)

@@ -4,6 +4,7 @@ import json
 import logging
 import logging.config
 import re
+import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Callable
@@ -12,6 +13,7 @@ import pytest
 from loguru import logger
 from uvicorn.config import LOGGING_CONFIG
 
+from chat_actors.counters import Counters
 from chat_actors.operations.logs import configure_logging
 from tests.support.logs import UVICORN, logging_restored
 
@@ -22,9 +24,10 @@ Lines = Callable[[], list[str]]
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
-    """Read the lines logged so far. Uvicorn has set up its own logging, as it does before it loads an application."""
+    """End the log and read its lines. Uvicorn has set up its own logging, as it does before it loads an application."""
 
     def read() -> list[str]:
+        logger.remove()
         captured = capsys.readouterr()
         assert captured.out == ""
         return captured.err.split("\n")[:-1]
@@ -142,6 +145,93 @@ def test_an_access_log_that_is_off_stays_off(lines: Lines) -> None:
     access.info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", "/", "1.1", 404)
     assert lines() == []
     assert not access.hasHandlers()  # uvicorn looks whether it needs to log at all
+
+
+# Python's own lines.
+
+
+def log_of_asyncio() -> None:
+    try:
+        raise OSError("no buffer space")
+    except OSError:
+        logging.getLogger("asyncio").exception("Exception in callback write()\nhandle: <Handle write()>\n")
+
+
+def test_the_lines_of_asyncio_have_our_format(lines: Lines) -> None:
+    logging.getLogger().handlers = []  # else they are another handler's, as in these tests
+    configure_logging("INFO", as_json=True)
+    configure_logging("INFO", as_json=False)
+    log_of_asyncio()
+    first, *others, last = lines()
+    assert re.fullmatch(f"{TIME} ERROR    Exception in callback write\\(\\)", first)
+    assert others[:2] == ["handle: <Handle write()>", "Traceback (most recent call last):"]
+    assert last == "OSError: no buffer space"
+
+
+def test_records_of_others_below_warning_are_not_shown_whatever_the_root_level_is(lines: Lines) -> None:
+    logging.getLogger().handlers = []
+    logging.getLogger().setLevel(logging.DEBUG)
+    configure_logging("TRACE", as_json=False)
+    logging.getLogger("websockets.server").debug("< TEXT %s", "the secret")
+    logging.getLogger("websockets.server").warning("shown")
+    (line,) = lines()
+    assert line.endswith("WARNING  shown")
+
+
+def test_a_record_that_nobody_handles_is_logged_once_and_adds_no_handler(lines: Lines) -> None:
+    logging.getLogger().handlers = []
+    configure_logging("INFO", as_json=False)
+    ours = [*logging.getLogger().handlers]
+    logging.warning("from a library")
+    assert logging.getLogger().handlers == ours
+    (line,) = lines()
+    assert re.fullmatch(f"{TIME} WARNING  from a library", line)
+
+
+def test_a_host_that_handles_the_records_of_others_goes_on_to_do_so(lines: Lines) -> None:
+    host = logging.NullHandler()
+    logging.getLogger().handlers = [host]
+    configure_logging("INFO", as_json=False)
+    log_of_asyncio()
+    assert logging.getLogger().handlers == [host]
+    assert lines() == []
+
+
+def test_a_warning_is_a_line(lines: Lines) -> None:
+    logging.getLogger().handlers = []
+    configure_logging("INFO", as_json=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("coroutine was never awaited", RuntimeWarning, stacklevel=1)
+    line, *_ = lines()
+    assert re.match(f"{TIME} WARNING  .*RuntimeWarning: coroutine was never awaited", line)
+
+
+class Fragile:
+    def __del__(self) -> None:
+        raise ValueError("not closed")
+
+
+def test_an_exception_that_nothing_can_catch_is_a_line_with_a_traceback(lines: Lines) -> None:
+    configure_logging("INFO", as_json=False)
+    Fragile()
+    first, *_, last = lines()
+    assert re.fullmatch(f"{TIME} ERROR    exception ignored", first)
+    assert last == "ValueError: not closed"
+
+
+def test_a_record_whose_arguments_do_not_fit_is_counted_and_does_no_harm(lines: Lines) -> None:
+    logging.getLogger().handlers = []
+    counters = Counters()
+    configure_logging("INFO", as_json=False)
+    configure_logging("INFO", as_json=False, counters=counters)
+    logging.getLogger("asyncio").error("socket %d", "none")
+    logging.getLogger("uvicorn.error").info("port %d", "http")
+    logging.getLogger("uvicorn.access").info("no request")
+    logging.getLogger("uvicorn.error").info("started")
+    started, dropped = lines()
+    assert started.endswith(" started") and dropped.endswith("log lines dropped lines=3")
+    assert counters.lines_dropped == 3
 
 
 # What a line must never hold.

@@ -51,6 +51,7 @@ def test_the_log_of_a_process_is_as_its_environment_says(
     load()
     logger.info("too much")
     logger.warning("enough")
+    logger.remove()  # writes what waits
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["message"] == "enough"
 

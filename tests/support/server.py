@@ -29,6 +29,10 @@ ROOT = Path(__file__).parent.parent.parent
 FAST = "--port", "0"  # every implementation of uvicorn has the fast lane
 APP = "uvicorn", "chat_actors.app:app", *FAST
 AHEAD_APP = "uvicorn", "tests.support.ahead_app:app", *FAST  # see ``put_forward``
+ENVIRONMENT = {
+    "CHAT_RATE_LIMIT": "0",  # tests send as fast as they can
+    "PYTHONWARNINGS": "ignore:The `websockets` implementation is deprecated",  # an option of uvicorn that is tested
+}
 UNBOUNDED: dict[str, Any] = {"max_queue": None}  # else a client with unread frames waits 10 s in its close
 # A system with a low limit on descriptors is no trouble of the server's.
 TROUBLE = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +too few descriptors)")
@@ -65,7 +69,7 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
-            env={**inherited, "CHAT_RATE_LIMIT": "0", **environment},  # tests send as fast as they can
+            env={**inherited, **ENVIRONMENT, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
@@ -75,6 +79,8 @@ class Server:
         self._lines: list[str] = []
         self._ended = False
         self._news = threading.Condition()
+        self.log_is_read = threading.Event()  # cleared: its pipe fills
+        self.log_is_read.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -93,6 +99,7 @@ class Server:
             with self._news:
                 self._lines.append(line.rstrip("\n"))
                 self._news.notify_all()
+            self.log_is_read.wait()
         with self._news:
             self._ended = True
             self._news.notify_all()
@@ -151,6 +158,7 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        self.log_is_read.set()
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()
