@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from precis_i18n import get_profile
 
 from chat_actors.protocol.names import InvalidName, clean_topic, clean_username, nickname_key
 
@@ -30,6 +31,13 @@ def test_names_that_look_alike_are_one(name: str, same: str) -> None:
 )
 def test_other_names_are_not(name: str, other: str) -> None:
     assert nickname_key(name) != nickname_key(other)
+
+
+@given(name=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=12))
+@settings(max_examples=500)
+def test_the_short_way_to_a_plain_nickname_leads_where_the_rfc_does(name: str) -> None:
+    if name.strip():
+        assert nickname_key(name) == get_profile("Nickname").enforce(name)
 
 
 @pytest.mark.parametrize("name", ["Alice", "ALICE", "Foo  Bar", "Ame\u0301lie", "\u265a", "alice#2", "李小龍", "<b>"])
