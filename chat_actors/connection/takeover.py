@@ -25,6 +25,7 @@ from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
 
 from chat_actors.connection.asgi import App, Receive, Scope, Send
+from chat_actors.connection.turnstile import Turnstile
 
 # The implementations, and the attributes that each must have.
 _OF_ALL = "transport", "connection_lost", "connections"
@@ -50,14 +51,18 @@ class UvicornProtocol(Protocol):
 class FastLane:
     """ASGI middleware that finds uvicorn's protocol object, before other middleware wraps ``send``.
 
+    It also is the first place where a storm of handshakes can be held up, so that the members are not.
+
     ``create_app`` has it. A host that mounts the application, or wraps it in middleware, adds it as its outermost one.
     """
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
+            await self._turnstile.enter()
             protocol = getattr(send, "__self__", None)
             if type(protocol).__module__ in IMPLEMENTATIONS:
                 scope[_KEY] = protocol
