@@ -92,15 +92,36 @@ class Follower(Struct, eq=False):
     own: set[int] = set()
     acks: dict[int, bytes] = {}
 
-    def told(self, messages: list[Stored]) -> bytes:
-        """Return the frames for these messages, oldest first."""
+    def frames(self, messages: list[Stored]) -> bytes:
+        """Return the frames that these messages are to it, oldest first."""
         pieces = [self.acks.pop(self.seen, b"")]
         for message in messages:
             if message.id not in self.own:
                 pieces.append(replayed(message.frame) if message.id <= self.newest else message.frame)
             pieces.append(self.acks.pop(message.id, b""))
-        self.seen = messages[-1].id
         return b"".join(pieces)
+
+
+class Replay:
+    """Pieces of the history, as they are told in one turn: made once for all followers who are told the same."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._pieces: dict[int, tuple[list[Stored], bytes]] = {}  # by ``seen``
+
+    def piece(self, follower: Follower) -> tuple[list[Stored], bytes]:
+        """Return the next messages for a follower, oldest first, and their frames; empty if there are none."""
+        known = self._pieces.get(follower.seen)
+        if known is not None and known[0][-1].id <= follower.newest and not follower.acks:
+            return known
+        messages = self._history.after(follower.seen, PIECE_BYTES)
+        if not messages:
+            return messages, b""
+        alike = messages[-1].id <= follower.newest and not follower.acks
+        made = messages, follower.frames(messages)
+        if alike:
+            self._pieces[follower.seen] = made
+        return made
 
 
 class Topic(TopicActor):
@@ -374,10 +395,10 @@ class Topic(TopicActor):
         users, ready = len(self._members.present), self._ready
         watched = users <= self._max_named and any(one.member.events for one in ready.values())
         names = encoded_names(self._members.names()) if watched else b""
-        written = 0
+        replay, written = Replay(self._history), 0
         for outbox, follower in list(ready.items()):
             try:
-                written += self._tell_follower(follower, names)
+                written += self._tell_follower(follower, names, replay)
             except Exception as exception:
                 self.crashed(follower.join, exception)
             ready.pop(outbox, None)
@@ -385,7 +406,7 @@ class Topic(TopicActor):
                 written = 0
                 await asyncio.sleep(0)
 
-    def _tell_follower(self, follower: Follower, names: bytes) -> int:
+    def _tell_follower(self, follower: Follower, names: bytes, replay: Replay) -> int:
         """Write ``joined`` to a newcomer, then what the follower has room for; return the bytes written.
 
         ``names``: of all members, encoded; empty if they are too many to be named.
@@ -404,10 +425,10 @@ class Topic(TopicActor):
                 self._forget_follower(outbox)
                 outbox.drop_slow("replay not read in time")
                 return written
-            messages = history.after(follower.seen, PIECE_BYTES)
+            messages, frames = replay.piece(follower)
             if not messages:
                 break
-            frames = follower.told(messages)
+            follower.seen = messages[-1].id
             outbox.write_until(frames, messages[0].deadline)
             written += len(frames)
             waits = not outbox.has_room() or written > REPLAY_BYTES

@@ -11,7 +11,7 @@ HANDSHAKES = 16  # that may begin in one turn of the loop: a few milliseconds
 
 
 class Turnstile:
-    """Bound on the handshakes that begin in one turn of the event loop. The others wait for the next turns, in order."""
+    """Bound on the handshakes that begin in one turn of the event loop. The others wait for the next, in order."""
 
     def __init__(self) -> None:
         self._loop: Optional[asyncio.AbstractEventLoop] = None  # that runs; a host may start another one later
