@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Callable
 
+import hypothesis
 import pytest
 from playwright.sync_api import Browser
 
@@ -14,6 +15,9 @@ from tests.support.page.line import Line
 from tests.support.server import APP, Pair, Server
 
 __all__ = ["made_once", "nothing_left_behind", "orphans_are_ours", "own_temporary_folder"]  # for every test
+
+hypothesis.settings.register_profile("tests", deadline=None)  # no test is decided by time
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

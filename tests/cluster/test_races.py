@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from chat_actors.actors import base
 from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.events import Leave, Restore, TopicEvent
 from chat_actors.actors.supervisor import ListTopics
@@ -45,14 +44,9 @@ def slow(node: Node) -> None:
     setattr(node, "send", without_taken)  # noqa: B010  # a method, which mypy would have stay as it is
 
 
-@pytest.fixture(autouse=True)
-def one_event_for_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that mail can come late."""
-    monkeypatch.setattr(base, "TURN_EVENTS", 1)
-
-
 def keep_busy(node: Node) -> None:
     """Give the supervisor of a node's topics so much mail that anything sent after it comes late."""
+    node.back.is_full = lambda: True  # type: ignore[method-assign]  # after each event of a turn
     stranger = FakeMember()
     for _ in range(2000):
         node.back.post(Leave(stranger, ""))

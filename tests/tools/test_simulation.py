@@ -17,7 +17,6 @@ from typing import Any, Optional, cast
 import pytest
 
 import chat_actors.connection.plain
-from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join
 from chat_actors.actors.fanout import FanOut
 from chat_actors.actors.outbox import Carrier, Outbox
@@ -135,28 +134,6 @@ class LeavesTwice(Session):
         self._connection.receiver = self
 
 
-class LateJoins:
-    """Mailbox in which joins take a moment longer than other events."""
-
-    def __init__(self, mailbox: Mailbox[SupervisorEvent]) -> None:
-        self.crowded = mailbox.crowded
-        self.drained = mailbox.drained
-        self._mailbox = mailbox
-
-    def put_nowait(self, event: SupervisorEvent) -> None:
-        if type(event) is Join:
-            asyncio.get_running_loop().call_soon(self._mailbox.put_nowait, event)
-        else:
-            self._mailbox.put_nowait(event)
-
-
-class LeavesBeforeItsJoin(Session):
-    """Session whose leave can overtake its join."""
-
-    def __init__(self, connection: Any, supervisor: Any, *more: Any) -> None:
-        super().__init__(connection, LateJoins(supervisor), *more)  # type: ignore[arg-type]
-
-
 class ReadsOn(Session):
     """Session that does not wait for the answer to its join."""
 
@@ -203,7 +180,6 @@ def find(most: int, supervisor: type[Observed] = Observed, session: type[Session
         (LeavesOnceAnswered, 1_000),
         (LeavesTwice, 1_000),
         (ReadsOn, 1_000),
-        (LeavesBeforeItsJoin, 1_000),
         (LeavesATask, 10),
         (HidesAnError, 10),
     ],
