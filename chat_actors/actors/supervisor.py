@@ -22,6 +22,7 @@ from chat_actors.protocol.frames import ListedTopic, TopicUsers, finished_topics
 from chat_actors.settings import Settings
 
 RETRY_MS = 1000  # after a shutdown, until the first member should reconnect: the time of a restart
+STRIDE_ENDS = 64  # topics that are ended before other tasks run
 RETRY_STEP_MS = 2  # from one member to the next
 
 # Events that the supervisor receives, besides those of ``events``.
@@ -245,16 +246,23 @@ class Supervisor(Actor[SupervisorEvent]):
 
     def dismiss(self, code: CloseCode) -> None:
         """Post a shutdown to every topic: it closes its members with ``code``."""
+        for _ in self._shutdowns(code):
+            pass
+
+    def _shutdowns(self, code: CloseCode) -> Iterator[_Active]:
+        """Post a shutdown to each topic, as it is taken."""
         first = RETRY_MS
         for active in self._topics.values():
             active.topic.post(Shutdown(first, RETRY_STEP_MS, code))
             first += active.users * RETRY_STEP_MS
+            yield active
 
     async def ended(self) -> None:
         """Close every member with RESTARTING, and wait until every topic has ended."""
-        self.dismiss(CloseCode.RESTARTING)
-        for name, active in self._topics.items():
+        for place, active in enumerate(self._shutdowns(CloseCode.RESTARTING), 1):
             active.topic.stop()
-            self.note(name, "topic removed")
+            self.note(active.topic.name, "topic removed")
+            if not place % STRIDE_ENDS:
+                await asyncio.sleep(0)
         if self._tasks:
             await asyncio.wait(self._tasks)

@@ -43,6 +43,7 @@ EXPIRY_GRAIN = 0.1  # seconds between two expiries of one topic, at least
 PIECE_BYTES = 16 * 1024  # of the history that a follower is told at once: what waits for it in this process
 STRIDE_CLOSES = 64  # members that are closed before other tasks run
 COUNT_SECONDS = 1.0  # between two notices that only count the members, at least: each goes to very many
+MARGIN_SECONDS = 1.0  # that a message must have left to be told to a newcomer, or a tenth of a shorter window
 REPLAY_BYTES = 256 * 1024  # that one follower is told in one turn, at most
 
 
@@ -136,6 +137,7 @@ class Topic(TopicActor):
         self._tell_supervisor = tell
         self._counters = counters
         self._ttl = settings.message_ttl
+        self._margin = min(MARGIN_SECONDS, settings.message_ttl / 10)
         self._max_members = settings.topic_members
         self._max_named = settings.presence_members
         self._epoch = secrets.token_hex(4)  # of this lifetime of the topic
@@ -173,7 +175,7 @@ class Topic(TopicActor):
                 if isinstance(last, Restore):
                     self._restore(last)
                 else:
-                    await self._shut_down(last)
+                    await self._dismiss(last.code, last.first, last.step)
             except Exception as exception:
                 self.crashed(last, exception)
             await self._tell()
@@ -301,6 +303,9 @@ class Topic(TopicActor):
         present = self._members.present
         lost = [one for one in (*self._audience.direct, *self._followers) if one not in present]
         for one in lost:
+            known = self._audience.direct[one] if one in self._audience.direct else self._followers[one].member
+            if one is not outbox and known.username not in self._members.names():
+                self._note(known, self._went, self._came)
             self._audience.remove(one)
             self._forget_follower(one)
         for one in (outbox, *lost):
@@ -364,15 +369,16 @@ class Topic(TopicActor):
         await fan_out.write(self._audience.direct, self._audience.carrier)
         if self._followers:
             notices = fan_out.notices()
-            for outbox, follower in self._followers.items() if notices else ():
-                if follower.member.events and follower.join.accepted:
-                    outbox.write(notices)
+            told = {outbox: one.member for outbox, one in self._followers.items() if one.join.accepted}
+            watching = {outbox: member for outbox, member in told.items() if member.events}
+            await FanOut.of([notices], [], {}).write(watching)
         counters.fan_outs.add(self._clock.monotonic() - began)
 
     def _note_presence(self) -> None:
         """Add a notice of who came and went since the last one, if anybody is to be told."""
         users = len(self._members.present)
-        if self._members.watchers > sum(newcomer.member.events for newcomer in self._ready.values()):
+        newcomers = (one for one in self._ready.values() if not one.join.accepted)
+        if self._members.watchers > sum(one.member.events for one in newcomers):
             presence = Presence(users=users)
             if users <= self._max_named:
                 presence.joined, presence.left = list(self._came) or UNSET, list(self._went) or UNSET
@@ -397,6 +403,8 @@ class Topic(TopicActor):
         names = encoded_names(self._members.names()) if watched else b""
         replay, written = Replay(self._history), 0
         for outbox, follower in list(ready.items()):
+            if outbox not in ready:  # it has been expelled
+                continue
             try:
                 written += self._tell_follower(follower, names, replay)
             except Exception as exception:
@@ -445,7 +453,10 @@ class Topic(TopicActor):
         return written
 
     def _joined(self, follower: Follower, names: bytes, now: float) -> bytes:
-        """Return the ``joined`` of a newcomer, and decide from which id on it is told."""
+        """Return the ``joined`` of a newcomer, and decide from which id on it is told.
+
+        What is about to expire counts as expired: a reader that begins slowly could not take it in time.
+        """
         member, window = follower.member, follower.join.window
         ttl = int(self._ttl) if self._ttl == int(self._ttl) else self._ttl
         joined = Joined(member.username, self.name, len(self._members.present), ttl)
@@ -457,21 +468,19 @@ class Topic(TopicActor):
             if window.epoch not in (UNSET, self._epoch):
                 joined.gap, since = ReplayGap(since + 1, None, "restarted"), 0
             elif window.epoch is not UNSET:
-                joined.gap = self._history.gap(since, now) or UNSET
-            follower.seen = min(follower.newest, max(since, self._history.gone_through(now)))
+                joined.gap = self._history.gap(since, now + self._margin) or UNSET
+            gone = self._history.gone_through(now + self._margin)
+            follower.seen = min(follower.newest, max(since, gone))
         return finished_joined(joined, names) if member.events and names else finished(joined)
 
-    async def _shut_down(self, event: Shutdown) -> None:
-        delay = event.first
-        for outbox, member in list(self._members.present.items()):
-            if member.events:
-                outbox.write(finished(Closing(delay)))
-            delay += event.step
-        await self._dismiss(event.code)
+    async def _dismiss(self, code: CloseCode, first: Optional[int] = None, step: int = 0) -> None:
+        """Close every member with ``code``, and remove it; let other tasks run in between.
 
-    async def _dismiss(self, code: CloseCode) -> None:
-        """Close every member with ``code``, and remove it; let other tasks run between."""
-        for place, outbox in enumerate(list(self._members.present), 1):
+        ``first``, ``step``: as in ``Shutdown``; None if nobody is told when to come back.
+        """
+        for place, (outbox, member) in enumerate(list(self._members.present.items()), 1):
+            if member.events and first is not None:
+                outbox.write(finished(Closing(first + (place - 1) * step)))
             outbox.close(code)
             self._leave(Leave(outbox, code.name.lower()))
             if not place % STRIDE_CLOSES:

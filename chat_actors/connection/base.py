@@ -80,6 +80,7 @@ class Connection(Outbox):
         "_silent",
         "_state",
         "_sweep",
+        "_watched",
         "_written",
         "reason",
         "receiver",
@@ -102,6 +103,7 @@ class Connection(Outbox):
         self._progress = sweep.tick  # tick in which ``_sent`` last grew, or nothing waited
         # Bytes that still wait: (_written after them, monotonic seconds until which they must have left), both growing.
         self._marks: Optional[deque[tuple[int, float]]] = None
+        self._watched = math.inf  # monotonic seconds for which a timer is set, to look at the marks
         sweep.connections.add(self)
 
     # The sending side
@@ -136,7 +138,8 @@ class Connection(Outbox):
 
     def drop_slow(self, detail: str) -> None:
         """Abort a peer that does not read."""
-        self._sweep.counters.slow += 1
+        if self._state is not OVER:
+            self._sweep.counters.slow += 1
         self.abort(f"slow: {detail}, {self.buffered()} bytes unsent")
 
     @property
@@ -231,6 +234,7 @@ class Connection(Outbox):
         if not self.buffered():
             self._marks = None
             return
+        # Half a window at most is taken off: after a halt longer than that, what was written just now is still young.
         window = self._sweep.window_seconds
         self._mark(max(self._sweep.checked_at, now - window / 2) + window)
         self.check_marks(now)
@@ -243,7 +247,7 @@ class Connection(Outbox):
             self._marks.pop()
         if not self._marks or self._marks[-1][0] != self._written:
             self._marks.append((self._written, deadline))
-            self._sweep.check_at(self._marks[0][1], self)
+            self._watch(self._marks[0][1])
 
     def check_marks(self, now: float) -> None:
         """Abort the peer if anything that waits has reached its deadline. ``now``: monotonic seconds."""
@@ -255,13 +259,23 @@ class Connection(Outbox):
                 marks.clear()
                 self.drop_slow("frame older than the window")
             else:
-                self._sweep.check_at(marks[0][1], self)
+                self._watch(marks[0][1])
+
+    def _watch(self, deadline: float) -> None:
+        """See what still waits at ``deadline`` (monotonic seconds), if no sweep comes before: by one timer."""
+        if deadline < self._watched and self._sweep.call_at(deadline, self._ring):
+            self._watched = deadline
+
+    def _ring(self, deadline: float) -> None:
+        if deadline == self._watched:  # else it was set for a later time than the one that followed
+            self._watched = math.inf
+        self.check_marks(deadline)
 
 
 class Sweep:
     """Sweep over all connections, with what they share: limits, counters, and the way to end them all.
 
-    One task serves every deadline, the keepalive and the stall clock. They count ticks, not seconds: while the process
+    One task serves the deadlines, the keepalive and the stall clock. They count ticks, not seconds: while the process
     is stopped or the loop is blocked no tick passes, so nobody is punished for what the server could not read. Only
     the window is in seconds, for nothing may leave after it.
     """
@@ -281,11 +295,13 @@ class Sweep:
         self.checked_at = clock.monotonic()  # when the last sweep began
         self._clock = clock
 
-    def check_at(self, deadline: float, connection: Connection) -> None:
-        """See at ``deadline`` (monotonic seconds) what the connection still has to send, if no sweep comes before."""
+    def call_at(self, deadline: float, call: Callable[[float], None]) -> bool:
+        """Call ``call(deadline)`` then (monotonic seconds); return False, and do not, if a sweep comes before."""
         seconds = deadline - self._clock.monotonic()
-        if seconds < SWEEP_SECONDS:
-            self._clock.call_later(max(0.0, seconds), connection.check_marks, deadline)
+        soon = seconds < SWEEP_SECONDS
+        if soon:
+            self._clock.call_later(max(0.0, seconds), call, deadline)
+        return soon
 
     async def run(self) -> None:
         """Check until cancelled. Also measures the lag of the event loop."""

@@ -50,9 +50,8 @@ def clean_topic(text: str) -> str:
 def nickname_key(name: str) -> str:
     """Return the form in which ``name`` is compared (RFC 8266, section 2.4). Raises InvalidName if it has none."""
     if name.isascii() and name.isprintable() and not name.isspace():
-        return " ".join(
-            name.split()
-        ).lower()  # what the rules come to, in a twentieth of the time: joins come in storms
+        # What the rules come to, in a twentieth of the time: joins come in storms.
+        return " ".join(name.split()).lower()
     try:
         key: str = _NICKNAME.enforce(name)
     except UnicodeEncodeError as refusal:

@@ -53,15 +53,10 @@ class History:
     def __len__(self) -> int:
         return len(self._stored)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether it is beyond its bounds."""
-        return len(self._stored) > self._max_messages or self._bytes > self._max_bytes
-
     def evict(self) -> int:
         """Delete the oldest messages beyond the bounds; return their count."""
         before = len(self._stored)
-        while self.is_over:
+        while len(self._stored) > self._max_messages or self._bytes > self._max_bytes:
             self._evicted = self._stored[0].id
             self._forget_oldest()
         return before - len(self._stored)

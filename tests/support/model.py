@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 
 from msgspec import UNSET
 
+from chat_actors.actors.topic import MARGIN_SECONDS
 from chat_actors.protocol.frames import Window
 from tests.support.fakes import POISON, FakeMember, Frame
 from tests.support.presence import Names
@@ -82,13 +83,16 @@ class Model:
                 self.replay(member, joined, window.since, window.epoch)
 
     def replay(self, member: FakeMember, joined: Frame, since: int, epoch: object) -> None:
-        lost = self.lost[since:]
+        gone = ["expired" for one in self.stored if one.deadline <= self.now + MARGIN_SECONDS]
+        lost = [*self.lost, *gone]
+        through, lost = len(lost), lost[since:]
         if epoch == "another":
             joined["gap"] = {"from": since + 1, "to": None, "reason": "restarted"}
             since = 0
         elif epoch == "this" and lost:
             reason = "evicted" if "evicted" in lost else "expired"
-            joined["gap"] = {"from": since + 1, "to": len(self.lost), "reason": reason}
+            joined["gap"] = {"from": since + 1, "to": through, "reason": reason}
+        since = max(since, through)
         self.seen[member] += [{**one.frame, "replayed": True} for one in self.stored if one.frame["id"] > since]
 
     def leave(self, member: FakeMember) -> None:

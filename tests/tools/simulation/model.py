@@ -6,6 +6,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from chat_actors.actors.events import Expire, Join, Leave, Shutdown
 from chat_actors.actors.outbox import Outbox
+from chat_actors.actors.topic import MARGIN_SECONDS
 from chat_actors.protocol.frames import Window
 from chat_actors.settings import Settings
 
@@ -162,7 +163,8 @@ class Model:
             return [("joined", member.username, None, None)]
         since = window.since
         lost: Optional[tuple[int, Optional[int], str]] = None
-        kept = [one for one in self._stored if now < one.deadline]
+        margin = min(MARGIN_SECONDS, self._settings.message_ttl / 10)
+        kept = [one for one in self._stored if now + margin < one.deadline]
         through = kept[0].id - 1 if kept else self.accepted
         if since is UNSET:
             since = newest
