@@ -351,7 +351,7 @@ class Topic(TopicActor):
     def _note_presence(self) -> None:
         """Add a notice of who came and went since the last one, if anybody is to be told."""
         users = len(self._members.present)
-        if self._members.watchers > sum(newcomer.member.events for newcomer in self._ready.values()):
+        if self._members.watchers > sum(one.member.events and not one.join.accepted for one in self._ready.values()):
             presence = Presence(users=users)
             if users <= self._max_named:
                 presence.joined, presence.left = list(self._came) or UNSET, list(self._went) or UNSET
