@@ -9,7 +9,7 @@ from chat_actors.actors.events import Join
 from chat_actors.actors.topic import PIECE_BYTES, REPLAY_BYTES
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
-from tests.support.fakes import FakeMember, in_clean_loop, settle
+from tests.support.fakes import FakeMember, in_clean_loop, log_lines, settle
 from tests.support.harness import SupervisorHarness, TopicHarness
 from tests.support.window import held, joined, short, token
 
@@ -369,6 +369,21 @@ async def test_a_follower_is_not_told_a_message_at_its_deadline_before_the_topic
 
 
 @in_clean_loop
+async def test_a_follower_is_dropped_if_a_message_expires_while_it_is_told_others() -> None:
+    room = Room()
+    await room.opened(7)
+    late = room.follow()
+
+    def read_slowly() -> None:
+        late.waiting = 0
+        room.clock.now += 10
+
+    late.on_write = read_slowly
+    await settle()
+    assert (words(late), late.slow) == (["joined", *again(*range(1, 7))], ["replay not read in time"])
+
+
+@in_clean_loop
 async def test_a_follower_goes_on_if_only_messages_expired_that_it_was_told() -> None:
     room = Room()
     alice = await room.opened(3)
@@ -385,7 +400,7 @@ async def test_a_follower_goes_on_if_only_messages_expired_that_it_was_told() ->
 async def test_a_follower_is_dropped_if_a_message_was_evicted_before_it_was_told() -> None:
     room = Room(history_messages=6)
     alice = await room.opened(6)
-    late, ahead = room.follow(), room.follow("ahead", since=2)
+    late, ahead = room.follow(events=True), room.follow("ahead", since=2)
     await settle()
     room.say(alice, 7, 8, 9)
     await settle()
@@ -394,6 +409,8 @@ async def test_a_follower_is_dropped_if_a_message_was_evicted_before_it_was_told
     await settle()
     assert (await late.read(), late.slow) == ([], ["replay not read in time"])
     assert (await ahead.read(), ahead.slow, alice.closed) == (live(9, 10), [], None)
+    await room.enter("bob")
+    assert words(late)[4:] == ["expired 3", "expired 4"]  # nothing after it was dropped
 
 
 @in_clean_loop
@@ -424,6 +441,21 @@ async def test_a_follower_that_leaves_is_forgotten() -> None:
     room.say(alice, *range(5, 9))
     await settle()
     assert held(room.topic) == before
+
+
+@in_clean_loop
+async def test_a_follower_whose_session_has_ended_may_read_before_its_leave_comes() -> None:
+    room = Room()
+    await room.opened(4)
+    late = room.follow()
+    await settle()
+    late.reply.cancel()
+    with log_lines() as lines:
+        await late.read()
+        room.leave(late)
+        await settle()
+    assert [line.split(" {")[0] for line in lines] == ["INFO member left"]
+    assert late.closed is None
 
 
 @in_clean_loop

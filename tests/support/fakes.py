@@ -88,6 +88,11 @@ class FakeTimers:
         self._set = [one for one in self._set if not one.over]
         self._set.append(timer)
 
+    @property
+    def pending(self) -> int:
+        """How many are neither due nor cancelled."""
+        return sum(not timer.over for timer in self._set)
+
     def ring(self, which: Callable[[FakeTimer], bool]) -> None:
         """Make those ring, in the order of their time; each may cancel those behind it."""
         for timer in sorted(filter(which, self._set), key=lambda one: one.due):
@@ -112,6 +117,11 @@ class FakeClock(Clock):
     def asleep(self) -> int:
         """How many wait for time to pass."""
         return len(self._sleepers)
+
+    @property
+    def scheduled(self) -> int:
+        """How many calls are scheduled, by all clocks that share the timers."""
+        return self._timers.pending
 
     async def advance(self, seconds: float) -> None:
         """Let so much time pass, and all happen that it brings about."""
