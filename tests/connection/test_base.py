@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+from typing import Any
 
 import pytest
 
@@ -181,6 +182,169 @@ async def test_a_peer_without_waiting_bytes_is_not_aborted(kind: type[Lane]) -> 
         await lane.seconds(50)
         lane.write("1")
     assert lane.receiver.ended == []
+
+
+# What must leave in time.
+
+
+def calm(**settings: Any) -> dict[str, Any]:
+    """Settings by which no other limit ends a peer that reads nothing."""
+    return {"stall_timeout": 1000, "ping_interval": 1000, "message_ttl": 1000, **settings}
+
+
+@both_lanes
+@pytest.mark.parametrize("seconds", [0.0, 0.125, 0.4375, 3.3125, 7.0])
+@in_clean_loop
+async def test_a_peer_is_aborted_when_what_waits_is_at_its_deadline(kind: type[Lane], seconds: float) -> None:
+    lane = await kind.stalled(**calm())
+    lane.connection.write_until(frame("1"), lane.clock.now + seconds)
+    for _ in range(int(seconds * 16)):
+        assert lane.receiver.ended == []
+        await lane.clock.advance(1 / 16)
+    await lane.clock.advance(0)
+    unread = len(lane_bytes(lane, "1"))
+    assert lane.receiver.ended == [f"slow: frame older than the window, {unread} bytes unsent"]
+    assert (lane.counters.slow, lane.closed) == (1, 1)
+
+
+@both_lanes
+@pytest.mark.parametrize("seconds", [0.3, 1.3])
+@in_clean_loop
+async def test_what_must_leave_in_time_ends_also_a_connection_that_closes(kind: type[Lane], seconds: float) -> None:
+    lane = await kind.stalled(**calm())
+    lane.connection.write_until(frame("1"), lane.clock.now + seconds)
+    lane.connection.close(CloseCode.RESTARTING)
+    await lane.clock.elapse(seconds - 0.3)
+    await lane.clock.advance(0.29)
+    assert lane.closed == 0
+    await lane.clock.advance(0.02)
+    assert (lane.closed, lane.receiver.ended) == (1, ["restarting"])
+
+
+@both_lanes
+@in_clean_loop
+async def test_what_left_in_time_ends_no_peer(kind: type[Lane]) -> None:
+    lane = kind(**calm())
+    lane.connection.write_until(frame("1"), lane.clock.now + 0.3)  # the peer reads
+    await settle()
+    lane.stall()
+    lane.connection.write_until(frame("2"), lane.clock.now + 0.4)
+    lane.write("3")
+    await lane.read_one("2")
+    await lane.seconds(100)
+    assert (lane.receiver.ended, len(lane_bytes(lane, "3"))) == ([], lane.connection.buffered())
+
+
+@both_lanes
+@pytest.mark.parametrize("reads, seconds", [(0, 0.2), (1, 0.4), (2, 3.2)])
+@in_clean_loop
+async def test_each_piece_has_its_own_deadline(kind: type[Lane], reads: int, seconds: float) -> None:
+    lane = await kind.stalled(**calm())
+    for text, deadline in (("1", 0.2), ("2", 0.4), ("3", 3.2)):
+        lane.connection.write_until(frame(text), lane.clock.now + deadline)
+    for text in "12"[:reads]:
+        await lane.read_one(text)
+    began = lane.clock.now
+    while not lane.slow:
+        await lane.clock.advance(0.1)
+    assert lane.clock.now - began == pytest.approx(seconds)
+
+
+@both_lanes
+@in_clean_loop
+async def test_nothing_waits_longer_than_what_was_written_behind_it_may(kind: type[Lane]) -> None:
+    lane = await kind.stalled(**calm())
+    lane.connection.write_until(frame("1"), lane.clock.now + 10)
+    lane.connection.write_until(frame("2"), lane.clock.now + 0.2)
+    await lane.read_one("1")
+    await lane.clock.advance(0.2)
+    assert lane.slow
+
+
+@both_lanes
+@in_clean_loop
+async def test_a_deadline_of_a_connection_that_is_over_disturbs_nobody(kind: type[Lane]) -> None:
+    lane = await kind.stalled(**calm())
+    lane.connection.write_until(frame("1"), lane.clock.now + 0.3)
+    lane.connection.abort("server stopped")
+    await lane.seconds(3)
+    assert (lane.receiver.ended, lane.counters.slow, lane.closed) == (["server stopped"], 0, 1)
+
+
+# Room.
+
+
+@both_lanes
+@in_clean_loop
+async def test_there_is_room_when_nothing_waits(kind: type[Lane]) -> None:
+    lane = kind()
+    called: list[str] = []
+    lane.connection.when_room(lambda: called.append("new"))
+    assert (called, lane.connection.has_room()) == (["new"], True)
+    lane.write("1")
+    await settle()
+    lane.connection.when_room(lambda: called.append("read"))
+    assert called == ["new", "read"]
+
+
+@both_lanes
+@in_clean_loop
+async def test_whoever_waits_for_room_is_called_once_when_all_has_been_read(kind: type[Lane]) -> None:
+    lane = await kind.stalled()
+    called: list[bool] = []
+    for count in (1, 2):
+        lane.write("1", "2")
+        await settle()
+        assert not lane.connection.has_room()
+        lane.connection.when_room(lambda: called.append(lane.connection.has_room()))
+        await lane.read_one("1")
+        assert len(called) == count - 1
+        await lane.read_one("2")
+        assert called == [True] * count
+    lane.write("1")
+    await lane.read_on()
+    assert called == [True] * 2
+
+
+@both_lanes
+@in_clean_loop
+async def test_whoever_is_called_for_room_may_write_and_wait_again(kind: type[Lane]) -> None:
+    lane = await kind.stalled("0")
+    texts = ["1", "2", "3"]
+
+    def go_on() -> None:
+        if texts:
+            lane.write(texts.pop(0))
+            lane.connection.when_room(go_on)
+
+    lane.connection.when_room(go_on)
+    for number in range(4):
+        assert len(texts) == 3 - number
+        await lane.read_one(str(number))
+    assert (texts, lane.connection.buffered()) == ([], 0)
+
+
+@both_lanes
+@in_clean_loop
+async def test_nobody_is_called_for_room_after_the_end(kind: type[Lane]) -> None:
+    lane = await kind.stalled("1")
+    called: list[str] = []
+    lane.connection.when_room(lambda: called.append("too late"))
+    lane.connection.abort("server stopped")
+    await lane.read_on()
+    await lane.seconds(10)
+    assert (called, lane.closed) == ([], 1)
+
+
+@both_lanes
+@in_clean_loop
+async def test_nobody_is_called_for_room_if_the_peer_goes_with_bytes_unread(kind: type[Lane]) -> None:
+    lane = await kind.stalled("1")
+    called: list[str] = []
+    lane.connection.when_room(lambda: called.append("too late"))
+    await lane.goes()
+    await lane.seconds(10)
+    assert (called, lane.closed) == ([], 1)
 
 
 # Deadlines.

@@ -79,6 +79,16 @@ async def test_nothing_waits_for_a_peer_that_send_has_lost() -> None:
 
 
 @in_clean_loop
+async def test_whoever_waits_for_room_is_called_when_send_has_lost_the_peer() -> None:
+    lane = await PlainLane.stalled("1", "2")
+    lane.server.error = OSError("gone")
+    called: list[int] = []
+    lane.connection.when_room(lambda: called.append(lane.connection.buffered()))
+    await lane.read_on()
+    assert called == [0]
+
+
+@in_clean_loop
 async def test_a_peer_that_goes_while_its_frames_wait_ends_the_connection_at_once() -> None:
     lane = await PlainLane.stalled("1", "2")
     await lane.goes()

@@ -279,6 +279,21 @@ async def test_a_late_join_is_answered_within_the_join_timeout_or_refused() -> N
     assert alone.leaves() == "overloaded"
 
 
+@in_clean_loop
+async def test_a_join_that_is_accepted_has_all_the_time_it_needs_to_read_what_was_said_before() -> None:
+    alone = Alone(join_timeout=10)
+    asked = alone.asks_to_join()
+    await alone.clock.elapse(9)
+    asked.accepted = True  # ``joined`` is written
+    alone.says(message("1"))
+    await alone.clock.elapse(100)
+    assert (asked.reply.done(), alone.close_codes, alone.messages) == (False, [], [])
+    asked.reply.set_result(alone.topic)
+    await settle()
+    await alone.clock.elapse(100)
+    assert (alone.close_codes, alone.messages) == ([], ["1"])
+
+
 # The token.
 
 

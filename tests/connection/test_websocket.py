@@ -585,6 +585,21 @@ def test_a_close_does_not_wait_for_a_peer_to_read_its_pongs() -> None:
     assert (stage.heard, stage.close_codes, stage.transport.reading) == ([], [1012], True)
 
 
+def test_a_peer_that_is_awaited_for_room_has_its_own_bounds_again_when_it_has_read() -> None:
+    stage = Stage()
+    stage.transport.peer_reads = False
+    stage.connection.write(A_MESSAGE)
+    called: list[str] = []
+    stage.connection.when_room(lambda: called.append("room"))
+    bounds = [stage.transport.high_water]
+    stage.transport.read(len(A_MESSAGE))
+    bounds.append(stage.transport.high_water)
+    assert (called, bounds) == (["room"], [0, None])
+    stage.transport.protocol.pause_writing()  # as with pongs that are not read
+    stage.transport.protocol.resume_writing()
+    assert called == ["room"]
+
+
 # Silence.
 
 

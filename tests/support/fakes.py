@@ -88,6 +88,11 @@ class FakeTimers:
         self._set = [one for one in self._set if not one.over]
         self._set.append(timer)
 
+    @property
+    def pending(self) -> int:
+        """How many are neither due nor cancelled."""
+        return sum(not timer.over for timer in self._set)
+
     def ring(self, which: Callable[[FakeTimer], bool]) -> None:
         """Make those ring, in the order of their time; each may cancel those behind it."""
         for timer in sorted(filter(which, self._set), key=lambda one: one.due):
@@ -112,6 +117,11 @@ class FakeClock(Clock):
     def asleep(self) -> int:
         """How many wait for time to pass."""
         return len(self._sleepers)
+
+    @property
+    def scheduled(self) -> int:
+        """How many calls are scheduled, by all clocks that share the timers."""
+        return self._timers.pending
 
     async def advance(self, seconds: float) -> None:
         """Let so much time pass, and all happen that it brings about."""
@@ -253,6 +263,8 @@ class FakeTransport(asyncio.Transport):
         self.sock: Optional[socket.socket] = None
         self.written = b""
         self.unread = 0
+        self.high_water: Optional[int] = None  # unread bytes above which the protocol is told to pause; None: never
+        self.paused = False  # the protocol: it was told so
         self.peer_reads = True
         self.reading = True
         self.half_closes = True  # else as with TLS
@@ -288,7 +300,23 @@ class FakeTransport(asyncio.Transport):
         return self.unread
 
     def set_write_buffer_limits(self, high: Optional[int] = None, low: Optional[int] = None) -> None:
-        pass
+        self.high_water = high
+        self._pause_or_resume()
+
+    def read(self, count: int) -> None:
+        """The peer reads so many bytes of those unread."""
+        self.unread -= count
+        self._pause_or_resume()
+
+    def _pause_or_resume(self) -> None:
+        """Tell the protocol to pause above the high-water mark, and to resume when nothing waits."""
+        above = self.high_water is not None and self.unread > self.high_water
+        if above and not self.paused:
+            self.paused = True
+            self.protocol.pause_writing()
+        elif self.paused and not self.unread and not self.aborted and not self.lost:
+            self.paused = False
+            self.protocol.resume_writing()
 
     def can_write_eof(self) -> bool:
         return self.half_closes

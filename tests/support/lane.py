@@ -181,11 +181,11 @@ class FastLane(Lane):
         self.transport.peer_reads = False
 
     async def read_one(self, text: str) -> None:
-        self.transport.unread -= len(frame(text))
+        self.transport.read(len(frame(text)))
 
     async def read_on(self) -> None:
         self.transport.peer_reads = True
-        self.transport.unread = 0
+        self.transport.read(self.transport.unread)
 
     async def says(self, *texts: str) -> None:
         self.transport.protocol.data_received(b"".join(frame_of_peer(FIN | TEXT, text.encode()) for text in texts))
