@@ -32,8 +32,8 @@ class JoinFailed(Exception):
 class Join(Struct, eq=False):
     """Request to add a member.
 
-    ``accepted``: whether ``joined`` is written. ``reply`` then gets the topic's mailbox, as soon as all that was said
-    before is written too; or it raises JoinFailed. If it is done before, nobody waits for the join any more.
+    ``accepted``: whether ``joined`` is written. ``reply`` then gets the topic's mailbox, as soon as the replay is
+    written too; or it raises JoinFailed. If it is done before, nobody waits for the join any more.
     """
 
     topic: str

@@ -428,7 +428,11 @@ class Topic(TopicActor):
             outbox.write(joined)
             join.accepted = True
             written = len(joined)
-        while follower.seen < history.last_id:
+        while True:
+            if follower.seen >= follower.newest and not join.reply.done():  # from here on it may speak
+                join.reply.set_result(self.mailbox)
+            if follower.seen >= history.last_id:
+                break
             if follower.seen < history.gone_through(now):
                 self._forget_follower(outbox)
                 outbox.drop_slow("replay not read in time")
@@ -448,8 +452,6 @@ class Topic(TopicActor):
         self._audience.add(outbox, follower.member)
         if follower.acks:  # of duplicates
             outbox.write(b"".join(follower.acks.values()))
-        if not join.reply.done():
-            join.reply.set_result(self.mailbox)
         return written
 
     def _joined(self, follower: Follower, names: bytes, now: float) -> bytes:

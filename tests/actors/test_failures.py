@@ -51,6 +51,7 @@ class Injection:
         if event == "line" and not self.place:
             self._left -= 1
             if not self._left:
+                sys.settrace(self._before)
                 self.place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
                 raise Injected
         return self._step

@@ -233,7 +233,7 @@ async def test_each_follower_is_told_all_once_in_order_whenever_it_reads(each: i
 
 
 @in_clean_loop
-async def test_a_join_is_answered_when_its_member_has_been_told_all() -> None:
+async def test_a_join_is_answered_when_its_member_has_read_what_was_said_before() -> None:
     room = Room()
     alice = await room.opened(5)
     late = room.follow()
@@ -244,6 +244,22 @@ async def test_a_join_is_answered_when_its_member_has_been_told_all() -> None:
     assert not late.reply.done()
     await late.read()
     assert late.reply.result() is room.topic.mailbox
+
+
+@in_clean_loop
+async def test_a_follower_that_never_catches_up_may_speak_and_hears_its_acks_in_order() -> None:
+    room = Room()
+    alice = await room.opened(3)
+    late = room.follow()
+    room.say(alice, 4, 5, 6)
+    await settle()
+    await late.read()  # from here on it has read the replay, and never all
+    assert late.reply.done()
+    for number in range(7, 16, 3):
+        room.say(alice, number, number + 1)
+        room.say(late, number + 2)
+        await settle()
+        assert await late.read() == [*live(number, number + 1), f"{number + 2} ack"]
 
 
 @pytest.mark.parametrize("wants", [{"since": 5}, {"since": 99}, {"events": True, "since": 5}])
@@ -359,7 +375,7 @@ async def test_a_follower_is_dropped_if_a_message_expired_before_it_was_told() -
 
 
 @in_clean_loop
-async def test_a_follower_is_not_told_a_message_at_its_deadline_before_the_topic_expires_it() -> None:
+async def test_a_follower_is_not_told_a_message_at_its_deadline() -> None:
     room = Room()
     await room.opened(4)
     late = room.follow()
