@@ -359,7 +359,7 @@ async def test_a_follower_is_dropped_if_a_message_expired_before_it_was_told() -
 
 
 @in_clean_loop
-async def test_a_follower_is_not_told_a_message_at_its_deadline_before_the_topic_expires_it() -> None:
+async def test_a_follower_is_told_no_message_that_is_at_its_deadline() -> None:
     room = Room()
     await room.opened(4)
     late = room.follow()

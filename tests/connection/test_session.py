@@ -280,7 +280,7 @@ async def test_a_late_join_is_answered_within_the_join_timeout_or_refused() -> N
 
 
 @in_clean_loop
-async def test_a_join_that_is_accepted_has_all_the_time_it_needs_to_read_what_was_said_before() -> None:
+async def test_a_join_that_is_accepted_has_no_deadline_while_its_history_is_told() -> None:
     alone = Alone(join_timeout=10)
     asked = alone.asks_to_join()
     await alone.clock.elapse(9)

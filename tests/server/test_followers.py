@@ -67,6 +67,7 @@ class Host(NamedTuple):
                 yield client
             finally:
                 client.transport.abort()  # else its close would wait for what it has not read
+                client.transport.close()  # for the TLS of Python 3.9, which warns of a transport that is not closed
 
     async def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
