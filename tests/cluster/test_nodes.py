@@ -297,6 +297,25 @@ async def test_a_member_that_leaves_before_its_join_is_answered_leaves_nothing_b
 
 
 @world()
+async def test_a_member_that_goes_while_the_answer_to_its_join_is_on_its_way_just_leaves(nodes: World) -> None:
+    owner, here = await nodes.start(2)
+    topic = nodes.owned_by(owner)
+    bob = await member(owner, "bob", topic)
+    alice = Person(here)
+    nodes.hold(owner, here)
+    asks(alice, "alice", topic)
+    await settle()
+    alice.outbox.reply.cancel()
+    with log_lines() as lines:
+        await nodes.release(owner, here)
+        await leave(alice)
+    assert not [line for line in lines if line.startswith("ERROR")]
+    assert await nodes.listed(here) == [{"topic": topic, "users": 1}]
+    await leave(bob)
+    assert empty(nodes)
+
+
+@world()
 async def test_joins_that_are_not_answered_when_the_node_ends_are_refused(nodes: World) -> None:
     here, there = await nodes.start(2)
     topic = nodes.owned_by(there)

@@ -600,6 +600,27 @@ def test_a_peer_that_is_awaited_for_room_has_its_own_bounds_again_when_it_has_re
     assert called == ["room"]
 
 
+def test_nobody_is_called_for_room_who_asks_when_the_connection_is_closing() -> None:
+    stage = Stage()
+    stage.transport.peer_reads = False
+    stage.connection.write(A_MESSAGE)
+    stage.connection.close(CloseCode.RESTARTING)
+    called: list[str] = []
+    stage.connection.when_room(lambda: called.append("room"))
+    stage.transport.read(stage.transport.unread)
+    assert called == []
+
+
+def test_a_transport_that_is_closing_keeps_its_bounds_when_its_peer_has_read() -> None:
+    stage = Stage()
+    stage.transport.peer_reads = False
+    stage.connection.write(A_MESSAGE)
+    stage.connection.when_room(lambda: None)
+    stage.transport.close()
+    stage.transport.read(len(A_MESSAGE))
+    assert stage.transport.high_water == 0
+
+
 # Silence.
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.support.server import Server, Visit, in_loop
+from tests.support.server import Client, Server, Visit, in_loop
 from tests.support.tls import Certificate
 
 APP = "chat_actors.app:app"
@@ -53,6 +53,16 @@ class Host(NamedTuple):
     server: Server
     trust: Optional[ssl.SSLContext]
     bound: int  # bytes
+
+    @asynccontextmanager
+    async def history(self) -> AsyncIterator[tuple[Visit, Client]]:
+        """A visit in which alice has said all there is to be told."""
+        async with Visit(self.server) as visit:
+            alice = await visit.join("alice", "sports")
+            for _ in range(MESSAGES):
+                await alice.ask({"message": MESSAGE})
+            yield visit, alice
+        alice.connection.transport.close()  # Python 3.9 warns of TLS that its peer has closed
 
     @asynccontextmanager
     async def slow_client(self) -> AsyncIterator[ClientConnection]:
@@ -104,10 +114,7 @@ def join(username: str) -> str:
 
 @in_loop
 async def test_a_client_that_reads_slowly_is_told_each_message_once_and_in_order(host: Host) -> None:
-    async with Visit(host.server) as visit:
-        alice = await visit.join("alice", "sports")
-        for _ in range(MESSAGES):
-            await alice.ask({"message": MESSAGE})
+    async with host.history() as (visit, alice):
         async with host.slow_client() as slow:
             await slow.send(join("slow"))
             await slow.send('{"message": "at last"}')  # which waits until all is told
@@ -127,10 +134,7 @@ async def test_a_client_that_reads_slowly_is_told_each_message_once_and_in_order
 
 @in_loop
 async def test_a_client_that_never_reads_costs_a_bounded_number_of_bytes(host: Host) -> None:
-    async with Visit(host.server) as visit:
-        alice = await visit.join("alice", "sports")
-        for _ in range(MESSAGES):
-            await alice.ask({"message": MESSAGE})
+    async with host.history() as (visit, alice):
         written = await host.metric("chat_sent_bytes_total")
         async with host.slow_client() as first, host.slow_client() as second:
             for deaf in (first, second):
