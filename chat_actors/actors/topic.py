@@ -146,8 +146,9 @@ class Topic(TopicActor):
         self._followers: dict[Outbox, Follower] = {}
         self._history = History(settings.history_messages, settings.history_bytes)
         self._expiry: Optional[asyncio.Task[None]] = None
-        self._count_after = -math.inf  # monotonic seconds until which no count of the members is told, and
+        self._count_after = -math.inf  # monotonic seconds until which no count of the members is told
         self._count_timer: Optional[Timer] = None  # that, if one is due then
+        self._count_due = False  # though what has changed since may be undone: a newcomer may have been told otherwise
         # State of the current turn.
         self._fan_out = FanOut()
         self._ready: dict[Outbox, Follower] = {}  # followers to be told more: the newcomers, and those with room
@@ -348,7 +349,7 @@ class Topic(TopicActor):
 
     async def _write(self) -> None:
         """Write the frames of this turn, and count its messages."""
-        if self._came or self._went:
+        if self._came or self._went or self._count_due:
             self._note_presence()
         if not self._ready:  # a newcomer finds the messages of this turn in the history
             self._counters.evicted += self._note_deleted(self._history.evict())
@@ -383,14 +384,17 @@ class Topic(TopicActor):
             if users <= self._max_named:
                 presence.joined, presence.left = list(self._came) or UNSET, list(self._went) or UNSET
             elif self._now < self._count_after:
+                self._count_due = True
                 if self._count_timer is None:
                     self._count_timer = self._clock.call_later(self._count_after - self._now, self._count_now)
                 return
             else:
                 self._count_after = self._now + COUNT_SECONDS
-            self._fan_out.notice(finished(presence))
+            if self._came or self._went or users > self._max_named:
+                self._fan_out.notice(finished(presence))
         self._came.clear()
         self._went.clear()
+        self._count_due = False
 
     def _count_now(self) -> None:
         self._count_after, self._count_timer = -math.inf, None
@@ -403,8 +407,6 @@ class Topic(TopicActor):
         names = encoded_names(self._members.names()) if watched else b""
         replay, written = Replay(self._history), 0
         for outbox, follower in list(ready.items()):
-            if outbox not in ready:  # it has been expelled
-                continue
             try:
                 written += self._tell_follower(follower, names, replay)
             except Exception as exception:

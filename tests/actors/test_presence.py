@@ -223,13 +223,29 @@ async def test_a_change_after_a_second_of_calm_is_counted_at_once() -> None:
 
 
 @in_clean_loop
-async def test_a_change_that_is_undone_before_it_is_counted_is_not_told() -> None:
+async def test_a_change_that_is_undone_before_it_is_counted_is_counted_all_the_same() -> None:
     room = BigRoom()
     watcher, _ = await room.watcher(), await room.come("a", "b", "c")
     (dan,) = await room.come("d")
     await room.go(dan)
     await room.clock.advance(COUNT_SECONDS)
-    assert presence(watcher) == [{"users": 4}]
+    assert presence(watcher) == [{"users": 4}, {"users": 4}]
+
+
+@in_clean_loop
+async def test_whoever_takes_over_while_a_count_is_due_is_told_the_last_count() -> None:
+    room = BigRoom()
+    await room.watcher()
+    bob = room.ask("bob", events=True)
+    await settle()
+    await room.come("a", "b")  # counted at once
+    (dan,) = await room.come("dan")  # to be counted in a second
+    again = room.ask("bob", events=True, resume=token(bob))
+    await settle()
+    assert joined(again)["users"] == 5
+    await room.go(dan)
+    await room.clock.advance(COUNT_SECONDS)
+    assert known(again).users == 4
 
 
 @in_clean_loop

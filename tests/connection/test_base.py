@@ -184,6 +184,15 @@ async def test_a_peer_without_waiting_bytes_is_not_aborted(kind: type[Lane]) -> 
     assert lane.receiver.ended == []
 
 
+@both_lanes
+@in_clean_loop
+async def test_a_connection_that_is_over_is_no_slow_reader(kind: type[Lane]) -> None:
+    lane = await kind.stalled("1")
+    lane.connection.abort("server stopped")
+    lane.connection.drop_slow("too late")
+    assert (lane.counters.slow, lane.connection.reason) == (0, "server stopped")
+
+
 # What must leave in time.
 
 
@@ -205,6 +214,18 @@ async def test_a_peer_is_aborted_when_what_waits_is_at_its_deadline(kind: type[L
     unread = len(lane_bytes(lane, "1"))
     assert lane.receiver.ended == [f"slow: frame older than the window, {unread} bytes unsent"]
     assert (lane.counters.slow, lane.closed) == (1, 1)
+
+
+@both_lanes
+@in_clean_loop
+async def test_of_two_deadlines_the_earlier_one_counts(kind: type[Lane]) -> None:
+    lane = await kind.stalled(**calm())
+    lane.connection.write_until(frame("1"), lane.clock.now + 0.4)
+    lane.connection.write_until(frame("2"), lane.clock.now + 0.3)
+    await lane.clock.advance(0.3)
+    assert lane.slow
+    await lane.clock.advance(0.2)
+    assert lane.counters.slow == 1
 
 
 @both_lanes
