@@ -84,6 +84,8 @@ class Server:
             leave()
             if isinstance(failed, PeerLost):
                 logger.bind(peer=peer, error=repr(failed.__cause__)).debug("handshake not finished")
+                if isinstance(failed.__cause__, OSError):  # the host's own word for a lost peer: it knows what to do
+                    raise failed.__cause__ from None
                 return
             raise
         if supervisor is None:

@@ -41,6 +41,7 @@ from chat_actors.settings import Settings
 
 EXPIRY_GRAIN = 0.1  # seconds between two expiries of one topic, at least
 PIECE_BYTES = 16 * 1024  # of the history that a follower is told at once: what waits for it in this process
+MAX_PIECE_BYTES = 64 * 1024  # the same, of one that has read all pieces before: each is twice the one before
 STRIDE_CLOSES = 64  # members that are closed before other tasks run
 COUNT_SECONDS = 1.0  # between two notices that only count the members, at least: each goes to very many
 MARGIN_SECONDS = 1.0  # that a message must have left to be told to a newcomer, or a tenth of a shorter window
@@ -83,6 +84,7 @@ class Follower(Struct, eq=False):
 
     ``seen``: the id through which it has been told.
     ``newest``: the id of the newest message when it joined; it is told those after it as they are, not as replayed.
+    ``piece``: bytes that it is told at once.
     ``own``, ``acks``: the ids of its own messages since then, and its acks by the id after which they come.
     """
 
@@ -90,6 +92,7 @@ class Follower(Struct, eq=False):
     member: Member
     seen: int
     newest: int
+    piece: int
     own: set[int] = set()
     acks: dict[int, bytes] = {}
 
@@ -108,20 +111,21 @@ class Replay:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._pieces: dict[int, tuple[list[Stored], bytes]] = {}  # by ``seen``
+        self._pieces: dict[tuple[int, int], tuple[list[Stored], bytes]] = {}  # by ``seen`` and ``piece``
 
     def piece(self, follower: Follower) -> tuple[list[Stored], bytes]:
         """Return the next messages for a follower, oldest first, and their frames; empty if there are none."""
-        known = self._pieces.get(follower.seen)
+        key = follower.seen, follower.piece
+        known = self._pieces.get(key)
         if known is not None and known[0][-1].id <= follower.newest and not follower.acks:
             return known
-        messages = self._history.after(follower.seen, PIECE_BYTES)
+        messages = self._history.after(*key)
         if not messages:
             return messages, b""
         alike = messages[-1].id <= follower.newest and not follower.acks
         made = messages, follower.frames(messages)
         if alike:
-            self._pieces[follower.seen] = made
+            self._pieces[key] = made
         return made
 
 
@@ -249,7 +253,7 @@ class Topic(TopicActor):
             return
         member, replaced = self._members.join(outbox, event.username, window, self._now)
         newest = self._history.last_id
-        self._followers[outbox] = self._ready[outbox] = Follower(event, member, newest, newest)
+        self._followers[outbox] = self._ready[outbox] = Follower(event, member, newest, newest, PIECE_BYTES)
         if replaced is None:
             self._note(member, self._came, self._went)
         else:  # told before the reply: a /list of the new connection counts the member once
@@ -293,6 +297,7 @@ class Topic(TopicActor):
     def _find_ready(self, event: More) -> None:
         follower = self._followers.get(event.outbox)
         if follower is not None:
+            follower.piece = min(2 * follower.piece, MAX_PIECE_BYTES)
             self._ready[event.outbox] = follower
 
     def _expel(self, outbox: Outbox) -> None:
@@ -349,7 +354,7 @@ class Topic(TopicActor):
 
     async def _write(self) -> None:
         """Write the frames of this turn, and count its messages."""
-        if self._came or self._went or self._count_due:
+        if self._came or self._went or (self._count_due and len(self._members.present) > self._max_named):
             self._note_presence()
         if not self._ready:  # a newcomer finds the messages of this turn in the history
             self._counters.evicted += self._note_deleted(self._history.evict())
@@ -390,8 +395,7 @@ class Topic(TopicActor):
                 return
             else:
                 self._count_after = self._now + COUNT_SECONDS
-            if self._came or self._went or users > self._max_named:
-                self._fan_out.notice(finished(presence))
+            self._fan_out.notice(finished(presence))
         self._came.clear()
         self._went.clear()
         self._count_due = False
@@ -423,7 +427,8 @@ class Topic(TopicActor):
         """
         join, history, outbox = follower.join, self._history, follower.join.outbox
         now, written = self._clock.monotonic(), 0
-        if not join.accepted:
+        fresh = not join.accepted
+        if fresh:
             if join.reply.done():  # the session has ended; its leave is on its way
                 return 0
             joined = self._joined(follower, names, now)
@@ -446,6 +451,8 @@ class Topic(TopicActor):
             outbox.write_until(frames, messages[0].deadline)
             written += len(frames)
             waits = not outbox.has_room() or written > REPLAY_BYTES
+            if fresh and follower.seen >= follower.newest:  # the rest is what was said in this turn: it is due at once
+                continue
             if waits and outbox.carrier is None and follower.seen < history.last_id:
                 outbox.when_room(partial(self.post, More(outbox)))
                 return written

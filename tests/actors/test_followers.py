@@ -5,6 +5,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
+from chat_actors.actors import topic
 from chat_actors.actors.events import Join
 from chat_actors.actors.topic import PIECE_BYTES, REPLAY_BYTES
 from chat_actors.protocol.codes import CloseCode
@@ -104,6 +105,11 @@ def live(*ids: int) -> list[str]:
     return [f"{id} {id}" for id in ids]
 
 
+@pytest.fixture(autouse=True)
+def pieces_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topic, "MAX_PIECE_BYTES", PIECE_BYTES)
+
+
 # Pieces.
 
 
@@ -118,6 +124,30 @@ async def test_the_history_is_told_in_pieces_as_the_follower_reads() -> None:
     assert await late.read() == again(7)
     assert max(map(len, late.writes)) <= PIECE_BYTES
     assert await late.read() == []
+
+
+@in_clean_loop
+async def test_a_follower_that_reads_is_told_twice_as_much_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topic, "MAX_PIECE_BYTES", 4 * PIECE_BYTES)
+    room = Room()
+    await room.opened(40)
+    late = room.follow()
+    await settle()
+    pieces = [len(words(late)) - 1]
+    while late.waiting:
+        pieces.append(len(await late.read()))
+    assert (pieces[0] < pieces[1] < pieces[2], sum(pieces)) == (True, 40)
+
+
+@in_clean_loop
+async def test_a_newcomer_that_misses_nothing_is_no_follower_whatever_is_said_in_its_turn() -> None:
+    room = Room(history_messages=0)
+    alice = await room.opened(1)
+    late = room.follow()
+    room.say(alice, *range(2, 12))
+    await settle()
+    assert words(late) == ["joined", *live(*range(2, 12))]
+    assert (late.slow, late.reply.done()) == ([], True)
 
 
 @in_clean_loop
@@ -251,6 +281,7 @@ async def test_a_follower_that_never_catches_up_may_speak_and_hears_its_acks_in_
     room = Room()
     alice = await room.opened(3)
     late = room.follow()
+    await settle()
     room.say(alice, *range(4, 10))
     await settle()
     heard = await late.read()

@@ -20,6 +20,7 @@ BOUNDS = (
     (actor, "HIGH_WATER", 3),
     (actor, "TURN_EVENTS", 4),
     (topic, "PIECE_BYTES", 200),
+    (topic, "MAX_PIECE_BYTES", 400),
     (topic, "REPLAY_BYTES", 400),
     (fanout, "MAX_FRAMES", 3),
     (fanout, "STRIDE_MEMBERS", 1),
