@@ -250,6 +250,8 @@ async def _refuse(send: Send) -> None:
         await send({"type": "websocket.close"})
     except Exception as lost:  # each ASGI server raises its own exception for a lost peer
         logger.bind(error=repr(lost)).debug("event not sent")
+        if isinstance(lost, OSError):  # the host's own word for it: it knows what to do
+            raise
 
 
 def _open_node(settings: Settings, clock: Clock, counters: Counters) -> "Node":

@@ -92,8 +92,9 @@ def has_waited(scope: Scope) -> bool:
 
     Frames that uvicorn has read cannot be taken from it. Left with uvicorn, the peer would have uvicorn's limits.
     """
-    queue: Optional[asyncio.Queue[Any]] = getattr(scope.get(_KEY), "queue", None)
-    return queue is None or queue.empty()
+    protocol: Any = scope.get(_KEY)
+    queue: Optional[asyncio.Queue[Any]] = getattr(protocol, "queue", None)
+    return queue is None or queue.empty() or protocol.transport.is_closing()  # closing: the event is that it has gone
 
 
 async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:

@@ -170,12 +170,38 @@ async def test_a_peer_that_sends_frames_before_the_answer_is_refused() -> None:
     queue: asyncio.Queue[Any] = asyncio.Queue()
     queue.put_nowait({"type": "websocket.receive", "text": JOIN})
     with log_lines() as lines:
-        eve = Connection(server, **{"chat_actors.uvicorn": SimpleNamespace(queue=queue)})
+        transport = SimpleNamespace(is_closing=lambda: False)
+        eve = Connection(server, **{"chat_actors.uvicorn": SimpleNamespace(queue=queue, transport=transport)})
         await eve.task
     await end(server, clock)
     assert eve.sent == [{"type": "websocket.close"}]
     assert len([line for line in lines if "handshake refused" in line and "frames before the answer" in line]) == 1
     assert server.admission.connections == 0
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), RuntimeError("gone")])
+@in_clean_loop
+async def test_a_host_that_says_that_the_peer_is_gone_hears_it_again(refused: bool, error: Exception) -> None:
+    """By ASGI's own error, OSError: the host knows then why no handshake was answered. Others are its secret."""
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+
+    async def receive() -> AsgiEvent:
+        return {"type": "websocket.connect"}
+
+    async def send(event: AsgiEvent) -> None:
+        raise error
+
+    headers = [(b"host", b"chat.example"), (b"origin", b"https://evil.example")] if refused else []
+    handshake = server({"type": "websocket", "headers": headers}, receive, send)
+    if isinstance(error, OSError):
+        with pytest.raises(ConnectionResetError):
+            await handshake
+    else:
+        await handshake
+    assert server.admission.connections == 0
+    await end(server, clock)
 
 
 @in_clean_loop
