@@ -86,6 +86,7 @@ class Server:
                 logger.bind(peer=peer, error=repr(failed.__cause__)).debug("handshake not finished")
                 if isinstance(failed.__cause__, OSError):  # the host's own word for a lost peer: it knows what to do
                     raise failed.__cause__ from None
+                await _refuse(send)  # else uvicorn would log that its handshake has no answer
                 return
             raise
         if supervisor is None:
