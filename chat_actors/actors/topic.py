@@ -12,12 +12,13 @@ from abc import abstractmethod
 from functools import partial
 from typing import Callable, Optional, Union
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from chat_actors.actors.base import Actor
 from chat_actors.actors.events import Departed, Expire, Join, Leave, More, Replaced, Restore, Send, Shutdown, TopicEvent
 from chat_actors.actors.fanout import STRIDE_BYTES, Audience, FanOut
+from chat_actors.actors.followers import Follower, Replay
 from chat_actors.actors.outbox import Outbox
 from chat_actors.clock import Clock, Timer
 from chat_actors.counters import Counters, TopicStatistics
@@ -33,15 +34,12 @@ from chat_actors.protocol.frames import (
     encoded_names,
     finished,
     finished_joined,
-    replayed,
 )
 from chat_actors.room.history import History, Stored
 from chat_actors.room.members import Member, Members
 from chat_actors.settings import Settings
 
 EXPIRY_GRAIN = 0.1  # seconds between two expiries of one topic, at least
-PIECE_BYTES = 16 * 1024  # of the history that a follower is told at once: what waits for it in this process
-MAX_PIECE_BYTES = 64 * 1024  # the same, of one that has read all pieces before: each is twice the one before
 STRIDE_CLOSES = 64  # members that are closed before other tasks run
 COUNT_SECONDS = 1.0  # between two notices that only count the members, at least: each goes to very many
 MARGIN_SECONDS = 1.0  # that a message must have left to be told to a newcomer, or a tenth of a shorter window
@@ -79,56 +77,6 @@ class TopicActor(Actor[TopicEvent]):
             event.refuse(CloseCode.CRASHED)
 
 
-class Follower(Struct, eq=False):
-    """Member that is being told from the history. It keeps no copy of what it has not read.
-
-    ``seen``: the id through which it has been told.
-    ``newest``: the id of the newest message when it joined; it is told those after it as they are, not as replayed.
-    ``piece``: bytes that it is told at once.
-    ``own``, ``acks``: the ids of its own messages since then, and its acks by the id after which they come.
-    """
-
-    join: Join
-    member: Member
-    seen: int
-    newest: int
-    piece: int
-    own: set[int] = set()
-    acks: dict[int, bytes] = {}
-
-    def frames(self, messages: list[Stored]) -> bytes:
-        """Return the frames that these messages are to it, oldest first."""
-        pieces = [self.acks.pop(self.seen, b"")]
-        for message in messages:
-            if message.id not in self.own:
-                pieces.append(replayed(message.frame) if message.id <= self.newest else message.frame)
-            pieces.append(self.acks.pop(message.id, b""))
-        return b"".join(pieces)
-
-
-class Replay:
-    """Pieces of the history, as they are told in one turn: made once for all followers who are told the same."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-        self._pieces: dict[tuple[int, int], tuple[list[Stored], bytes]] = {}  # by ``seen`` and ``piece``
-
-    def piece(self, follower: Follower) -> tuple[list[Stored], bytes]:
-        """Return the next messages for a follower, oldest first, and their frames; empty if there are none."""
-        key = follower.seen, follower.piece
-        known = self._pieces.get(key)
-        if known is not None and known[0][-1].id <= follower.newest and not follower.acks:
-            return known
-        messages = self._history.after(*key)
-        if not messages:
-            return messages, b""
-        alike = messages[-1].id <= follower.newest and not follower.acks
-        made = messages, follower.frames(messages)
-        if alike:
-            self._pieces[key] = made
-        return made
-
-
 class Topic(TopicActor):
     """Actor that owns one topic: orders its messages, joins and leaves. Tells its supervisor of a replaced member.
 
@@ -151,8 +99,8 @@ class Topic(TopicActor):
         self._history = History(settings.history_messages, settings.history_bytes)
         self._expiry: Optional[asyncio.Task[None]] = None
         self._count_after = -math.inf  # monotonic seconds until which no count of the members is told
-        self._count_timer: Optional[Timer] = None  # that, if one is due then
-        self._count_due = False  # though what has changed since may be undone: a newcomer may have been told otherwise
+        self._count_due = False  # one was put off until then; it is told even if the count is what it was before
+        self._count_timer: Optional[Timer] = None  # for that
         # State of the current turn.
         self._fan_out = FanOut()
         self._ready: dict[Outbox, Follower] = {}  # followers to be told more: the newcomers, and those with room
@@ -167,7 +115,7 @@ class Topic(TopicActor):
         super().__init__(name, clock)
 
     async def turn(self, event: TopicEvent) -> None:
-        """Handle the mail that waits, then tell the members. Joins, leaves and expiries keep their order among it."""
+        """Handle the mail that waits, in its order, then tell the members."""
         if not self.mailbox.empty():  # busy: let the other readable sockets post their messages first
             await asyncio.sleep(0)
         self._now = self._clock.monotonic()
@@ -239,10 +187,7 @@ class Topic(TopicActor):
         self._fan_out.message(frame, sender, ack)
         follower = self._followers.get(sender) if self._followers else None
         if follower is not None:
-            newest = self._history.last_id
-            follower.acks[newest] = follower.acks.get(newest, b"") + ack
-            if frame:
-                follower.own.add(newest)
+            follower.acknowledge(self._history.last_id, ack, bool(frame))
 
     def _join(self, event: Join) -> None:
         outbox, window = event.outbox, event.window
@@ -252,8 +197,7 @@ class Topic(TopicActor):
             event.refuse(CloseCode.OVERLOADED, f"topic full ({self._max_members} members): join another topic")
             return
         member, replaced = self._members.join(outbox, event.username, window, self._now)
-        newest = self._history.last_id
-        self._followers[outbox] = self._ready[outbox] = Follower(event, member, newest, newest, PIECE_BYTES)
+        self._followers[outbox] = self._ready[outbox] = Follower.begin(event, member, self._history.last_id)
         if replaced is None:
             self._note(member, self._came, self._went)
         else:  # told before the reply: a /list of the new connection counts the member once
@@ -297,7 +241,7 @@ class Topic(TopicActor):
     def _find_ready(self, event: More) -> None:
         follower = self._followers.get(event.outbox)
         if follower is not None:
-            follower.piece = min(2 * follower.piece, MAX_PIECE_BYTES)
+            follower.grow()
             self._ready[event.outbox] = follower
 
     def _expel(self, outbox: Outbox) -> None:
@@ -375,8 +319,8 @@ class Topic(TopicActor):
         await fan_out.write(self._audience.direct, self._audience.carrier)
         if self._followers:
             notices = fan_out.notices()
-            told = {outbox: one.member for outbox, one in self._followers.items() if one.join.accepted}
-            watching = {outbox: member for outbox, member in told.items() if member.events}
+            told = (one for one in self._followers.values() if one.join.accepted and one.member.events)
+            watching = {one.join.outbox: one.member for one in told}
             await FanOut.of([notices], [], {}).write(watching)
         counters.fan_outs.add(self._clock.monotonic() - began)
 

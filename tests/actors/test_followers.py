@@ -5,9 +5,10 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from chat_actors.actors import topic
+from chat_actors.actors import followers
 from chat_actors.actors.events import Join
-from chat_actors.actors.topic import PIECE_BYTES, REPLAY_BYTES
+from chat_actors.actors.followers import PIECE_BYTES
+from chat_actors.actors.topic import REPLAY_BYTES
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window
 from tests.support.fakes import FakeMember, in_clean_loop, log_lines, settle
@@ -107,7 +108,7 @@ def live(*ids: int) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def pieces_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topic, "MAX_PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(followers, "MAX_PIECE_BYTES", PIECE_BYTES)
 
 
 # Pieces.
@@ -128,7 +129,7 @@ async def test_the_history_is_told_in_pieces_as_the_follower_reads() -> None:
 
 @in_clean_loop
 async def test_a_follower_that_reads_is_told_twice_as_much_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topic, "MAX_PIECE_BYTES", 4 * PIECE_BYTES)
+    monkeypatch.setattr(followers, "MAX_PIECE_BYTES", 4 * PIECE_BYTES)
     room = Room()
     await room.opened(40)
     late = room.follow()

@@ -9,7 +9,7 @@ from typing import Any, Optional
 from unittest.mock import patch
 
 from chat_actors.actors import base as actor
-from chat_actors.actors import fanout, topic
+from chat_actors.actors import fanout, followers, topic
 from chat_actors.connection import base as connection
 from chat_actors.connection import plain, session
 from chat_actors.protocol import names
@@ -19,8 +19,8 @@ from chat_actors.room import members
 BOUNDS = (
     (actor, "HIGH_WATER", 3),
     (actor, "TURN_EVENTS", 4),
-    (topic, "PIECE_BYTES", 200),
-    (topic, "MAX_PIECE_BYTES", 400),
+    (followers, "PIECE_BYTES", 200),
+    (followers, "MAX_PIECE_BYTES", 400),
     (topic, "REPLAY_BYTES", 400),
     (fanout, "MAX_FRAMES", 3),
     (fanout, "STRIDE_MEMBERS", 1),

@@ -8,9 +8,10 @@ from msgspec import Struct, UnsetType
 
 from chat_actors.actors.base import MAX_CRASHES
 from chat_actors.actors.events import Join, Leave, More, Replaced, Restore, Send, TopicEvent
+from chat_actors.actors.followers import Follower
 from chat_actors.actors.outbox import Outbox
 from chat_actors.actors.supervisor import ListTopics, Supervisor, SupervisorEvent, _Active
-from chat_actors.actors.topic import Follower, Topic
+from chat_actors.actors.topic import Topic
 from chat_actors.clock import Clock
 from chat_actors.connection import plain
 from chat_actors.connection.admission import Authenticated
