@@ -84,8 +84,6 @@ class Server:
             leave()
             if isinstance(failed, PeerLost):
                 logger.bind(peer=peer, error=repr(failed.__cause__)).debug("handshake not finished")
-                if isinstance(failed.__cause__, OSError):  # the host's own word for a lost peer: it knows what to do
-                    raise failed.__cause__ from None
                 await _refuse(send)  # else uvicorn would log that its handshake has no answer
                 return
             raise
@@ -246,12 +244,12 @@ def _strides(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 async def _refuse(send: Send) -> None:
-    """Refuse a handshake: the ASGI server answers 403."""
+    """Refuse a handshake: the ASGI server answers 403. Raises OSError if the host raises it: the peer is gone."""
     try:
         await send({"type": "websocket.close"})
     except Exception as lost:  # each ASGI server raises its own exception for a lost peer
         logger.bind(error=repr(lost)).debug("event not sent")
-        if isinstance(lost, OSError):  # the host's own word for it: it knows what to do
+        if isinstance(lost, OSError):  # by ASGI; it then does not ask why the handshake has no answer
             raise
 
 

@@ -234,7 +234,7 @@ class Connection(Outbox):
         if not self.buffered():
             self._marks = None
             return
-        # Half a window at most is taken off: after a halt longer than that, what was written just now is still young.
+        # It was written since the last sweep; how long ago is not known. After a long halt that would be too harsh.
         window = self._sweep.window_seconds
         self._mark(max(self._sweep.checked_at, now - window / 2) + window)
         self.check_marks(now)
@@ -267,7 +267,7 @@ class Connection(Outbox):
             self._watched = deadline
 
     def _ring(self, deadline: float) -> None:
-        if deadline == self._watched:  # else it was set for a later time than the one that followed
+        if deadline == self._watched:  # else another timer was set after this one, for an earlier time
             self._watched = math.inf
         self.check_marks(deadline)
 
