@@ -57,6 +57,7 @@ class LogWriter:
         self._batch, self._size = [], 0
         self._queue: SimpleQueue[Union[Line, str, threading.Event, None]] = SimpleQueue()
         self._end = threading.Event()
+        self._late = False  # True: the time to write what is queued is over
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
         self._pid = os.getpid()
@@ -116,13 +117,14 @@ class LogWriter:
             written.wait(DRAIN_SECONDS)
 
     def stop(self) -> None:
-        """Write what is queued, and end the thread; wait for that for DRAIN_SECONDS at most. loguru calls this.
+        """Write what is queued within DRAIN_SECONDS, drop the rest, and end the thread. loguru calls this.
 
         It does so when the sink is removed, and at the exit of the process.
         """
         if self._pid == os.getpid():
             self._queue.put(self._end)
             self._thread.join(DRAIN_SECONDS)
+            self._late = True
 
     # The thread.
 
@@ -142,6 +144,9 @@ class LogWriter:
                 time.sleep(PAUSE_SECONDS)
 
     def _add(self, entry: Union[Line, str]) -> None:
+        if self._late:  # nothing is rendered any more
+            self.drop()
+            return
         try:
             text = entry if isinstance(entry, str) else self._render(entry)
         except Exception:  # text that is not Unicode, as JSON

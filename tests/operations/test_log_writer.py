@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ import pytest
 from loguru import logger
 
 from chat_actors.counters import Counters
+from chat_actors.operations import log_writer
 from chat_actors.operations.log_writer import BATCH_BYTES, PLACE_CHARS, PLACES
 from chat_actors.operations.logs import configure_logging
 from tests.support.logs import drained, logging_restored
@@ -156,6 +158,19 @@ def test_a_long_traceback_takes_the_place_of_many_lines(counters: Counters, fail
             logger.opt(exception=failure).error("handler failed")
             count += 1
         assert 5 < count <= most
+
+
+def test_what_is_not_written_in_time_at_the_end_is_dropped(counters: Counters, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pipe(counters) as pipe:
+        monkeypatch.setattr(log_writer, "DRAIN_SECONDS", 0)
+        logger.info(MORE_THAN_A_PIPE)
+        for _ in range(10):
+            logger.info("next")
+        (thread,) = (one for one in threading.enumerate() if one.name == "log")
+        logger.remove()
+        assert pipe.read_to(MORE_THAN_A_PIPE)[-1].endswith(MORE_THAN_A_PIPE)
+        thread.join()
+        assert counters.lines_dropped >= 9  # the thread may have had one of them already
 
 
 def test_a_field_is_shown_as_it_was_when_it_was_logged(counters: Counters) -> None:
