@@ -5,13 +5,14 @@ import gc
 import io
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Callable, Optional, TextIO
+from typing import Any, Callable, Optional, TextIO
 
 import pytest
 from loguru import logger
@@ -187,11 +188,20 @@ def test_a_field_is_shown_as_it_was_when_it_was_logged(counters: Counters) -> No
         assert pipe.read_to("noted")[-1].endswith("noted field=[1] text='a'")
 
 
-def test_a_pipe_that_does_not_block_takes_whole_lines(counters: Counters) -> None:
+def test_a_pipe_that_does_not_block_takes_whole_lines(counters: Counters, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+    wait = select.select
+
+    def noted(*args: Any) -> object:
+        waits.set()
+        return wait(*args)
+
     with Pipe(counters) as pipe:
         os.set_blocking(pipe.writer, False)
+        monkeypatch.setattr("select.select", noted)
         logger.info(MORE_THAN_A_PIPE)
         logger.info("next")
+        waits.wait()
         first, second = pipe.read_to("next")
         assert first.endswith(f" {MORE_THAN_A_PIPE}") and second.endswith(" next")
         assert counters.lines_dropped == 0
