@@ -12,6 +12,7 @@ from chat_actors.room.members import Member
 
 PIECE_BYTES = 16 * 1024  # of the history that a follower is told at once: what waits for it in this process
 MAX_PIECE_BYTES = 64 * 1024  # the same, of one that has read all pieces before: each is twice the one before
+SHARED_SECONDS = 0.1  # for which others may be told the same piece: by so much its ``remaining_ms`` may be too high
 
 
 class Follower(Struct, eq=False):
@@ -46,34 +47,44 @@ class Follower(Struct, eq=False):
         if is_own:
             self.own.add(newest)
 
-    def frames(self, messages: list[Stored]) -> bytes:
-        """Return the frames that these messages are to it, oldest first."""
+    def frames(self, messages: list[Stored], now: float) -> bytes:
+        """Return the frames that these messages are to it, oldest first; ``now``: monotonic seconds."""
         pieces = [self.acks.pop(self.seen, b"")]
         for message in messages:
             if message.id not in self.own:
-                pieces.append(replayed(message.frame) if message.id <= self.newest else message.frame)
+                is_replayed = message.id <= self.newest
+                pieces.append(replayed(message.frame, message.remaining_ms(now)) if is_replayed else message.frame)
             pieces.append(self.acks.pop(message.id, b""))
         return b"".join(pieces)
 
 
 class Replay:
-    """Pieces of the history, as they are told in one turn: made once for all followers who are told the same."""
+    """Pieces of the history, as they are told in one turn: made once for all followers who are told the same.
+
+    A turn with very many followers is long: then a piece is made again, so that its ``remaining_ms`` stay true.
+    """
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._pieces: dict[tuple[int, int], tuple[list[Stored], bytes]] = {}  # by ``seen`` and ``piece``
+        # By ``seen`` and ``piece``: until when it is told as it is (monotonic seconds), the messages, and their frames.
+        self._pieces: dict[tuple[int, int], tuple[float, list[Stored], bytes]] = {}
 
-    def piece(self, follower: Follower) -> tuple[list[Stored], bytes]:
-        """Return the next messages for a follower, oldest first, and their frames; empty if there are none."""
+    def piece(self, follower: Follower, now: float) -> tuple[list[Stored], bytes]:
+        """Return the next messages for a follower, oldest first, and their frames; empty if there are none.
+
+        ``now``: monotonic seconds.
+        """
         key = follower.seen, follower.piece
         known = self._pieces.get(key)
-        if known is not None and known[0][-1].id <= follower.newest and not follower.acks:
-            return known
+        if known is not None:
+            until, messages, frames = known
+            if now < until and messages[-1].id <= follower.newest and not follower.acks:
+                return messages, frames
         messages = self._history.after(*key)
         if not messages:
             return messages, b""
         alike = messages[-1].id <= follower.newest and not follower.acks
-        made = messages, follower.frames(messages)
+        frames = follower.frames(messages, now)
         if alike:
-            self._pieces[key] = made
-        return made
+            self._pieces[key] = now + SHARED_SECONDS, messages, frames
+        return messages, frames

@@ -167,7 +167,9 @@ class Topic(TopicActor):
             return
         refs = None if ref is UNSET else member.refs
         if refs is not None and ref in refs:
-            self._acknowledge(outbox, b"", finished(replace(refs[ref], duplicate=True)))
+            first = refs[ref]
+            remaining_ms = self._history.remaining_ms(first.id, self._now)
+            self._acknowledge(outbox, b"", finished(replace(first, duplicate=True, remaining_ms=remaining_ms)))
             self._counters.duplicates += 1
             return
         message_id = self._history.last_id + 1
@@ -388,7 +390,7 @@ class Topic(TopicActor):
                 self._forget_follower(outbox)
                 outbox.drop_slow("replay not read in time")
                 return written
-            messages, frames = replay.piece(follower)
+            messages, frames = replay.piece(follower, now)
             if not messages:
                 break
             follower.seen = messages[-1].id

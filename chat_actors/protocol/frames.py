@@ -23,6 +23,14 @@ Timestamp = Annotated[int, Meta(description="Unix time in seconds, by the server
 Users = Annotated[int, Meta(ge=1, description="members of the topic now.")]
 Name = Annotated[str, Meta(description="name of a member, as the server gave it.")]
 Ref = Annotated[str, Meta(min_length=1, max_length=64, description="the client's own reference to the message.")]
+RemainingMs = Annotated[
+    int,
+    Meta(
+        ge=1,
+        description="milliseconds until the server deletes the message, from the time at which it made this frame. A "
+        "client counts them down on its monotonic clock: wall clocks differ, and are set.",
+    ),
+]
 Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]  # present and true, or absent
 
 
@@ -154,7 +162,7 @@ class Message(Struct, tag_field="type", tag="message"):
     timestamp: Timestamp
 
 
-class Replayed(Struct, tag_field="type", tag="message"):
+class Replayed(Struct, tag_field="type", tag="message", kw_only=True):
     """Stored message: sent to a member that joined with ``since``, its own messages included."""
 
     id: Id
@@ -162,6 +170,7 @@ class Replayed(Struct, tag_field="type", tag="message"):
     message: str
     timestamp: Timestamp
     replayed: Yes = True
+    remaining_ms: RemainingMs
 
 
 class Presence(Struct, tag_field="type", tag="presence", kw_only=True):
@@ -214,7 +223,9 @@ class Ack(Struct, tag_field="type", tag="ack", kw_only=True):
     ``recipients``: count of the other members that the message went to.
     ``ref``: the ``ref`` of the message; absent if it had none.
     ``duplicate``: present if the member has used this ``ref`` before: the server did not send the message again, and
-    the other keys are those of the first ack.
+    ``id``, ``timestamp`` and ``recipients`` are those of the first ack.
+    ``remaining_ms``: present with ``duplicate``: milliseconds until the server deletes the message, and forgets its
+    ``ref``.
     """
 
     status: Literal["delivered"] = "delivered"
@@ -223,6 +234,7 @@ class Ack(Struct, tag_field="type", tag="ack", kw_only=True):
     timestamp: Timestamp
     recipients: Annotated[int, Meta(ge=0)]
     duplicate: Union[Yes, UnsetType] = UNSET
+    remaining_ms: Union[RemainingMs, UnsetType] = UNSET
 
 
 class TopicUsers(Struct):
@@ -304,10 +316,14 @@ def encoded_names(usernames: list[str]) -> bytes:
     return _encode(usernames)
 
 
-def replayed(message: bytes) -> bytes:
+REPLAYED_BYTES = 46  # by which the frame of a Replayed is longer than that of its Message, at most
+
+
+def replayed(message: bytes, remaining_ms: int) -> bytes:
     """Turn the finished frame of a Message into that of a Replayed."""
-    (payload,) = payloads(message)
-    return _framed(payload[:-1] + b',"replayed":true}')
+    size = message[1]
+    start = 2 if size < 126 else 4 if size == 126 else 10
+    return _framed(b'%b,"replayed":true,"remaining_ms":%d}' % (message[start:-1], remaining_ms))
 
 
 def _framed(payload: bytes) -> bytes:

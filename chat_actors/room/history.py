@@ -5,7 +5,7 @@ from typing import Optional
 
 from msgspec import Struct
 
-from chat_actors.protocol.frames import Ack, ReplayGap
+from chat_actors.protocol.frames import REPLAYED_BYTES, Ack, ReplayGap
 
 Refs = dict[str, Ack]  # the acks of a member's stored messages, by ref
 
@@ -21,6 +21,10 @@ class Stored(Struct, weakref=True):
     deadline: float
     refs: Optional[Refs] = None
     ref: str = ""
+
+    def remaining_ms(self, now: float) -> int:
+        """Return the milliseconds until the deadline, at least 1; ``now``: monotonic seconds."""
+        return max(1, round((self.deadline - now) * 1000))
 
 
 class History:
@@ -95,19 +99,23 @@ class History:
     def after(self, since: int, max_bytes: int) -> list[Stored]:
         """Return the oldest stored messages with an id above ``since``, at least one if there is one.
 
-        Beyond the first, their frames have at most ``max_bytes``.
+        Beyond the first, their frames have at most ``max_bytes`` when they are replayed.
         """
-        stored, place = self._stored, min(max(0, since - self.deleted_through), len(self._stored))
-        while place and stored[place - 1].id > since:  # after a restore, ids may be missing
-            place -= 1
+        stored = self._stored
         chosen: list[Stored] = []
-        for later in range(place, len(stored)):
-            message = stored[later]
-            max_bytes -= len(message.frame)
+        for place in range(self._place_after(since), len(stored)):
+            message = stored[place]
+            max_bytes -= len(message.frame) + REPLAYED_BYTES
             if max_bytes < 0 and chosen:
                 break
             chosen.append(message)
         return chosen
+
+    def remaining_ms(self, message_id: int, now: float) -> int:
+        """Return ``Stored.remaining_ms`` of the message with this id; 1 if it is not stored."""
+        place = self._place_after(message_id - 1)
+        message = self._stored[place] if place < len(self._stored) else None
+        return message.remaining_ms(now) if message is not None and message.id == message_id else 1
 
     def gap(self, since: int, now: float) -> Optional[ReplayGap]:
         """Return the range of ids above ``since`` whose messages are gone; None if there is none."""
@@ -115,6 +123,13 @@ class History:
         if since >= through:
             return None
         return ReplayGap(since + 1, through, "evicted" if self._evicted > since else "expired")
+
+    def _place_after(self, since: int) -> int:
+        """Return the place of the oldest stored message with an id above ``since``; their count if there is none."""
+        stored, place = self._stored, min(max(0, since - self.deleted_through), len(self._stored))
+        while place and stored[place - 1].id > since:  # after a restore, ids may be missing
+            place -= 1
+        return place
 
     def _forget_oldest(self) -> None:
         message = self._stored.popleft()

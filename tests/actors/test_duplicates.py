@@ -22,11 +22,31 @@ async def test_a_duplicate_gets_the_first_ack_in_its_place_and_changes_nothing()
     room.send(bob, "3")
     await settle()
     assert short(alice) == ["2 2", "1 ack duplicate", "3 3"]
-    assert alice.frames[1] == {**first, "duplicate": True}
+    assert alice.frames[1] == {**first, "duplicate": True, "remaining_ms": 30_000}
     assert short(bob) == ["2 ack", "3 ack"]
     late = room.ask("dave", since=0)
     await settle()
     assert short(late) == ["joined", "1 1 again", "2 2 again", "3 3 again"]
+
+
+@pytest.mark.parametrize("seconds, remaining_ms", [(0.25, 29_750), (29.5, 500), (29.99975, 1), (40, 1)])
+@in_clean_loop
+async def test_the_ack_of_a_duplicate_says_how_long_its_message_is_still_kept(
+    seconds: float, remaining_ms: int
+) -> None:
+    room = TopicHarness()
+    alice = room.ask("alice")
+    room.send(alice, "1", ref="r")
+    await settle()
+    room.send(alice, "2")
+    await settle()
+    room.clock.now += seconds  # and no timer has rung
+    room.clock.wall_time -= 3600  # set by hand
+    room.send(alice, "1", ref="r")
+    await settle()
+    *before, ack = alice.frames
+    assert [frame for frame in before if "remaining_ms" in frame] == []
+    assert (ack["id"], ack["duplicate"], ack["remaining_ms"]) == (1, True, remaining_ms)
 
 
 @in_clean_loop

@@ -178,6 +178,39 @@ async def test_a_piece_must_leave_before_the_first_of_its_messages_is_too_old() 
 
 
 @in_clean_loop
+async def test_each_piece_says_how_long_its_messages_are_still_kept_when_it_is_made() -> None:
+    room = Room()
+    alice = await room.opened(3)
+    await room.clock.advance(2)
+    room.say(alice, 4, 5)
+    await settle()
+    late = room.follow()
+    await settle()
+    await room.clock.advance(5.25)
+    room.clock.wall_time -= 3600  # set by hand
+    room.say(alice, 6)
+    await late.read()
+    told = [(frame["id"], frame.get("remaining_ms")) for frame in late.frames[1:]]
+    assert told == [(1, 28_000), (2, 28_000), (3, 28_000), (4, 24_750), (5, 24_750), (6, None)]
+
+
+@pytest.mark.parametrize("seconds, remaining_ms", [(0.0, 30_000), (0.05, 30_000), (0.125, 29_875), (2.0, 28_000)])
+@in_clean_loop
+async def test_followers_of_a_turn_share_a_piece_unless_it_is_a_long_turn(seconds: float, remaining_ms: int) -> None:
+    room = Room()
+    await room.opened(3)
+    readers = [room.follow(username) for username in ("first", "second", "third")]
+    later = room.clock.now + seconds
+    readers[0].on_write = lambda: setattr(room.clock, "now", later)
+    await settle()
+    told = [{frame["remaining_ms"] for frame in reader.frames[1:]} for reader in readers]
+    assert told == [{30_000}, {remaining_ms}, {remaining_ms}]
+    first, second, third = (reader.writes[1] for reader in readers)
+    assert second is third
+    assert (first is second) is (remaining_ms == 30_000)
+
+
+@in_clean_loop
 async def test_nothing_more_than_a_piece_is_kept_for_one_who_does_not_read() -> None:
     room = Room()
     alice = await room.opened(10)

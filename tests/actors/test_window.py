@@ -59,7 +59,8 @@ async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> N
         + ',"members":["alice"]}',
         f'{{"type":"ack","status":"delivered","id":1,"timestamp":{NOW},"recipients":0}}',
         f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":0}}',
-        f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":0,"duplicate":true}}',
+        f'{{"type":"ack","status":"delivered","id":2,"ref":"r","timestamp":{NOW},"recipients":0,'
+        '"duplicate":true,"remaining_ms":30000}',
         '{"type":"expired","through":1}',
         '{"type":"presence","joined":["bob"],"users":2}',
         '{"type":"presence","left":["bob"],"users":1}',
@@ -68,7 +69,8 @@ async def test_the_frames_of_the_window_go_out_as_the_contract_shows_them() -> N
         '{"type":"joined","username":"bob","topic":"sports","users":2,"ttl":30,'
         + window.format(epoch, 2, token(bob))
         + ',"gap":{"from":1,"to":1,"reason":"evicted"},"members":["alice","bob"]}',
-        f'{{"type":"message","id":2,"username":"alice","message":"2","timestamp":{NOW},"replayed":true}}',
+        f'{{"type":"message","id":2,"username":"alice","message":"2","timestamp":{NOW},'
+        '"replayed":true,"remaining_ms":30000}',
     ]
 
 

@@ -861,6 +861,37 @@ async def test_windows_that_go_to_a_node_at_once_are_bounded_and_members_notice_
     assert sorted(replayed) == [0, 1]
 
 
+@world()
+async def test_a_message_that_moves_remains_for_the_rest_of_its_time_on_every_node(nodes: World) -> None:
+    here, there, new, topic = await nodes.moving_topic()
+    alice = await member(there, "alice", topic, resume="")
+    alice.says("one", ref="r")
+    await settle()
+    await nodes.pass_time(5)
+    alice.says("two")
+    await settle()
+    await nodes.pass_time(5)
+    nodes._clocks[new.me].now += 5000  # every machine has a monotonic clock of its own
+
+    async def remaining(node: Node) -> list[int]:
+        late = await member(node, "late", topic, since=0)
+        told = [frame["remaining_ms"] for frame in late.hears()]
+        alice.hears()
+        alice.says("one", ref="r")  # again
+        await settle()
+        told += [frame["remaining_ms"] for frame in alice.hears()]
+        await leave(late)
+        return told
+
+    for node in (here, there):
+        assert await remaining(node) == [20_000, 25_000, 20_000]
+    await nodes.join(new)
+    assert topic in new.estates.open
+    await nodes.pass_time(2)
+    for node in (here, there, new):
+        assert await remaining(node) == [18_000, 23_000, 18_000]
+
+
 # Nodes that do not see the same others.
 
 

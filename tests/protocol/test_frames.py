@@ -1,10 +1,13 @@
 """The frames of the server, byte for byte, and the codes."""
 
+from typing import Any
+
 import pytest
 from websockets.frames import Close, Frame, Opcode
 
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import (
+    REPLAYED_BYTES,
     Ack,
     Error,
     Joined,
@@ -17,6 +20,8 @@ from chat_actors.protocol.frames import (
     payloads,
     replayed,
 )
+
+LONGEST_MS = 86_400_000  # of the longest window that the settings allow
 
 # What goes out.
 
@@ -42,6 +47,16 @@ from chat_actors.protocol.frames import (
             '{"type":"ack","status":"delivered","id":1,"timestamp":1690000000,"recipients":0}',
         ),
         (
+            Replayed(id=17, username="alice", message="Hello World", timestamp=1690000000, remaining_ms=12345),
+            '{"type":"message","id":17,"username":"alice","message":"Hello World","timestamp":1690000000,'
+            '"replayed":true,"remaining_ms":12345}',
+        ),
+        (
+            Ack(id=17, ref="r-1", timestamp=1690000000, recipients=3, duplicate=True, remaining_ms=12345),
+            '{"type":"ack","status":"delivered","id":17,"ref":"r-1","timestamp":1690000000,"recipients":3,'
+            '"duplicate":true,"remaining_ms":12345}',
+        ),
+        (
             Topics.of([TopicUsers("sports", 2), TopicUsers("movies", 1)]),
             '{"type":"topics","message":"Active Topics:\\n- sports (2 users)\\n- movies (1 user)",'
             '"topics":[{"topic":"sports","users":2},{"topic":"movies","users":1}]}',
@@ -64,10 +79,17 @@ def test_a_finished_frame_is_what_a_websocket_library_makes_of_its_payload(size:
     assert finished(Error(ErrorCode.NOT_JOINED, detail)) == Frame(Opcode.TEXT, payload).serialize(mask=False)
 
 
-@pytest.mark.parametrize("size", [1, 40, 41, 60, 100, 65_400, 65_500])
-def test_a_stored_frame_is_replayed_as_if_it_had_been_made_for_that(size: int) -> None:
-    words = 7, "alice", '\\"}' + "ä" * size, 1690000000
-    assert replayed(finished(Message(*words))) == finished(Replayed(*words))
+@pytest.mark.parametrize("remaining_ms", [1, 12_345, LONGEST_MS])
+@pytest.mark.parametrize("size", [1, 5, 20, 40, 41, 60, 100, 32_700, 32_730, 65_400, 65_500])
+def test_a_stored_frame_is_replayed_as_if_it_had_been_made_for_that(size: int, remaining_ms: int) -> None:
+    words: dict[str, Any] = {"id": 7, "username": "alice", "message": '\\"}' + "ä" * size, "timestamp": 1690000000}
+    stored = finished(Message(**words))
+    assert replayed(stored, remaining_ms) == finished(Replayed(**words, remaining_ms=remaining_ms))
+
+
+def test_a_replayed_frame_is_longer_by_a_bounded_number_of_bytes() -> None:
+    stored = (finished(Message(7, "alice", "x" * size, 1690000000)) for size in (1, *range(50), *range(65_350, 65_500)))
+    assert max(len(replayed(frame, LONGEST_MS)) - len(frame) for frame in stored) == REPLAYED_BYTES
 
 
 def test_the_payloads_in_a_run_of_frames_are_found_again() -> None:

@@ -5,7 +5,7 @@ from typing import Optional
 
 import pytest
 
-from chat_actors.protocol.frames import Ack, ReplayGap
+from chat_actors.protocol.frames import REPLAYED_BYTES, Ack, ReplayGap
 from chat_actors.room.history import History, Refs, Stored
 
 MANY = 1000
@@ -30,7 +30,7 @@ def ids(remembered: History, since: int = 0) -> list[int]:
     """The ids above ``since``, read piece by piece, of two messages and more."""
     read: list[int] = []
     while True:
-        piece = remembered.after(max([since, *read]), 2)
+        piece = remembered.after(max([since, *read]), 2 * (1 + REPLAYED_BYTES))
         if not piece:
             return read
         read += [one.id for one in piece]
@@ -90,8 +90,24 @@ def test_a_piece_has_as_many_messages_as_its_bytes_allow_and_at_least_one(
 ) -> None:
     remembered = History(MANY, BYTES)
     for number in range(1, 6):
-        remembered.add(message(number, number, 100))
+        remembered.add(message(number, number, 100 - REPLAYED_BYTES))
     assert [one.id for one in remembered.after(since, max_bytes)] == piece
+
+
+@pytest.mark.parametrize(
+    "now, remaining_ms",
+    [(0, 30_000), (0.25, 29_750), (29.9984, 2), (29.999, 1), (29.9999, 1), (30, 1), (31, 1)],
+)
+def test_a_message_remains_until_its_deadline_and_for_a_millisecond_at_least(now: float, remaining_ms: int) -> None:
+    assert message(1, 30.0).remaining_ms(now) == remaining_ms
+
+
+@pytest.mark.parametrize("message_id, remaining_ms", [(1, 1), (2, 1), (3, 2_500), (5, 1), (6, 5_500), (7, 1)])
+def test_only_a_message_that_is_stored_remains(message_id: int, remaining_ms: int) -> None:
+    remembered = history(3, expired=2)
+    remembered.restore([], last_id=5)
+    remembered.add(message(6, 6.0))
+    assert remembered.remaining_ms(message_id, 0.5) == remaining_ms
 
 
 def test_a_message_is_forgotten_when_its_deadline_has_come_and_not_before() -> None:

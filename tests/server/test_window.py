@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any, Callable
 
 from tests.support.server import AHEAD_APP, APP, Client, Frame, Server, Visit, in_loop, put_forward
@@ -46,7 +47,9 @@ async def test_a_member_that_was_cut_off_has_missed_nothing_and_sent_nothing_twi
             (2, "alice", True),
             (3, "bob", True),
         ]
+        assert all(20_000 < frame["remaining_ms"] <= 30_000 for frame in replay)
         ack = await again.ask({"message": "2", "ref": "r2"})
+        assert 20_000 < ack["remaining_ms"] <= replay[0]["remaining_ms"]
         assert (ack["id"], ack["duplicate"], ack["recipients"]) == (2, True, 1)
         assert (await again.ask({"message": "4", "ref": "r3"}))["id"] == 4
         assert (await bob.recv())["id"] == 4
@@ -159,6 +162,22 @@ async def test_expired_messages_are_announced_and_are_a_gap_for_a_later_client(s
         assert (await watcher.recv())["type"] == "presence"
         assert (await watcher.ask({"message": "1", "ref": "r"}))["id"] == 2  # the ref is new again
         assert (await late.recv())["id"] == 2
+
+
+@in_loop
+async def test_a_replayed_message_and_a_duplicate_say_how_long_the_server_keeps_them(start: StartServer) -> None:
+    server = start(*AHEAD_APP)
+    async with Visit(server) as visit:
+        alice, bob = await ask(visit, "alice", resume=""), await visit.join("bob", "sports")
+        began = time.monotonic()
+        await alice.ask({"message": "1", "ref": "r"})
+        assert "remaining_ms" not in await bob.recv()
+        await asyncio.to_thread(put_forward, server, 20)
+        late = await ask(visit, "late", since=0)
+        told = [await late.recv(), await alice.ask({"message": "1", "ref": "r"})]
+        passed = time.monotonic() - began
+        assert all(10_000 - 1000 * passed - 1 <= frame["remaining_ms"] <= 10_000 for frame in told)
+        assert "remaining_ms" not in await alice.ask({"message": "2", "ref": "s"})
 
 
 @in_loop

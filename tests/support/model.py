@@ -93,7 +93,11 @@ class Model:
             reason = "evicted" if "evicted" in lost else "expired"
             joined["gap"] = {"from": since + 1, "to": through, "reason": reason}
         since = max(since, through)
-        self.seen[member] += [{**one.frame, "replayed": True} for one in self.stored if one.frame["id"] > since]
+        replay = [one for one in self.stored if one.frame["id"] > since]
+        self.seen[member] += [{**one.frame, "replayed": True, **self.remaining(one)} for one in replay]
+
+    def remaining(self, stored: Stored) -> Frame:
+        return {"remaining_ms": round((stored.deadline - self.now) * 1000)}
 
     def leave(self, member: FakeMember) -> None:
         person = self.here.pop(member, None)
@@ -136,7 +140,9 @@ class Model:
         if person is None:
             return
         if person.refs is not None and ref in person.refs:
-            self.seen[member].append({**person.refs[ref], "duplicate": True})
+            first = person.refs[ref]
+            (stored,) = (one for one in self.stored if one.frame["id"] == first["id"])
+            self.seen[member].append({**first, "duplicate": True, **self.remaining(stored)})
             return
         if text == POISON:
             return
