@@ -699,7 +699,7 @@ async def test_any_other_answer_may_be_that_of_a_proxy_whose_server_is_away(stat
 )
 @in_tidy_loop
 async def test_it_comes_back_after_an_answer_that_is_not_http_or_no_handshake(broken: bytes) -> None:
-    cut = []
+    cut: list[bytes] = []
 
     class Broken(ClientConnection):
         """The client's connection; the server's first answer after the join is replaced."""
@@ -775,23 +775,22 @@ async def test_a_join_without_an_answer_is_given_up() -> None:
 
 @in_tidy_loop
 async def test_leaving_is_given_up_when_the_server_takes_nothing() -> None:
-    clock = Waits()
-    async with scripted() as script:
-        async with chatting(script, Tuning(clock=clock), close_timeout=1000) as (chat, peer):
-            peer.connection.transport.pause_reading()
-            leaving = asyncio.ensure_future(chat.__aexit__())
-            await settle()
-            clock.timers[1000]()
-            await leaving
+    tuning = Tuning(clock=(clock := Waits()))
+    async with scripted() as script, chatting(script, tuning, close_timeout=1000) as (chat, peer):
+        peer.connection.transport.pause_reading()
+        leaving = asyncio.ensure_future(chat.__aexit__())
+        await settle()
+        clock.timers[1000]()
+        await leaving
 
 
 @in_tidy_loop
 async def test_an_option_that_is_none_is_no_bound() -> None:
-    async with scripted() as script:
-        async with chatting(script, open_timeout=None, ping_timeout=None, close_timeout=None) as (chat, peer):
-            sending = asyncio.ensure_future(chat.send("1"))
-            await peer.deliver(1)
-            await sending
+    none = {"open_timeout": None, "ping_timeout": None, "close_timeout": None}
+    async with scripted() as script, chatting(script, **none) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("1"))
+        await peer.deliver(1)
+        await sending
 
 
 @in_tidy_loop
@@ -856,6 +855,8 @@ async def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypa
             pass
         with pytest.raises(OSError):
             await connect(script.url, "alice", "sports", proxy=True).__aenter__()
+        with pytest.raises(OSError):  # the proxy is asked, and it is not there
+            await connect("ws://chat.example/ws", "alice", "sports").__aenter__()
 
 
 @in_tidy_loop
