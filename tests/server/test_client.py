@@ -688,7 +688,7 @@ async def test_a_handshake_that_will_be_refused_again_is_the_end() -> None:
 @pytest.mark.parametrize("status", [302, 400, 404, 408, 426, 429, 500, 502, 503, 520, 525, 530])
 @in_tidy_loop
 async def test_any_other_answer_may_be_that_of_a_proxy_whose_server_is_away(status: int) -> None:
-    async with scripted() as script, chatting(script) as (chat, peer):
+    async with scripted() as script, chatting(script) as (_, peer):
         script.refuse = answers(*[answer(status, Location="https://example.org/login")] * 3)
         await script.readmitted(peer)
         assert script.handshakes == 5
@@ -1148,3 +1148,14 @@ async def test_a_real_server_that_is_full_refuses_a_client_that_enters(start: St
             async with connect(server.url, "bob", "sports"):
                 pass
         assert refused.value.code is ErrorCode.SERVER_FULL
+
+
+@in_tidy_loop
+async def test_a_real_server_tells_who_is_there(start: StartServer) -> None:
+    server = start(*APP)
+    async with connect(server.url, "alice", "sports", events=True) as alice:
+        assert await take(alice, 1) == [Members(1, ("alice",))]
+        async with connect(server.url, "bob", "sports"):
+            assert await take(alice, 1) == [Members(2, ("alice", "bob"), ("bob",))]
+        assert await take(alice, 1) == [Members(1, ("alice",), (), ("bob",))]
+        assert (alice.users, alice.members) == (1, ("alice",))
