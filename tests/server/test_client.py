@@ -19,7 +19,7 @@ from chat_actors.client import FINAL, Chat, Disconnected, Event, Gap, Members, T
 from chat_actors.protocol.codes import ErrorCode
 from chat_actors.protocol.decoding import Refused
 from chat_actors.protocol.frames import Ack, Message, Renamed, TopicUsers
-from tests.support.fakes import settle
+from tests.support.fakes import settle, tasks
 from tests.support.script import TIMESTAMP, Naps, Peer, Script, chatting, in_tidy_loop, message, scripted
 from tests.support.server import APP, Server
 
@@ -808,15 +808,19 @@ async def test_a_connection_that_takes_no_frame_is_replaced() -> None:
 
 @in_tidy_loop
 async def test_leaving_can_be_cancelled_and_then_the_connection_is_cut() -> None:
-    async with scripted() as script, chatting(script, close_timeout=1000) as (chat, peer):
+    connections: list[ClientConnection] = []
+    options = {"close_timeout": 1000, "create_connection": recorder(connections)}
+    async with scripted() as script, chatting(script, **options) as (chat, peer):
         peer.connection.transport.pause_reading()
         leaving = asyncio.ensure_future(chat.__aexit__())
         await settle()
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
+        await settle()
+        assert connections[0].transport.is_closing()
+        assert not [task for task in tasks() if "_stay" in repr(task)]
         peer.connection.transport.resume_reading()
-        await peer.connection.wait_closed()
 
 
 @in_tidy_loop
