@@ -809,7 +809,7 @@ async def test_a_connection_that_takes_no_frame_is_replaced() -> None:
 @in_tidy_loop
 async def test_leaving_can_be_cancelled_and_then_the_connection_is_cut() -> None:
     connections: list[ClientConnection] = []
-    options = {"close_timeout": 1000, "create_connection": recorder(connections)}
+    options: dict[str, Any] = {"close_timeout": 1000, "create_connection": recorder(connections)}
     async with scripted() as script, chatting(script, **options) as (chat, peer):
         peer.connection.transport.pause_reading()
         leaving = asyncio.ensure_future(chat.__aexit__())
