@@ -3,7 +3,7 @@
     async with connect("ws://127.0.0.1:8000/ws", "alice", "sports") as chat:
         await chat.send("Hello World")
         async for event in chat:
-            if isinstance(event, Message):  # any other event is a Gap
+            if isinstance(event, Message):  # any other event is a Gap; with events=True also Members and Renamed
                 print(event.username, event.message)
 
 To resume, the client sends the token, the epoch and the last id that it has seen, and sends an unacknowledged message
@@ -16,30 +16,46 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Callable, Literal, Optional, Union
+from typing import Any, Callable, Literal, Optional, Union, cast
 
 import msgspec
-from msgspec import UNSET, Struct
-from websockets.asyncio import client as websockets
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from chat_actors import handshake
 from chat_actors.clock import Clock
 from chat_actors.protocol import frames as wire
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import Refused, decode_next
-from chat_actors.protocol.frames import Ack, ListCommand, Message, Topics
+from chat_actors.protocol.frames import Ack, ListCommand, Message, Renamed, Topics
 
-# A dead connection is detected within 20 seconds: that leaves time to resume within the window of 30 seconds.
-OPTIONS = {"ping_interval": 10, "ping_timeout": 10, "close_timeout": 2, "max_size": 16 << 20, "compression": None}
 LEFT, LOST = 1000, 1006  # RFC 6455, section 7.4.1
 # After these codes the server would close the client again, does not understand it, or serves the member on another
 # connection. After any other code the client reconnects.
 FINAL = {CloseCode.TOO_MANY_REFUSED, CloseCode.FRAME_TOO_BIG, CloseCode.RESUMED_ELSEWHERE, 1002, 1003, 1007, 1010}
 
-_decode_first = msgspec.json.Decoder(Union[wire.Joined, wire.Error]).decode
-_decode_next = msgspec.json.Decoder(Union[Message, Ack, Topics, wire.Error]).decode
+
+class _Error(Struct, tag_field="type", tag="error"):
+    """``Error`` of the contract, whose code may be newer than this client."""
+
+    error: str
+    detail: str
+
+    def refused(self) -> Refused:
+        with suppress(ValueError):
+            return Refused(ErrorCode(self.error), self.detail)
+        return Refused(cast(ErrorCode, self.error), self.detail)
+
+
+_Frame = Union[Message, Ack, Topics, wire.Presence, Renamed, wire.Expired, wire.Closing, _Error]
+
+_decode_first = msgspec.json.Decoder(Union[wire.Joined, _Error]).decode
+_decode_next = msgspec.json.Decoder(_Frame).decode
 
 
 class Gap(Struct, frozen=True):
@@ -53,6 +69,35 @@ class Gap(Struct, frozen=True):
     first: int
     last: Optional[int]
     reason: Literal["expired", "evicted", "restarted", "unread"]
+
+
+class Members(Struct, frozen=True):
+    """Who is in the topic, at each join and after each change.
+
+    ``members``: all names, oldest member first, the client's own included; None if the server does not name them,
+    because they are too many. ``joined`` and ``left``: the change since the last such event. A member with another name
+    is in both, with the new and the old one.
+    """
+
+    users: int
+    members: Optional[tuple[str, ...]]
+    joined: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+    def after(self, earlier: "Members") -> "Members":
+        """Return this event and an earlier one as one."""
+        joined = without(earlier.joined, self.left) + without(self.joined, earlier.left)
+        left = without(earlier.left, self.joined) + without(self.left, earlier.joined)
+        return Members(self.users, self.members, joined, left)
+
+
+def without(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that are not among the others, in their order."""
+    excluded = {*others}
+    return tuple([name for name in names if name not in excluded])
+
+
+Event = Union[Message, Gap, Members, Renamed]
 
 
 class Disconnected(Exception):
@@ -71,7 +116,8 @@ class Tuning(Struct, frozen=True):
     """Options of a client.
 
     ``backoff``: two limits, in seconds. The wait before an attempt to reconnect is random, up to a limit that starts at
-    the first and doubles with each failure up to the second. A connection that lasts the second limit resets it.
+    the first and doubles with each failure up to the second. A connection that lasts the second limit resets it. If the
+    server or a proxy says how long to wait, this comes on top of that, and that counts up to 5 minutes.
     """
 
     replay: bool = False  # True: start with the messages that the server still stores
@@ -93,7 +139,12 @@ class _Request(Struct, eq=False):
 class Chat:
     """Member of a topic, for the length of its ``async with`` block. Iterate over it for messages and gaps.
 
-    ``async with`` makes one attempt to join. Later the client reconnects and resumes on its own.
+    ``async with`` makes one attempt to join. Later the client reconnects and resumes on its own, after any error but
+    these: a handshake answered 401 or 403, a refused join (unless the server is full), and the close codes in FINAL.
+
+    Nothing waits without a bound. The handshake of an attempt takes at most the option ``open_timeout`` (10 seconds),
+    the answer to the join as much again, and leaving ``close_timeout`` (2 seconds). A connection that does not answer
+    a ping, or does not take a frame, within ``ping_timeout`` (10 seconds) is lost. None for an option: no bound.
 
     If ``most_unread`` messages wait, the client stops reading from the socket. If the connection ends because of that,
     the client reconnects once the messages are read. While ``send`` or ``topics`` waits for an answer, the client reads
@@ -105,39 +156,69 @@ class Chat:
         username: Name to ask for. The server may give another: see the attribute ``username``.
         topic: Topic to join.
         tuning: Options of the client; the defaults if None.
-        options: Passed to ``websockets.asyncio.client.connect``, such as ``additional_headers``.
+        token: The server's shared secret, for the join; white space around it does not count.
+        events: Whether to iterate over ``Members`` and ``Renamed`` too.
+        options: Passed to ``websockets.asyncio.client.connect``, such as ``additional_headers``. ``proxy`` is None by
+            default if the server is on this machine, and the proxy of the environment otherwise.
 
     Attributes:
         username: Name that the server gave. It can change on a reconnect, if the name was taken meanwhile.
+        users: Count of the members; without ``events``, at the last join.
+        members: Their names, oldest member first. None if the server only counts them, and without ``events``.
 
     Raises (on entering ``async with``):
         Refused: If the server refuses the join.
         Disconnected: If the server closes the connection.
         OSError: If the server cannot be reached.
-        asyncio.TimeoutError: If the handshake takes too long.
+        asyncio.TimeoutError: If the handshake or the answer to the join takes too long.
+        RuntimeError: If this chat was entered before: each ``async with`` needs a ``connect`` of its own.
         websockets.exceptions.WebSocketException: If the handshake fails.
     """
 
-    def __init__(self, url: str, username: str, topic: str, tuning: Optional[Tuning] = None, **options: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        username: str,
+        topic: str,
+        tuning: Optional[Tuning] = None,
+        *,
+        token: Optional[str] = None,
+        events: bool = False,
+        **options: Any,
+    ) -> None:
         self.username = username
+        self.users = 0
+        self._members: Optional[dict[str, None]] = None  # in order
+        self._events = events
         self._tuning = tuning or Tuning()
         # The connection, and the task that reads it and replaces it.
-        self._url, self._options = url, {**OPTIONS, **options}
-        self._join = wire.JoinFrame(username, topic, 0 if self._tuning.replay else UNSET, UNSET, "")  # sent next
+        self._url, self._options = url, {**handshake.OPTIONS, **options}
+        since = 0 if self._tuning.replay else UNSET
+        self._join = wire.JoinFrame(username, topic, since, UNSET, "", True if events else UNSET)  # sent next
+        secret = (token or "").strip() or UNSET
+        self._token: Callable[[], Union[str, UnsetType]] = lambda: (
+            secret
+        )  # a function, because its repr does not show the token
+        self._was_in = False
         self._unanswered_joins = 0
         self._failures = 0  # in a row
-        self._socket: Optional[websockets.ClientConnection] = None  # None until it has joined
-        self._staying: asyncio.Task[None]
-        self._ended: Optional[Exception] = None
+        self._retry_after = 0.0  # seconds, as the server or a proxy asks
+        self._socket: Optional[ClientConnection] = None  # None until it has joined
+        self._staying: Optional[asyncio.Task[None]] = None
+        self._ended: Optional[Exception] = RuntimeError("not entered: use ``async with connect(…) as chat``")
         self._ended_at: Optional[TracebackType] = None
         # Requests, one at a time: an answer has no ref if it is an error, so only one request may wait for it.
         self._turn: asyncio.Lock  # created in ``__aenter__``: on Python 3.9 a lock belongs to the loop that runs then
         self._request: Optional[_Request] = None
         # Messages.
         self._seen = 0  # highest id seen, own messages included
-        self._unread: deque[Union[Message, Gap]] = deque()
+        self._unread: deque[Event] = deque()
         self._suspects: list[Message] = []  # unread messages that may be our own: the ack of the request will tell
         self._changed: asyncio.Event  # set at each change that a method may wait for
+
+    @property
+    def members(self) -> Optional[tuple[str, ...]]:
+        return None if self._members is None else tuple(self._members)
 
     async def send(self, text: str) -> Ack:
         """Send a message and return its ack, once the topic has accepted the message.
@@ -172,8 +253,8 @@ class Chat:
     def __aiter__(self) -> "Chat":
         return self
 
-    async def __anext__(self) -> Union[Message, Gap]:
-        """Return the next message or gap, in the order of the topic.
+    async def __anext__(self) -> Event:
+        """Return the next event, in the order of the topic.
 
         Own messages are left out. Cancelling a call loses no message.
 
@@ -190,10 +271,12 @@ class Chat:
         return self._unread.popleft()
 
     async def __aenter__(self) -> "Chat":
-        self._turn, self._changed = asyncio.Lock(), asyncio.Event()
+        if self._staying is not None:
+            raise RuntimeError("entered before: call connect() again")
+        self._turn, self._changed, self._ended = asyncio.Lock(), asyncio.Event(), None
         self._staying = asyncio.create_task(self._stay())
         try:
-            while self._join.epoch is UNSET:
+            while not self._was_in:
                 await self._change()
         except BaseException:
             await self.__aexit__()
@@ -201,10 +284,15 @@ class Chat:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        assert self._staying is not None
         self._staying.cancel()
-        await asyncio.wait({self._staying})
+        try:
+            await asyncio.wait({self._staying})
+        finally:
+            self._staying.cancel()  # if leaving is cancelled, the connection is cut
 
     async def _ask(self, payload: str, text: str = "") -> Any:
+        self._raise_if_ended()
         async with self._turn:
             while self._request is not None:  # of a call that was cancelled
                 await self._change()
@@ -220,8 +308,35 @@ class Chat:
     async def _write(self) -> None:
         """Write the request to the connection, if there is one. Each new connection writes it again."""
         if self._request is not None and self._socket is not None:
-            with suppress(ConnectionClosed):
+            with (
+                suppress(ConnectionClosed, asyncio.TimeoutError),
+                self._bound(self._socket, "ping_timeout", "room for a frame"),
+            ):
                 await self._socket.send(self._request.payload)
+
+    @contextmanager
+    def _bound(self, socket: ClientConnection, option: str, missing: str) -> Iterator[None]:
+        """Cut the connection if the block takes longer than an option of ``websockets`` says, in seconds.
+
+        Raises asyncio.TimeoutError, which names what is missing, if the block fails because of that.
+        """
+        seconds, late = self._options[option], False
+
+        def cut() -> None:
+            nonlocal late
+            late = True
+            socket.transport.abort()
+
+        timer = None if seconds is None else self._tuning.clock.call_later(seconds, cut)
+        try:
+            yield
+        except ConnectionClosed:
+            if late:
+                raise asyncio.TimeoutError(f"no {missing} within {seconds} seconds") from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _settle(self, answer: Union[Ack, Topics, Exception]) -> None:
         if self._request is not None:
@@ -249,7 +364,7 @@ class Chat:
                 self._raise_if_final(await self._converse())
                 limit = min(most, first * 2 ** min(self._failures, 32))
                 self._failures += 1
-                await self._tuning.clock.sleep(self._tuning.random() * limit)
+                await self._tuning.clock.sleep(self._retry_after + self._tuning.random() * limit)
         except Exception as final:
             ended = final
         finally:
@@ -265,24 +380,18 @@ class Chat:
         elif isinstance(lost, Refused):
             final = lost.code is not ErrorCode.SERVER_FULL
         else:
-            final = websockets.process_exception(lost) is not None  # type: ignore[attr-defined]  # though documented
-        if final or self._join.epoch is UNSET:  # UNSET: the first join has not succeeded
+            final = handshake.is_final(lost)
+        if final or not self._was_in:
             raise lost
 
     async def _converse(self) -> Exception:
         """Connect, join and take frames until the connection ends; return the reason as an exception."""
+        self._retry_after = 0.0
         try:
-            socket = await websockets.connect(self._url, **self._options)
+            socket = await handshake.shake_hands(self._url, self._options)
             began = self._tuning.clock.monotonic()
             try:
-                self._unanswered_joins += 1
-                with suppress(ConnectionClosed):  # frames sent before the close can still be read
-                    await socket.send(msgspec.json.encode(self._join).decode())
-                joined = _decode_first(await socket.recv())
-                self._unanswered_joins -= 1
-                if isinstance(joined, wire.Error):
-                    raise Refused(joined.error, joined.detail)
-                self._welcome(joined)
+                self._welcome(await self._ask_to_join(socket))
                 self._socket = socket
                 await self._write()
                 while True:
@@ -291,31 +400,73 @@ class Chat:
                 self._socket = None
                 if self._tuning.clock.monotonic() - began >= self._tuning.backoff[1]:
                     self._failures = 0
-                await socket.close()  # with 1000; ``async with`` would close with 1011 on a cancellation
+                try:
+                    with self._bound(socket, "close_timeout", "close"):  # ``close`` itself does not bound its writing
+                        await socket.close()  # with 1000; ``async with`` would close with 1011 on a cancellation
+                finally:
+                    socket.transport.abort()
         except ConnectionClosed as closed:
             return Disconnected(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Disconnected(LOST, "")
         except Exception as why:
+            self._retry_after = handshake.retry_after(why, self._tuning.clock.wall())
             return why
+
+    async def _ask_to_join(self, socket: ClientConnection) -> wire.Joined:
+        """Send the join and return its answer. Raises Refused, or ConnectionError if another server answers."""
+        self._unanswered_joins += 1
+        join = msgspec.json.encode(replace(self._join, token=self._token()))
+        with self._bound(socket, "open_timeout", "answer to the join"):
+            with suppress(ConnectionClosed):  # frames sent before the close can still be read
+                await socket.send(join.decode())
+            answer = await socket.recv()
+        try:
+            joined: Union[wire.Joined, _Error] = _decode_first(answer)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as why:
+            raise ConnectionError(
+                f"this is not a chat server: it answered the join with something else: {why}"
+            ) from None
+        self._unanswered_joins -= 1
+        if isinstance(joined, _Error):
+            raise joined.refused()
+        if joined.epoch is UNSET:
+            raise ConnectionError("this chat server does not know the window: its joined frame has no epoch")
+        return joined
 
     def _welcome(self, joined: wire.Joined) -> None:
         if self._join.since is UNSET and joined.last_id is not UNSET:
             self._seen = joined.last_id
+        if self._was_in and joined.username != self.username:
+            self._tell(Renamed(self.username, joined.username))
         if joined.gap is not UNSET:
             if joined.gap.to is None:
                 self._suspects.clear()  # of an earlier epoch: no ack can have these ids
             self._seen = joined.gap.to or 0
             self._unread.append(Gap(joined.gap.from_, joined.gap.to, joined.gap.reason))
-        self.username = joined.username
+        former, self._members = self.members, None if joined.members is UNSET else dict.fromkeys(joined.members)
+        now = self.members
+        changes = (without(now, former), without(former, now)) if former is not None and now is not None else ()
+        self._count(joined.users, *changes)
+        self.username, self._was_in = joined.username, True
         self._join.epoch, self._join.resume, self._join.since = joined.epoch, joined.resume, self._seen
         self._changed.set()
 
-    async def _take(self, frame: Union[Message, Ack, Topics, wire.Error]) -> None:
-        if isinstance(frame, wire.Error):
-            self._settle(Refused(frame.error, frame.detail))
-        elif isinstance(frame, Message):
+    def _count(self, users: int, joined: tuple[str, ...] = (), left: tuple[str, ...] = ()) -> None:
+        self.users = users
+        self._tell(Members(users, self.members, joined, left))
+
+    async def _take(self, frame: _Frame) -> None:
+        if isinstance(frame, Message):
             if frame.id > self._seen:
                 await self._take_message(frame)
-        else:
+        elif isinstance(frame, _Error):
+            self._settle(frame.refused())
+        elif isinstance(frame, wire.Presence):
+            self._take_presence(frame.users, tuple(frame.joined or ()), tuple(frame.left or ()))
+        elif isinstance(frame, Renamed):
+            self._take_name(frame)
+        elif isinstance(frame, wire.Closing):
+            self._retry_after = min(frame.retry_after_ms / 1000, handshake.RETRY_AFTER_MOST)
+        elif not isinstance(frame, wire.Expired):
             if isinstance(frame, Ack):
                 if frame.duplicate is UNSET:
                     self._seen = frame.id  # the ack of our message takes the message's place
@@ -324,6 +475,45 @@ class Chat:
                         self._unread.remove(message)
             self._settle(frame)
         self._join.since = self._seen
+
+    def _take_presence(self, users: int, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
+        if not joined and not left:
+            self._members = None  # too many to be named; the next join may name them again
+        if self._members is None:
+            joined = left = ()
+        else:
+            for name in left:
+                self._members.pop(name, None)
+            self._members.update(dict.fromkeys(joined))
+        self._count(users, joined, left)
+
+    def _take_name(self, frame: Renamed) -> None:
+        if frame.username == self.username:
+            self.username = frame.renamed
+            self._tell(frame)
+        if self._members is not None and frame.username in self._members:
+            names = [frame.renamed if name == frame.username else name for name in self._members]
+            self._members = dict.fromkeys(names)
+            self._count(self.users, (frame.renamed,), (frame.username,))
+
+    def _tell(self, event: Union[Members, Renamed]) -> None:
+        """Add an event to the unread ones. It is merged with the last of its kind if that is the last of all, or if too
+        many are unread: so these events never add more than one of each kind over the limit."""
+        if not self._events:
+            return
+        unread = self._unread
+        places = range(len(unread)) if len(unread) >= self._tuning.most_unread else range(len(unread))[-1:]
+        for place in reversed(places):
+            earlier = unread[place]
+            if isinstance(earlier, Members) and isinstance(event, Members):
+                unread[place] = event.after(earlier)
+                break
+            if isinstance(earlier, Renamed) and isinstance(event, Renamed):
+                unread[place] = Renamed(earlier.username, event.renamed)
+                break
+        else:
+            unread.append(event)
+        self._changed.set()
 
     async def _take_message(self, message: Message) -> None:
         if len(self._unread) >= self._tuning.most_unread:

@@ -23,6 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("actors",),
     ("room",),
     ("client",),
+    ("handshake",),
     ("protocol",),
     ("settings", "clock", "counters", "version"),
 )

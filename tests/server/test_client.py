@@ -5,18 +5,21 @@ import socket
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional
 
 import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidStatus
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidStatus, InvalidURI
+from websockets.http11 import Response
 
-from chat_actors.client import FINAL, Chat, Disconnected, Gap, Tuning, connect
+from chat_actors import handshake
+from chat_actors.client import FINAL, Chat, Disconnected, Event, Gap, Members, Tuning, connect
 from chat_actors.protocol.codes import ErrorCode
 from chat_actors.protocol.decoding import Refused
-from chat_actors.protocol.frames import Ack, Message, TopicUsers
-from tests.support.fakes import settle
+from chat_actors.protocol.frames import Ack, Message, Renamed, TopicUsers
+from tests.support.fakes import settle, tasks
 from tests.support.script import TIMESTAMP, Naps, Peer, Script, chatting, in_tidy_loop, message, scripted
 from tests.support.server import APP, Server
 
@@ -38,7 +41,7 @@ async def knocking(script: Script) -> tuple[asyncio.Future[Chat], Peer]:
     return entering, await script.peer()
 
 
-async def take(chat: Chat, count: int) -> list[Union[Message, Gap]]:
+async def take(chat: Chat, count: int) -> list[Event]:
     return [await chat.__anext__() for _ in range(count)]
 
 
@@ -50,6 +53,19 @@ def recorder(connections: list[ClientConnection]) -> Callable[..., ClientConnect
         return connections[-1]
 
     return create
+
+
+PLAIN = {"username": "alice", "topic": "sports", "users": 1, "ttl": 30}
+
+
+def answer(status: int, **headers: str) -> Response:
+    return Response(status, "x", Headers({name.replace("_", "-"): value for name, value in headers.items()}))
+
+
+def answers(*responses: Response) -> Callable[[], Optional[Response]]:
+    """What a script answers to one handshake after another, before it takes them again."""
+    left = [*responses]
+    return lambda: left.pop(0) if left else None
 
 
 # Entering.
@@ -660,12 +676,340 @@ async def test_a_full_server_is_tried_again_later_and_another_refusal_is_the_end
 
 @in_tidy_loop
 async def test_a_handshake_that_will_be_refused_again_is_the_end() -> None:
-    async with scripted() as script, chatting(script) as (chat, peer):
-        script.refuse = lambda: HTTPStatus.FORBIDDEN
-        peer.cut()
+    for status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        async with scripted() as script, chatting(script) as (chat, peer):
+            script.refuse = lambda answer=status: answer  # type: ignore[misc]
+            peer.cut()
+            with pytest.raises(InvalidStatus):
+                await chat.send("1")
+            assert script.handshakes == 2
+
+
+@pytest.mark.parametrize("status", [302, 400, 404, 408, 426, 429, 500, 502, 503, 520, 525, 530])
+@in_tidy_loop
+async def test_any_other_answer_may_be_that_of_a_proxy_whose_server_is_away(status: int) -> None:
+    async with scripted() as script, chatting(script) as (_, peer):
+        script.refuse = answers(*[answer(status, Location="https://example.org/login")] * 3)
+        await script.readmitted(peer)
+        assert script.handshakes == 5
+
+
+@pytest.mark.parametrize(
+    "broken", [b"", b"HTTP/1.1 101 x\r\n", b"garbage\r\n\r\n", b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n"]
+)
+@in_tidy_loop
+async def test_it_comes_back_after_an_answer_that_is_not_http_or_no_handshake(broken: bytes) -> None:
+    cut: list[bytes] = []
+
+    class Broken(ClientConnection):
+        """The client's connection; the server's first answer after the join is replaced."""
+
+        def data_received(self, data: bytes) -> None:
+            if script.handshakes == 2 and not cut:
+                cut.append(data)
+                self.transport.pause_reading()
+                super().data_received(broken) if broken else None
+                self.transport.abort()
+            else:
+                super().data_received(data)
+
+    async with scripted() as script, chatting(script, create_connection=Broken) as (_, peer):
+        await lose(script, peer, 1)
+        await script.admitted()
+        assert (script.handshakes, bool(cut)) == (3, True)
+
+
+@pytest.mark.parametrize("nonsense", [{"type": "weather"}, {"type": "joined", **PLAIN}])
+@in_tidy_loop
+async def test_another_server_in_its_place_is_an_error_first_and_tried_again_later(nonsense: Any) -> None:
+    async with scripted() as script:
+        entering, peer = await knocking(script)
+        peer.send(nonsense)
+        with pytest.raises(ConnectionError, match="chat server"):
+            await entering
+        async with chatting(script) as (_, peer):
+            peer = await lose(script, peer, 1)
+            peer.send(nonsense)
+            await script.admitted()
+
+
+@in_tidy_loop
+async def test_a_refusal_with_a_code_that_is_newer_than_the_client_is_a_refusal() -> None:
+    async with scripted() as script:
+        entering, peer = await knocking(script)
+        peer.send({"type": "error", "error": "new_reason", "detail": "do this"})
+        with pytest.raises(Refused) as refused:
+            await entering
+        assert refused.value.args == ("new_reason", "do this")
+
+
+# Bounds.
+
+
+class Waits(Naps):
+    """A clock whose timers a test fires by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: dict[float, Callable[..., object]] = {}
+
+    def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> Any:
+        self.timers[seconds] = call
+        return super().call_later(1000, call, *args)
+
+
+@in_tidy_loop
+async def test_a_join_without_an_answer_is_given_up() -> None:
+    clock = Waits()
+    async with scripted() as script:
+        entering = asyncio.ensure_future(connect(script.url, "alice", "sports", Tuning(clock=clock)).__aenter__())
+        await (await script.peer()).recv()
+        clock.timers[10]()
+        with pytest.raises(asyncio.TimeoutError, match="no answer to the join within 10 seconds"):
+            await entering
+        async with chatting(script, Tuning(clock=clock)) as (_, peer):
+            await (await lose(script, peer, 1)).recv()
+            clock.timers[10]()
+            await script.admitted()
+
+
+@in_tidy_loop
+async def test_leaving_is_given_up_when_the_server_takes_nothing() -> None:
+    tuning = Tuning(clock=(clock := Waits()))
+    async with scripted() as script, chatting(script, tuning, close_timeout=1000) as (chat, peer):
+        peer.connection.transport.pause_reading()
+        leaving = asyncio.ensure_future(chat.__aexit__())
+        await settle()
+        clock.timers[1000]()
+        await leaving
+
+
+@in_tidy_loop
+async def test_an_option_that_is_none_is_no_bound() -> None:
+    none = {"open_timeout": None, "ping_timeout": None, "close_timeout": None}
+    async with scripted() as script, chatting(script, **none) as (chat, peer):
+        sending = asyncio.ensure_future(chat.send("1"))
+        await peer.deliver(1)
+        await sending
+
+
+@in_tidy_loop
+async def test_a_connection_that_takes_no_frame_is_replaced() -> None:
+    clock = Waits()
+    tuning = Tuning(clock=clock, longest=1 << 26)
+    async with scripted() as script, chatting(script, tuning, ping_timeout=11) as (chat, peer):
+        peer.connection.transport.pause_reading()
+        sending = asyncio.ensure_future(chat.send("x" * (1 << 25)))
+        await settle()
+        clock.timers[11]()
+        await script.admitted()
+        sending.cancel()
+
+
+@in_tidy_loop
+async def test_leaving_can_be_cancelled_and_then_the_connection_is_cut() -> None:
+    connections: list[ClientConnection] = []
+    options: dict[str, Any] = {"close_timeout": 1000, "create_connection": recorder(connections)}
+    async with scripted() as script, chatting(script, **options) as (chat, peer):
+        peer.connection.transport.pause_reading()
+        leaving = asyncio.ensure_future(chat.__aexit__())
+        await settle()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await settle()
+        assert connections[0].transport.is_closing()
+        assert not [task for task in tasks() if "_stay" in repr(task)]
+        peer.connection.transport.resume_reading()
+
+
+@in_tidy_loop
+async def test_a_chat_is_entered_once_and_not_used_before() -> None:
+    async with scripted() as script, chatting(script) as (chat, _):
+        with pytest.raises(RuntimeError, match="call connect"):
+            await chat.__aenter__()
+        outside = connect(script.url, "alice", "sports")
+        for asking in (outside.send("1"), outside.topics(), outside.__anext__()):
+            with pytest.raises(RuntimeError, match="async with connect"):
+                await asking
+
+
+# Secrets.
+
+
+@in_tidy_loop
+async def test_the_token_is_in_every_join_and_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with scripted() as script, chatting(script, token=" s3cret\n") as (chat, peer):
+        assert peer.join["token"] == "s3cret"
+        assert (await script.readmitted(peer)).join["token"] == "s3cret"
+        assert "s3cret" not in repr(chat) + repr(vars(chat))
+    assert not [one for one in caplog.records if one.name == "websockets.client" and "s3cret" in one.getMessage()]
+    async with scripted() as script, chatting(script, token=" ") as (_, peer):
+        assert "token" not in peer.join
+
+
+@in_tidy_loop
+async def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with scripted() as script:
+        async with chatting(script):
+            pass
+        with pytest.raises(OSError):
+            await connect(script.url, "alice", "sports", proxy=True).__aenter__()
+        with pytest.raises(OSError):  # the proxy is asked, and it is not there
+            await connect("ws://chat.example/ws", "alice", "sports").__aenter__()
+
+
+@in_tidy_loop
+async def test_a_redirect_is_followed_within_the_origin_only() -> None:
+    async with scripted() as script, scripted() as other:
+        script.refuse = answers(answer(307, Location="/chat"))
+        async with chatting(script, token="s3cret") as (_, peer):
+            assert peer.connection.request is not None
+            assert peer.connection.request.path == "/chat"
+        script.refuse = answers(answer(307, Location=other.url))
         with pytest.raises(InvalidStatus):
-            await chat.send("1")
-        assert script.handshakes == 2
+            await connect(script.url, "alice", "sports", token="s3cret").__aenter__()
+        script.refuse = answers(answer(302, Location="https://example.org/login"))
+        with pytest.raises(InvalidStatus):
+            await connect(script.url, "alice", "sports").__aenter__()
+        assert other.handshakes == 0
+
+
+@in_tidy_loop
+async def test_the_password_of_a_wrong_address_is_not_shown() -> None:
+    with pytest.raises(InvalidURI) as wrong:
+        await connect("http://alice:s3cret@127.0.0.1/ws", "alice", "sports").__aenter__()
+    assert str(wrong.value) == "http://127.0.0.1/ws isn't a valid URI: scheme isn't ws or wss"
+
+
+# Who is there.
+
+
+def joined(*names: str) -> dict[str, Any]:
+    return {"users": len(names), "members": [*names]}
+
+
+@in_tidy_loop
+async def test_who_asks_for_events_is_told_who_is_there_and_who_comes_and_goes() -> None:
+    async with scripted() as script, chatting(script, joined=joined("bob", "alice"), events=True) as (chat, peer):
+        assert peer.join["events"] is True
+        assert (chat.users, chat.members) == (2, ("bob", "alice"))
+        assert await take(chat, 1) == [Members(2, ("bob", "alice"))]
+        peer.send(
+            {"type": "presence", "joined": ["dan"], "left": ["bob"], "users": 2}, {"type": "expired", "through": 1}
+        )
+        assert await take(chat, 1) == [Members(2, ("alice", "dan"), ("dan",), ("bob",))]
+        peer = await script.readmitted(peer, **joined("alice", "eve"))
+        assert await take(chat, 1) == [Members(2, ("alice", "eve"), ("eve",), ("dan",))]
+
+
+@in_tidy_loop
+async def test_where_the_server_only_counts_there_are_no_names_until_the_next_join() -> None:
+    async with scripted() as script, chatting(script, joined=joined("alice"), events=True) as (chat, peer):
+        await take(chat, 1)
+        peer.send({"type": "presence", "users": 1502})
+        assert await take(chat, 1) == [Members(1502, None)]
+        peer.send({"type": "presence", "left": ["bob"], "users": 900})
+        assert await take(chat, 1) == [Members(900, None)]
+        assert (chat.users, chat.members) == (900, None)
+        await script.readmitted(peer, **joined("alice", "bob"))
+        assert await take(chat, 1) == [Members(2, ("alice", "bob"))]
+
+
+@in_tidy_loop
+async def test_new_names_are_told_the_own_one_also_after_a_reconnect() -> None:
+    async with scripted() as script, chatting(script, joined=joined("alice", "bob"), events=True) as (chat, peer):
+        await take(chat, 1)
+        peer.send({"type": "renamed", "username": "alice", "renamed": "alice#2"})
+        assert await take(chat, 2) == [
+            Renamed("alice", "alice#2"),
+            Members(2, ("alice#2", "bob"), ("alice#2",), ("alice",)),
+        ]
+        peer.send({"type": "renamed", "username": "nobody", "renamed": "somebody"})
+        peer.send({"type": "renamed", "username": "bob", "renamed": "bob#2"})
+        assert await take(chat, 1) == [Members(2, ("alice#2", "bob#2"), ("bob#2",), ("bob",))]
+        await script.readmitted(peer, username="alice#3", **joined("alice#3", "bob#2"))
+        assert await take(chat, 2) == [
+            Renamed("alice#2", "alice#3"),
+            Members(2, ("alice#3", "bob#2"), ("alice#3",), ("alice#2",)),
+        ]
+        assert chat.username == "alice#3"
+
+
+@in_tidy_loop
+async def test_who_asks_for_no_events_gets_none() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        assert "events" not in peer.join
+        peer.send({"type": "presence", "joined": ["dan"], "users": 3}, message(1, remaining_ms=5))
+        assert await take(chat, 1) == [event(1)]
+        assert (chat.users, chat.members) == (3, None)
+
+
+@in_tidy_loop
+async def test_unread_events_of_presence_become_one_however_many_come() -> None:
+    def comes(name: str) -> dict[str, Any]:
+        return {"type": "presence", "joined": [name], "users": 2}
+
+    def goes(name: str) -> dict[str, Any]:
+        return {"type": "presence", "left": [name], "users": 1}
+
+    tuning = Tuning(clock=Naps(), most_unread=3)
+    async with scripted() as script, chatting(script, tuning, joined=joined("alice"), events=True) as (chat, peer):
+        await take(chat, 1)
+        peer.send(comes("bob"), message(1), message(2), goes("bob"), comes("carol"), comes("dan"), goes("dan"))
+        own = [{"type": "renamed", "username": f"alice#{n}", "renamed": f"alice#{n + 1}"} for n in range(2, 9)]
+        peer.send({"type": "renamed", "username": "alice", "renamed": "alice#2"}, *own)
+        await settle()
+        heard = await take(chat, 4)
+        assert [type(one) for one in heard] == [Members, Message, Message, Renamed]
+        assert heard[0] == Members(2 - 1, ("alice#9", "carol"), ("carol", "alice#9"), ("alice",))
+        assert heard[3] == Renamed("alice", "alice#9")
+
+
+@in_tidy_loop
+async def test_it_comes_back_after_an_error_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [socket.gaierror("no such name"), OSError("no route"), asyncio.TimeoutError(), EOFError()]
+    shake_hands = handshake.shake_hands
+
+    async def fail(*args: Any) -> ClientConnection:
+        if errors:
+            raise errors.pop()
+        return await shake_hands(*args)
+
+    async with scripted() as script, chatting(script) as (_, peer):
+        monkeypatch.setattr(handshake, "shake_hands", fail)
+        await script.readmitted(peer)
+        assert errors == []
+
+
+@in_tidy_loop
+async def test_it_waits_as_long_as_a_refused_handshake_asks_and_not_an_hour() -> None:
+    clock = Naps()
+    tuning = Tuning(random=lambda: 1.0, clock=clock)
+    async with scripted() as script, chatting(script, tuning) as (_, peer):
+        script.refuse = answers(
+            answer(503, Retry_After="7"),
+            answer(429, Retry_After="3600"),
+            answer(503, Retry_After="Sun, 06 Nov 1994 08:50:07 GMT", Date="Sun, 06 Nov 1994 08:49:37 GMT"),
+            answer(503),
+        )
+        await script.readmitted(peer)
+        assert clock.naps == [0.5, 7 + 1.0, 300 + 2.0, 30 + 4.0, 5.0]
+
+
+@in_tidy_loop
+async def test_it_waits_as_long_as_a_server_asks_that_is_about_to_close() -> None:
+    clock = Naps()
+    tuning = Tuning(random=lambda: 1.0, clock=clock)
+    async with scripted() as script, chatting(script, tuning, events=True) as (_, peer):
+        peer.send({"type": "closing", "retry_after_ms": 2500})
+        await peer.close(1012)
+        await script.admitted()
+        assert clock.naps == [2.5 + 0.5]
 
 
 @in_tidy_loop
@@ -714,7 +1058,7 @@ async def test_leaving_ends_the_requests_and_the_iteration_behind_the_unread_eve
 
 @in_tidy_loop
 async def test_leaving_ends_an_iteration_that_waits() -> None:
-    async def read(chat: Chat) -> list[Union[Message, Gap]]:
+    async def read(chat: Chat) -> list[Event]:
         return [one async for one in chat]
 
     async with scripted() as script:
@@ -808,3 +1152,14 @@ async def test_a_real_server_that_is_full_refuses_a_client_that_enters(start: St
             async with connect(server.url, "bob", "sports"):
                 pass
         assert refused.value.code is ErrorCode.SERVER_FULL
+
+
+@in_tidy_loop
+async def test_a_real_server_tells_who_is_there(start: StartServer) -> None:
+    server = start(*APP)
+    async with connect(server.url, "alice", "sports", events=True) as alice:
+        assert await take(alice, 1) == [Members(1, ("alice",))]
+        async with connect(server.url, "bob", "sports"):
+            assert await take(alice, 1) == [Members(2, ("alice", "bob"), ("bob",))]
+        assert await take(alice, 1) == [Members(1, ("alice",), (), ("bob",))]
+        assert (alice.users, alice.members) == (1, ("alice",))

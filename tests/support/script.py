@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -122,12 +122,12 @@ class Peer:
 
 
 class Script:
-    """Server that the test plays. ``refuse``: called for each handshake; may return an HTTP status to refuse it."""
+    """Server that the test plays. ``refuse``: called for each handshake; may return an answer to refuse it with."""
 
     def __init__(self) -> None:
         self.url = ""
         self.handshakes = 0
-        self.refuse: Callable[[], Optional[HTTPStatus]] = lambda: None
+        self.refuse: Callable[[], Union[HTTPStatus, Response, None]] = lambda: None
         self._peers: asyncio.Queue[Peer] = asyncio.Queue()
 
     async def peer(self) -> Peer:
@@ -151,8 +151,8 @@ class Script:
 
     def judge(self, connection: ServerConnection, request: Request) -> Optional[Response]:
         self.handshakes += 1
-        status = self.refuse()
-        return None if status is None else connection.respond(status, "")
+        answer = self.refuse()
+        return connection.respond(answer, "") if isinstance(answer, HTTPStatus) else answer
 
 
 @asynccontextmanager

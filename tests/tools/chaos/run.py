@@ -37,7 +37,7 @@ class Listener:
         async for event in self.chat:
             if isinstance(event, Gap):
                 self.gaps.append(event)
-            else:
+            elif isinstance(event, Message):
                 self.heard.append(event)
 
     async def talk(self, rng: random.Random, go_on: Callable[[], bool]) -> None:
