@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 from typing import NoReturn, Optional
 
-from chat_actors.settings import load_settings
+from chat_actors.settings import Settings, load_settings
 
 STARTUP_FAILURE = 3  # exit code that tells the parent process of uvicorn and gunicorn not to start it again
 
@@ -48,7 +48,7 @@ def refuse_several_workers() -> None:
         _end_the_server()
     if workers > 1:
         try:
-            load_settings()
+            load_settings(Settings)
         except SystemExit:  # a wrong value: every other worker would fail, too
             _end_the_server()
 
