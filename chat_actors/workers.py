@@ -44,12 +44,12 @@ class OneForEachNode:
         self._app = app
         self._nodes = nodes
         self._looking: Optional[asyncio.Task[None]] = None
-        self._before: set[int] = set()  # inodes of the sockets that were there when the start was complete
+        self._before: set[str] = set()  # addresses of the sockets that were there when the start was complete
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def watched_send(event: AsgiEvent) -> None:
             if event["type"] == "lifespan.startup.complete":
-                self._before = {*bound_sockets().values()}
+                self._before = {address for _, address in bound_sockets().values()}
                 self._looking = None
                 asyncio.get_running_loop().call_later(LISTEN_SECONDS, self._begin)
             await send(event)
@@ -69,14 +69,14 @@ class OneForEachNode:
     async def _look(self) -> None:
         """Take a place; end this process if all are taken for WAIT_SECONDS."""
         sockets = bound_sockets()
-        if self._before and {*sockets.values()} - self._before:
-            # The server has opened sockets of its own. The others are its parent's, which forked it while listening.
+        if self._before and {address for _, address in sockets.values()} - self._before:
+            # The server listens on an address of its own. The others are its parent's, which forked it while listening.
             for fd in sockets:
                 with suppress(OSError):
                     fcntl.lockf(fd, fcntl.LOCK_UN)
             return
         if sockets:
-            shared = min(sockets, key=lambda fd: sockets[fd])  # the same one in each worker
+            shared = min(sockets, key=lambda fd: sockets[fd])  # the oldest: it is the same in each worker
             for _ in range(round(WAIT_SECONDS / POLL_SECONDS)):
                 if take_place(shared, self._nodes):
                     return
@@ -85,29 +85,30 @@ class OneForEachNode:
             end_the_server()
 
 
-def bound_sockets() -> dict[int, int]:
-    """Return the stream sockets of this process with an address and without a peer: inode by descriptor."""
+def bound_sockets() -> dict[int, tuple[int, str]]:
+    """Return the stream sockets of this process with an address and without a peer: inode and address by descriptor."""
     found = {}
     for fd in map(int, os.listdir("/dev/fd")):
         with suppress(OSError):  # the descriptor of the directory is closed again
             status = os.fstat(fd)
-            if stat.S_ISSOCK(status.st_mode) and _is_bound(fd):
-                found[fd] = status.st_ino
+            address = _bound_address(fd) if stat.S_ISSOCK(status.st_mode) else None
+            if address is not None:
+                found[fd] = status.st_ino, address
     return found
 
 
-def _is_bound(fd: int) -> bool:
+def _bound_address(fd: int) -> Optional[str]:
     sock = socket.socket(fileno=fd)
     try:
         name = sock.getsockname()
         if sock.type != socket.SOCK_STREAM or not (name if isinstance(name, (str, bytes)) else name[1]):
-            return False
+            return None
         sock.getpeername()
     except OSError:  # it has no peer
-        return True
+        return str(name)
     finally:
         sock.detach()  # without closing it
-    return False
+    return None
 
 
 def take_place(fd: int, nodes: int) -> bool:

@@ -1,9 +1,9 @@
 """The signals that end a process, handled before the host handles them.
 
 On the fast lane uvicorn tells each connection of its end in time. On the plain lane a host closes every connection
-first and ends the lifespan last: too late to send members a close frame with a code. And most signals besides SIGINT and
-SIGTERM end a process at once, so that no connection is told. So the chat ends first, then the host's own handler runs. A
-second signal goes to the host at once.
+first and ends the lifespan last: too late to send members a close frame with a code. And most signals besides SIGINT
+and SIGTERM end a process at once, so that no connection is told. So the chat ends first, then the host's own handler
+runs. A second signal goes to the host at once.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ Handler = Callable[[int, Optional[FrameType]], Any]
 
 # A host's own handler for one of these ends the process.
 _HANDLED_BY_HOSTS = signal.SIGINT, signal.SIGTERM, signal.SIGQUIT
-# Without a handler these end a process, and they come from outside: a terminal that closes (HUP), its Ctrl-\ (QUIT), the
-# stop signals of supervisord, runit and Docker (HUP, QUIT, USR1, USR2, ALRM), a container's power switch (PWR), a limit
-# on CPU time (XCPU).
+# Without a handler these end a process, and they come from outside: a terminal that closes (HUP), its Ctrl-\ (QUIT),
+# the stop signals of supervisord, runit and Docker (HUP, QUIT, USR1, USR2, ALRM), a container's power switch (PWR), a
+# limit on CPU time (XCPU).
 _HANDLED_BY_NOBODY = tuple(
     getattr(signal, name)
     for name in ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGPWR", "SIGXCPU")
