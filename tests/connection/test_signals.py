@@ -14,7 +14,7 @@ from chat_actors.connection.signals import ExitSignals
 from tests.support.fakes import in_clean_loop, settle
 
 BOTH = signal.SIGINT, signal.SIGTERM
-UNHANDLED = signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGXCPU
+UNHANDLED = signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU
 
 
 class Host:
