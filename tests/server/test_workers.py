@@ -28,7 +28,7 @@ if __name__ == "__main__":
     uvicorn.run("chat_actors.app:app", port=0, workers=2)
 """
 UVICORN = "-m", "uvicorn", "chat_actors.app:app", "--port", "0"
-GUNICORN = "-m", "gunicorn", "chat_actors.app:app", "--bind", "127.0.0.1:0"
+GUNICORN = "-m", "gunicorn", "chat_actors.app:app", "--bind", "127.0.0.1:0", "-k", "uvicorn.workers.UvicornWorker"
 HYPERCORN = "-m", "hypercorn", "chat_actors.app:app", "--bind", "127.0.0.1:0"
 GRANIAN = "-m", "granian", "--interface", "asgi", "chat_actors.app:app"
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
@@ -171,10 +171,12 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_process_without_siblings_has_its_place(
     monkeypatch: pytest.MonkeyPatch, sock: socket.socket, sibling: Callable[..., Sibling]
 ) -> None:
-    for host in Host(monkeypatch), Host(monkeypatch, sock):
+    for sockets in [], [sock]:
+        host = Host(monkeypatch, *sockets)
         await host.start()
         await host.connect()
-        assert (host.told, host.ended) == ([*STARTED, "websocket"], 0)
+        await host.connect()
+        assert (host.told, host.ended) == ([*STARTED, "websocket", "websocket"], 0)
     assert sibling(sock).taken
 
 
