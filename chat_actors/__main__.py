@@ -7,7 +7,7 @@ from typing import Optional
 
 import uvicorn
 
-from chat_actors.settings import Settings, load_settings, variable
+from chat_actors.settings import CommandSettings, load_settings, variable
 from chat_actors.version import __version__
 
 
@@ -20,12 +20,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         prog="chat-actors", description="A real-time chat server with topic rooms.", argument_default=argparse.SUPPRESS
     )
     parser.add_argument("--version", action="version", version=f"chat_actors {__version__}")
-    for name, field in Settings.model_fields.items():
+    for name, field in CommandSettings.model_fields.items():
         about = f"{field.description} ({variable(name)}; default: {field.default if field.default != '' else 'none'})"
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="…", help=about)
-    for name, value in vars(parser.parse_args(argv)).items():
-        os.environ[variable(name)] = value
-    settings = load_settings()
+    given = vars(parser.parse_args(argv))
+    settings = load_settings(CommandSettings, given)
+    os.environ.update({variable(name): value for name, value in given.items()})  # where the application looks
     uvicorn.run(
         "chat_actors.app:app",
         host=settings.host,

@@ -11,18 +11,17 @@ from chat_actors.connection.descriptors import fit_to_descriptors, log_shortage
 from chat_actors.connection.handshake import allow_large_handshakes
 from chat_actors.counters import Counters
 from chat_actors.operations.logs import configure_logging
-from chat_actors.settings import load_settings
-from chat_actors.workers import refuse_several_workers
+from chat_actors.workers import OneForEachNode, load_settings_or_end
 
-refuse_several_workers()
 allow_large_handshakes()
 # Connections and topics are many and live long. By default the garbage collector scans all of them again and again:
 # with thousands of topics that costs a third of the CPU. What is in cycles here dies young, with its handshake: so the
 # youngest generation is collected often enough that this garbage stays small, and the others hardly ever.
 gc.set_threshold(5_000, 100, 100)
-_settings, _shortage = fit_to_descriptors(load_settings())
+_settings, _shortage = fit_to_descriptors(load_settings_or_end())
 _protected = bool(_settings.token or _settings.allowed_origins)
 _counters = Counters()
 configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _protected, _counters)
 log_shortage(_shortage)
 app = create_app(_settings, counters=_counters)
+app.add_middleware(OneForEachNode, nodes=max(1, len(_settings.endpoints)))

@@ -2,25 +2,40 @@
 
 import re
 import sys
-from typing import Literal
+from typing import Any, Literal, Optional, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "CHAT_"
 
 
+class Environment(EnvSettingsSource):
+    """Environment variables, without those that an orchestrator sets for its own purposes.
+
+    Beside a Kubernetes Service or a Docker link named ``chat`` a container has ``CHAT_PORT=tcp://10.0.0.1:80``. Of the
+    names of such variables only those in ``_PORT`` can be names of settings. A line on stderr says what is ignored.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if value is not None and f"_{field_name}".endswith("_port") and re.match("[a-z]+://", value):
+            why = "ignored, an address of Kubernetes or Docker is no port"
+            sys.stderr.write(f"{variable(field_name)}={value}: {why}.\n")
+            value = None
+        return value, key, is_complex
+
+
 class Settings(BaseSettings):
-    """Settings, immutable. The variable ``CHAT_X`` sets the field ``x``.
+    """Settings of an application, immutable. The variable ``CHAT_X`` sets the field ``x``; an empty one sets nothing.
 
     The descriptions are shown by ``chat-actors --help`` and, for limits that a client can reach, by ``asyncapi``.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
-    host: str = Field("127.0.0.1", description="address to listen on (python -m chat_actors)")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on (python -m chat_actors)")
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="lowest level of log lines"
     )
@@ -68,10 +83,18 @@ class Settings(BaseSettings):
     cluster_quorum: bool = Field(
         False, description="whether a node that sees fewer than half of the nodes refuses all clients"
     )
-    shutdown_timeout: int = Field(10, ge=3, description="seconds that a shutdown may take (python -m chat_actors)")
-    proxy_headers: bool = Field(
-        False, description="whether X-Forwarded-* headers of a proxy are trusted (python -m chat_actors)"
-    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the arguments, then the environment, and nothing else."""
+        return init_settings, Environment(settings_cls)
 
     @field_validator("allowed_origins")
     @classmethod
@@ -96,7 +119,7 @@ class Settings(BaseSettings):
 
     def changed_limits(self) -> dict[str, float]:
         """Return the limits that differ from their defaults, by variable. Texts, and so the token, are left out."""
-        values = {name: getattr(self, name) for name in type(self).model_fields if name != "port"}
+        values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             variable(name): value
             for name, value in values.items()
@@ -104,18 +127,33 @@ class Settings(BaseSettings):
         }
 
 
+class CommandSettings(Settings):
+    """Settings of ``python -m chat_actors``: those of the application, and those that uvicorn gets from them.
+
+    Any other host has options of its own for these, and reads none of their variables.
+    """
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
+    shutdown_timeout: int = Field(10, ge=3, description="seconds that a shutdown may take")
+    proxy_headers: bool = Field(False, description="whether X-Forwarded-* headers of a proxy are trusted")
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
 def variable(field: str) -> str:
     """Return the environment variable of a field."""
     return PREFIX + field.upper()
 
 
-def load_settings() -> Settings:
-    """Return the settings of this process.
+def load_settings(kind: type[AnySettings], given: Optional[dict[str, str]] = None) -> AnySettings:
+    """Return the settings of this process. Values that are ``given``, by field, come before the environment.
 
-    Raises SystemExit (status 2) if a variable has a wrong value, after a line on stderr for each such variable.
+    Raises SystemExit (status 2) if a value is wrong, after a line on stderr for each such variable.
     """
     try:
-        return Settings.model_validate({})
+        return kind.model_validate(given or {})
     except ValidationError as wrong:
         for error in wrong.errors():
             field = "_".join(str(part) for part in error["loc"])

@@ -21,7 +21,7 @@ from chat_actors.operations.metrics import registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import decode_first, decode_next
 from chat_actors.protocol.frames import ServerFrame
-from chat_actors.settings import Settings, variable
+from chat_actors.settings import CommandSettings, variable
 from tests.support.server import ROOT
 
 PACKAGE = ROOT / "chat_actors"
@@ -201,7 +201,7 @@ def test_the_tuning_of_the_client_has_its_defaults() -> None:
 
 
 def default_of(field: str) -> str:
-    value = Settings.model_fields[field].default
+    value = CommandSettings.model_fields[field].default
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.15g}" if isinstance(value, float) else str(value)
@@ -210,12 +210,12 @@ def default_of(field: str) -> str:
 def test_every_setting_has_its_row_with_its_default() -> None:
     told = re.findall(r"^\| `(CHAT_\w+)` \| *([^|]*?) *\|", text(DOCS / "configuration.md"), re.MULTILINE)
     assert len(told) == len({*told})
-    assert dict(told) == {variable(field): default_of(field) for field in Settings.model_fields}
+    assert dict(told) == {variable(field): default_of(field) for field in CommandSettings.model_fields}
 
 
 @each_page
 def test_no_page_names_a_variable_that_does_not_exist(page: Path) -> None:
-    assert {*re.findall(r"CHAT_\w*[A-Z]", text(page))} <= {*map(variable, Settings.model_fields)}
+    assert {*re.findall(r"CHAT_\w*[A-Z]", text(page))} <= {*map(variable, CommandSettings.model_fields)}
 
 
 def test_every_option_that_the_command_gives_to_uvicorn_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:

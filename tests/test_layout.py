@@ -101,7 +101,7 @@ gc.set_threshold(701, 11, 11)
 for name in ("uvicorn", "uvicorn.error", "uvicorn.access", ""):
     logging.getLogger(name).addHandler(logging.NullHandler())
     logging.getLogger(name).setLevel(logging.CRITICAL)
-os.environ["CHAT_PORT"] = "not a port"  # which nothing may read yet
+os.environ["CHAT_TOPICS"] = "no number"  # which nothing may read yet
 seen = []
 real_frame = sys._getframe
 
@@ -153,7 +153,7 @@ after = state()
 assert before == after, (before, after)
 assert not seen, seen
 """
-VALID = 'os.environ["CHAT_PORT"] = before["environment"]["CHAT_PORT"] = "8000"'
+VALID = 'os.environ["CHAT_TOPICS"] = before["environment"]["CHAT_TOPICS"] = "8000"'
 
 
 def changes(statement: str) -> str:

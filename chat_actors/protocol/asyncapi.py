@@ -117,7 +117,7 @@ def document(settings: Settings) -> Object:
         "host": "{host}",
         "protocol": "ws",
         "description": _SERVER,
-        "variables": {"host": {"default": f"localhost:{settings.port}"}},
+        "variables": {"host": {"default": "localhost:8000"}},
     }
     if settings.token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": _TOKEN}}

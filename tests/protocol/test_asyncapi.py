@@ -141,7 +141,7 @@ def test_a_docstring_explains_the_fields_it_names_and_is_shown_without_them() ->
 
 
 def test_limits_are_those_in_force() -> None:
-    settings = Settings.model_validate({"message_chars": 7, "frame_bytes": 2048, "presence_members": 9, "port": 9000})
+    settings = Settings.model_validate({"message_chars": 7, "frame_bytes": 2048, "presence_members": 9})
     small = document(settings)
     schemas = small["components"]["schemas"]
     assert schemas["SendFrame"]["properties"]["message"]["maxLength"] == 7
@@ -149,7 +149,6 @@ def test_limits_are_those_in_force() -> None:
     assert schemas["JoinFrame"]["properties"]["topic"]["maxLength"] == MAX_TOPIC
     limits = {one["name"]: one["value"] for one in Contract(small).channel["x-limits"]}
     assert [limits[name] for name in ("message_chars", "frame_bytes", "presence_members")] == [7, 2048, 9]
-    assert small["servers"]["here"]["variables"]["host"]["default"] == "localhost:9000"
 
 
 def test_the_document_asks_for_the_token_and_never_shows_it() -> None:

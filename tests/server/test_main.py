@@ -11,7 +11,7 @@ import uvicorn
 
 from chat_actors import __version__
 from chat_actors.__main__ import main
-from chat_actors.settings import Settings
+from chat_actors.settings import CommandSettings
 from tests.support.server import Server, Visit, in_loop
 
 SAFE: dict[str, Any] = {
@@ -68,9 +68,10 @@ def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch
 def test_an_option_sets_its_variable(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     for field in ("PORT", "SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(f"CHAT_{field}", "5")  # so that it is undone
-    main(["--port", "9000", "--shutdown-timeout", "30"])
+    monkeypatch.setenv("CHAT_TOPICS", "6")
+    main(["--port", "9000", "--shutdown-timeout", "30", "--topics", "7"])
     assert runs == [{**SAFE, "port": 9000, "timeout_graceful_shutdown": 30}]
-    assert os.environ["CHAT_PORT"] == "9000"  # where the application looks
+    assert os.environ["CHAT_TOPICS"] == "7"  # where the application looks
 
 
 def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +79,7 @@ def test_the_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> N
         main(["--help"])
     assert ended.value.code == 0
     help_ = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
-    for name, field in Settings.model_fields.items():
+    for name, field in CommandSettings.model_fields.items():
         assert f"--{name.replace('_', '-')} … {field.description} (CHAT_{name.upper()}; default: " in help_
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
 import socket
 import ssl
 import threading
@@ -80,6 +82,21 @@ async def test_every_connection_is_closed_with_1012_at_a_shutdown(
         assert await terminate(server, *members, stranger) == [1012] * 4
     assert len(server.lines(" left ")) == 3
     assert len(server.lines("topic removed")) == 2
+
+
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT])
+@in_loop
+async def test_each_signal_that_ends_a_process_closes_its_members_with_1012(
+    launch: StartServer, number: int, lifespan: str
+) -> None:
+    server = launch((*APP, "--lifespan", lifespan))
+    async with Visit(server) as visit:
+        alice = await visit.join("alice", "sports")
+        os.kill(server.pid, number)
+        assert await alice.close_code() == 1012
+        status = 0 if number == signal.SIGINT else -number  # uvicorn raises it again, and takes a KeyboardInterrupt
+        await asyncio.to_thread(server.wait_for_end, status, GRACE)
 
 
 @every_command

@@ -14,7 +14,7 @@ from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.decoding import Data
-from chat_actors.settings import load_settings
+from chat_actors.settings import Settings, load_settings
 
 
 class Echo(Receiver):
@@ -40,7 +40,7 @@ class Echo(Receiver):
 @cache
 def _sweep() -> "tuple[Sweep, asyncio.Task[None]]":
     """Start the sweep of this process, once. A task that nobody refers to could be lost."""
-    sweep = Sweep(load_settings(), Clock(), Counters(), lambda: None)
+    sweep = Sweep(load_settings(Settings), Clock(), Counters(), lambda: None)
     return sweep, asyncio.create_task(sweep.run())
 
 
