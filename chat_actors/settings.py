@@ -2,11 +2,13 @@
 
 import re
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chat_actors.origins import parse_host, parse_origin
 
 PREFIX = "CHAT_"
 
@@ -44,6 +46,11 @@ class Settings(BaseSettings):
     allowed_origins: str = Field(
         "", description="origins of web pages that may connect, comma-separated, besides the server's own; *: all"
     )
+    allowed_hosts: str = Field(
+        "",
+        description="names that a Host header may give, comma-separated, such as chat.example or *.chat.example; *: any;"
+        " empty: any behind a proxy or on a public address, those of this machine on a loopback address",
+    )
     require_origin: bool = Field(
         False, description="whether a handshake without an Origin header, as of a program, is refused"
     )
@@ -73,23 +80,40 @@ class Settings(BaseSettings):
         False, description="whether X-Forwarded-* headers of a proxy are trusted (python -m chat_actors)"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: Any) -> Any:
+        """Drop what a file leaves around a value: white space, newlines, a byte order mark."""
+        return value.lstrip("\ufeff").strip() if isinstance(value, str) else value
+
     @field_validator("allowed_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:
-        for origin in filter(None, map(str.strip, value.split(","))):
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin, re.IGNORECASE):
-                raise PydanticCustomError("origins", "Input should be origins such as https://chat.example, or *")
+        for entry in entries(value):
+            if entry != "*" and parse_origin(without_slash(entry)) is None:
+                wanted = "Input should be origins such as https://chat.example, or *: {entry} is none"
+                raise PydanticCustomError("origins", wanted, {"entry": entry})
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        for entry in entries(value):
+            host = parse_host(entry[2:] if entry.startswith("*.") else entry)
+            if entry != "*" and (host is None or host.port is not None):
+                wanted = "Input should be host names without a port such as chat.example, *.chat.example or *: {entry} is none"
+                raise PydanticCustomError("hosts", wanted, {"entry": entry})
         return value
 
     @property
     def endpoints(self) -> list[str]:
         """The endpoints of the cluster's nodes; empty if there is no cluster."""
-        return [endpoint.strip() for endpoint in self.cluster.split(",") if endpoint.strip()]
+        return entries(self.cluster)
 
     @field_validator("cluster")
     @classmethod
     def _are_endpoints(cls, value: str) -> str:
-        for endpoint in filter(None, map(str.strip, value.split(","))):
+        for endpoint in entries(value):
             if not re.fullmatch(r"[a-z]+/[^\s/]+:\d+(#\S*)?", endpoint):
                 raise PydanticCustomError("endpoints", "Input should be endpoints such as tcp/10.0.0.1:7447")
         return value
@@ -102,6 +126,16 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if type(value) in (int, float) and value != type(self).model_fields[name].default
         }
+
+
+def entries(value: str) -> list[str]:
+    """Return the entries of a list, separated by commas or white space; empty ones do not count."""
+    return value.replace(",", " ").split()
+
+
+def without_slash(url: str) -> str:
+    """Return an origin that was written as the URL of its root without the slash: both are one place (RFC 3986, 6.2.3)."""
+    return url[:-1] if url.endswith("/") else url
 
 
 def variable(field: str) -> str:
@@ -120,5 +154,5 @@ def load_settings() -> Settings:
         for error in wrong.errors():
             field = "_".join(str(part) for part in error["loc"])
             # One write for each line: several workers may write at the same time.
-            sys.stderr.write(f"{variable(field)}={error['input']!s}: {error['msg']}.\n")
+            sys.stderr.write(f"{variable(field)}={' '.join(str(error['input']).split())}: {error['msg']}.\n")
         sys.exit(2)
