@@ -7,7 +7,7 @@ from typing import Optional
 
 import uvicorn
 
-from chat_actors.settings import Settings, load_settings, variable
+from chat_actors.settings import TRUSTED, Settings, load_settings, variable
 from chat_actors.version import __version__
 
 
@@ -26,6 +26,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for name, value in vars(parser.parse_args(argv)).items():
         os.environ[variable(name)] = value
     settings = load_settings()
+    # uvicorn reads this variable, and the line of the start names it. uvicorn 0.39 would not trust ::1 by default.
+    trusted = os.environ.get(TRUSTED, "127.0.0.1,::1") if settings.proxy_headers else ""
+    os.environ[TRUSTED] = trusted
     uvicorn.run(
         "chat_actors.app:app",
         host=settings.host,

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from chat_actors.origins import parse_host, parse_origin
 
 PREFIX = "CHAT_"
+TRUSTED = "FORWARDED_ALLOW_IPS"  # uvicorn's variable: the proxies whose X-Forwarded-* headers it trusts
 
 
 class Settings(BaseSettings):

@@ -142,7 +142,9 @@ class Session(Receiver):
         token = "" if frame.token is UNSET else frame.token
         if not self._caller.may_join(token):
             wrong = "wrong token: correct `token` in the join frame"
-            raise Refused(ErrorCode.UNAUTHORIZED, wrong if token.strip() else "token required: add `token` to the join frame")
+            raise Refused(
+                ErrorCode.UNAUTHORIZED, wrong if token.strip() else "token required: add `token` to the join frame"
+            )
 
     def _ask_to_join(self, frame: JoinFrame) -> None:
         self._refused = 0
