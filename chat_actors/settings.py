@@ -49,8 +49,8 @@ class Settings(BaseSettings):
     )
     allowed_hosts: str = Field(
         "",
-        description="names that a Host header may give, comma-separated, such as chat.example or *.chat.example; *: any;"
-        " empty: any behind a proxy or on a public address, those of this machine on a loopback address",
+        description="names that a Host header may give, comma-separated, besides this machine's own; *: all; "
+        "empty: all, except for direct requests on a loopback address",
     )
     require_origin: bool = Field(
         False, description="whether a handshake without an Origin header, as of a program, is refused"
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         for entry in entries(value):
             host = parse_host(entry[2:] if entry.startswith("*.") else entry)
             if entry != "*" and (host is None or host.port is not None):
-                wanted = "Input should be host names without a port such as chat.example, *.chat.example or *: {entry} is none"
+                wanted = "Input should be names such as chat.example, *.chat.example or *, no port: {entry} is none"
                 raise PydanticCustomError("hosts", wanted, {"entry": entry})
         return value
 
@@ -135,7 +135,7 @@ def entries(value: str) -> list[str]:
 
 
 def without_slash(url: str) -> str:
-    """Return an origin that was written as the URL of its root without the slash: both are one place (RFC 3986, 6.2.3)."""
+    """Return the URL of an origin's root without its slash: both are one place (RFC 3986, section 6.2.3)."""
     return url[:-1] if url.endswith("/") else url
 
 
