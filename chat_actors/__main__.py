@@ -27,7 +27,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         os.environ[variable(name)] = value
     settings = load_settings()
     # uvicorn reads this variable, and the line of the start names it. uvicorn 0.39 would not trust ::1 by default.
-    trusted = os.environ.get(TRUSTED, "127.0.0.1,::1") if settings.proxy_headers else ""
+    trusted = (os.environ.get(TRUSTED) or "127.0.0.1,::1") if settings.proxy_headers else ""
     os.environ[TRUSTED] = trusted
     uvicorn.run(
         "chat_actors.app:app",

@@ -1,7 +1,7 @@
 """Admission: the decision about a handshake, and the limits on open connections. No asyncio, no I/O.
 
-``Admission.decide`` checks the host, the origin and the token together and returns one value. A session cannot be built without
-that value, so no path to a session skips one of the checks.
+``Admission.decide`` checks the host, the origin and the token together and returns one value. A session cannot be built
+without that value, so no path to a session skips one of the checks.
 """
 
 import hmac
@@ -79,7 +79,8 @@ class Admission:
     def decide(self, headers: Headers, server: Socket = None) -> Union[HandshakeRefused, Caller]:
         """Decide on a WebSocket handshake by its ``Host``, its ``Origin`` (RFC 6455, section 10.2), then its token.
 
-        ``server``: local address and port of the connection, if they are known. A browser always sends ``Origin`` (RFC 6454, section 7). A program may omit it unless ``require_origin`` is set.
+        A browser always sends ``Origin`` (RFC 6454, section 7). A program may omit it unless ``require_origin`` is set.
+        ``server``: local address and port of the connection, if they are known.
         """
         host, origin = b"", None
         for name, value in headers:
@@ -107,7 +108,7 @@ class Admission:
         ]
         if not given:
             return Anonymous(self._secret)
-        right = any([hmac.compare_digest(token, self._secret) for token in given])
+        right = any(hmac.compare_digest(token, self._secret) for token in given)
         return Authenticated() if right else HandshakeRefused("wrong token")
 
     def source(self, address: str, headers: Headers) -> tuple[Optional[str], bool]:

@@ -1,7 +1,7 @@
 """The hosts that a request may name: the guard against DNS rebinding, for handshakes and for HTTP.
 
-A page whose name is rebound to this machine sends its own name as ``Host`` and as ``Origin``: each looks right beside the
-other. It connects straight to the server's port, so it can name no other port.
+A page whose name is rebound to this machine sends its own name as ``Host`` and as ``Origin``: each looks right beside
+the other. It connects straight to the server's port, so it can name no other port.
 """
 
 import socket
@@ -21,7 +21,10 @@ _LOOPBACK = "127.", "::ffff:127."
 
 
 class Hosts:
-    """Rule of one application for ``Host`` headers. Allowed without a list: loopback names, IP addresses, this machine."""
+    """Rule of one application for ``Host`` headers.
+
+    Loopback names, IP addresses and the name of the machine are always allowed: nobody can rebind them.
+    """
 
     def __init__(self, settings: Settings) -> None:
         listed = [entry.lower() for entry in entries(settings.allowed_hosts)]

@@ -73,6 +73,7 @@ def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch
         ("0", None, ""),
         ("0", "10.0.0.0/8", ""),
         ("1", None, "127.0.0.1,::1"),  # in every version of uvicorn
+        ("1", "", "127.0.0.1,::1"),
         ("1", "10.0.0.0/8", "10.0.0.0/8"),
     ],
 )
