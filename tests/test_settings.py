@@ -77,6 +77,7 @@ WRONG: dict[str, list[str]] = {
         "https://a.example:",
         "https://me@a.example",
         "https://[::g]",
+        "https://[1:2]",
         "https://bücher.example",
         "https://" + 321 * "a",
         "null",
@@ -185,3 +186,27 @@ def test_the_application_does_not_start_with_a_wrong_value() -> None:
     assert process.stdout == ""
     (line,) = process.stderr.splitlines()
     assert line.startswith("CHAT_PORT=abc: ")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_white_space_around_a_value_does_not_count(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, text, value = FIELDS[field]
+    monkeypatch.setenv(f"CHAT_{field.upper()}", f"\ufeff \t{text}\r\n")
+    assert load_settings().model_dump()[field] == value
+
+
+def test_the_entries_of_a_list_may_stand_on_lines_of_their_own() -> None:
+    listed = Settings.model_validate({"cluster": "tcp/h1:7447\n\ntcp/h2:7447,\n"})
+    assert listed.endpoints == ["tcp/h1:7447", "tcp/h2:7447"]
+
+
+@pytest.mark.parametrize("field", ["allowed_origins", "allowed_hosts"])
+def test_the_sentence_about_a_list_is_one_line_and_names_the_wrong_entry(
+    field: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = "https://a.example" if field == "allowed_origins" else "a.example"
+    monkeypatch.setenv(f"CHAT_{field.upper()}", f"{right},\nhttps://b.example/page\n{right}")
+    with pytest.raises(SystemExit):
+        load_settings()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": https://b.example/page is none.")

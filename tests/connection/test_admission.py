@@ -68,6 +68,7 @@ def test_a_browser_comes_in_from_the_same_or_a_listed_origin(origin: str, refuse
         ("https://h:8443", "h:443", 8000, False),
         ("https://h", "h:99999", 8000, False),
         ("https://h", "[::g]", 8000, False),
+        ("https://[1:2]", "[1:2]:443", 8000, False),
         ("https://h", 400 * "h", 8000, False),
         ("https://" + 600 * "h", "h", 8000, False),
         ("app://h", "h", 8000, False),

@@ -12,7 +12,7 @@ from chat_actors.settings import Settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
-    from starlette.testclient import TestClient
+    from starlette.testclient import TestClient, WebSocketDisconnect
 
 LOCAL = ("127.0.0.1", 8000)
 
@@ -85,3 +85,14 @@ def test_a_request_for_another_host_gets_421_and_a_word_what_to_do() -> None:
     refused = host.get("/topics", headers={"host": "evil.example:8000"})
     assert refused.status_code == 421
     assert "CHAT_ALLOWED_HOSTS" in refused.json()["detail"]
+
+
+def test_a_handshake_for_another_host_is_refused() -> None:
+    host = TestClient(create_app(Settings.model_validate({})), base_url="http://127.0.0.1:8000")
+    rebound = {"host": "evil.example:8000", "origin": "http://evil.example:8000"}
+    with pytest.raises(WebSocketDisconnect), host.websocket_connect("ws://127.0.0.1:8000/ws", headers=rebound):
+        pass
+    own = {"host": "localhost:8000", "origin": "http://localhost:8000"}
+    with host.websocket_connect("ws://127.0.0.1:8000/ws", headers=own) as alice:
+        alice.send_json({"username": "alice", "topic": "sports"})
+        assert alice.receive_json()["type"] == "joined"
