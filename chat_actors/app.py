@@ -5,12 +5,14 @@ garbage collector, settings and logging.
 """
 
 import gc
+import os
 
 from chat_actors.application import create_app
 from chat_actors.connection.descriptors import fit_to_descriptors, log_shortage
 from chat_actors.connection.handshake import allow_large_handshakes
 from chat_actors.counters import Counters
 from chat_actors.operations.logs import configure_logging
+from chat_actors.settings import TRUSTED
 from chat_actors.workers import OneForEachNode, load_settings_or_end
 
 allow_large_handshakes()
@@ -21,7 +23,9 @@ gc.set_threshold(5_000, 100, 100)
 _settings, _shortage = fit_to_descriptors(load_settings_or_end())
 _protected = bool(_settings.token or _settings.allowed_origins)
 _counters = Counters()
-configure_logging(_settings.log_level, _settings.log_json, _settings.changed_limits(), _protected, _counters)
+_trusted = {"trusted_proxies": os.environ[TRUSTED] or "none"} if TRUSTED in os.environ else {}
+_shown = {**_trusted, **_settings.changed_limits()}
+configure_logging(_settings.log_level, _settings.log_json, _shown, _protected, _counters)
 log_shortage(_shortage)
 app = create_app(_settings, counters=_counters)
 app.add_middleware(OneForEachNode, nodes=max(1, len(_settings.endpoints)))

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from chat_actors.clock import Clock
+from chat_actors.connection.hosts import HostGuard
 from chat_actors.connection.takeover import FastLane
 from chat_actors.counters import Counters
 from chat_actors.operations.routes import operations
@@ -46,5 +47,6 @@ def create_app(
     routes += [*page_routes(), *reference_routes(settings)]
     app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
     app.include_router(operations(server, settings))
+    app.add_middleware(HostGuard, hosts=server.admission.hosts)
     app.add_middleware(FastLane)
     return app

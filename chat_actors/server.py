@@ -56,6 +56,7 @@ class Server:
         self._sweep = Sweep(settings, self._clock, self.counters, self._begin_end)
         self._turned_away: dict[object, Connection] = {}  # by place, oldest first, until each is closed
         self._said: set[str] = set()  # reasons for the plain lane that the log has
+        self._proxy_said = False  # whether the log has that a proxy is not trusted
         # Created in ``start``, in the loop that runs then.
         self._supervisor: Optional[Supervisor] = None
         self._node: Optional[Node] = None  # None without a cluster
@@ -67,16 +68,22 @@ class Server:
         await receive()  # websocket.connect
         address, port = scope.get("client") or ("unknown", 0)
         peer = f"{address}:{port}"
-        caller = self.admission.decide(scope.get("headers", ()))
+        headers = scope.get("headers", ())
+        caller = self.admission.decide(headers, scope.get("server"))
         if not has_waited(scope):
             caller = HandshakeRefused("frames before the answer")
         if isinstance(caller, HandshakeRefused):
-            logger.bind(peer=peer, reason=caller.reason).info("handshake refused")
+            logger.bind(peer=peer, reason=caller.reason, **caller.seen).info("handshake refused")
             await _refuse(send)
             return
         place = object()
-        leave = partial(self._leave, place, address)
-        admitted = self.admission.enter(address)
+        source, proxy = self.admission.source(address, headers)
+        if proxy and not self._proxy_said:
+            self._proxy_said = True
+            said = "proxy not trusted: set CHAT_PROXY_HEADERS=1 and FORWARDED_ALLOW_IPS"
+            logger.bind(address=address).warning(said)
+        leave = partial(self._leave, place, source)
+        admitted = self.admission.enter(source)
         try:
             supervisor = None if self.stopping else self.start()
             connection = await self._accept(scope, receive, send, leave)
@@ -110,9 +117,9 @@ class Server:
             logger.bind(reason=accepted.why).warning("fast lane not used")
         return PlainConnection(receive, send, accepted.host_pings, self._sweep, closed)
 
-    def _leave(self, place: object, address: str) -> None:
+    def _leave(self, place: object, source: Optional[str]) -> None:
         """Forget a connection whose descriptor is closed."""
-        self.admission.leave(address)
+        self.admission.leave(source)
         self._turned_away.pop(place, None)
 
     def _turn_away(self, connection: Connection, place: object, peer: str, code: CloseCode) -> None:

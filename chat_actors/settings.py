@@ -9,7 +9,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from chat_actors.origins import parse_host, parse_origin
+
 PREFIX = "CHAT_"
+TRUSTED = "FORWARDED_ALLOW_IPS"  # uvicorn's variable: the proxies whose X-Forwarded-* headers it trusts
 
 
 class Environment(EnvSettingsSource):
@@ -59,6 +62,11 @@ class Settings(BaseSettings):
     allowed_origins: str = Field(
         "", description="origins of web pages that may connect, comma-separated, besides the server's own; *: all"
     )
+    allowed_hosts: str = Field(
+        "",
+        description="names that a Host header may give, comma-separated, besides this machine's own; *: all; "
+        "empty: all, except for direct requests on a loopback address",
+    )
     require_origin: bool = Field(
         False, description="whether a handshake without an Origin header, as of a program, is refused"
     )
@@ -96,23 +104,40 @@ class Settings(BaseSettings):
         """Read the arguments, then the environment, and nothing else."""
         return init_settings, Environment(settings_cls)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: Any) -> Any:
+        """Drop what a file leaves around a value: white space, newlines, a byte order mark."""
+        return value.lstrip("\ufeff").strip() if isinstance(value, str) else value
+
     @field_validator("allowed_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:
-        for origin in filter(None, map(str.strip, value.split(","))):
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin, re.IGNORECASE):
-                raise PydanticCustomError("origins", "Input should be origins such as https://chat.example, or *")
+        for entry in entries(value):
+            if entry != "*" and parse_origin(without_slash(entry)) is None:
+                wanted = "Input should be origins such as https://chat.example, or *: {entry} is none"
+                raise PydanticCustomError("origins", wanted, {"entry": entry})
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        for entry in entries(value):
+            host = parse_host(entry[2:] if entry.startswith("*.") else entry)
+            if entry != "*" and (host is None or host.port is not None):
+                wanted = "Input should be names such as chat.example, *.chat.example or *, no port: {entry} is none"
+                raise PydanticCustomError("hosts", wanted, {"entry": entry})
         return value
 
     @property
     def endpoints(self) -> list[str]:
         """The endpoints of the cluster's nodes; empty if there is no cluster."""
-        return [endpoint.strip() for endpoint in self.cluster.split(",") if endpoint.strip()]
+        return entries(self.cluster)
 
     @field_validator("cluster")
     @classmethod
     def _are_endpoints(cls, value: str) -> str:
-        for endpoint in filter(None, map(str.strip, value.split(","))):
+        for endpoint in entries(value):
             if not re.fullmatch(r"[a-z]+/[^\s/]+:\d+(#\S*)?", endpoint):
                 raise PydanticCustomError("endpoints", "Input should be endpoints such as tcp/10.0.0.1:7447")
         return value
@@ -142,6 +167,16 @@ class CommandSettings(Settings):
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
+def entries(value: str) -> list[str]:
+    """Return the entries of a list, separated by commas or white space; empty ones do not count."""
+    return value.replace(",", " ").split()
+
+
+def without_slash(url: str) -> str:
+    """Return the URL of an origin's root without its slash: both are one place (RFC 3986, section 6.2.3)."""
+    return url[:-1] if url.endswith("/") else url
+
+
 def variable(field: str) -> str:
     """Return the environment variable of a field."""
     return PREFIX + field.upper()
@@ -158,5 +193,5 @@ def load_settings(kind: type[AnySettings], given: Optional[dict[str, str]] = Non
         for error in wrong.errors():
             field = "_".join(str(part) for part in error["loc"])
             # One write for each line: several workers may write at the same time.
-            sys.stderr.write(f"{variable(field)}={error['input']!s}: {error['msg']}.\n")
+            sys.stderr.write(f"{variable(field)}={' '.join(str(error['input']).split())}: {error['msg']}.\n")
         sys.exit(2)

@@ -221,6 +221,7 @@ def test_no_page_names_a_variable_that_does_not_exist(page: Path) -> None:
 def test_every_option_that_the_command_gives_to_uvicorn_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {}
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.update(options))
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")  # so that it is undone
     main([])
     told = [name for option, *_ in rows("configuration.md", "## Options of chat-actors") for name in names(option)]
     assert sorted(told) == sorted(given)

@@ -26,6 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("handshake",),
     ("protocol",),
     ("settings", "clock", "counters", "version"),
+    ("origins",),
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 CYCLIC = "cluster"  # until it is rewritten

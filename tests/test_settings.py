@@ -29,6 +29,7 @@ FIELDS: dict[str, tuple[Value, str, Value]] = {
     "topic_members": (0, "5", 5),
     "presence_members": (1000, "0", 0),
     "allowed_origins": ("", "https://a.example", "https://a.example"),
+    "allowed_hosts": ("", "chat.example", "chat.example"),
     "require_origin": (False, "1", True),
     "token": ("", "secret", "secret"),
     "topics_page": (True, "0", False),
@@ -63,7 +64,24 @@ WRONG: dict[str, list[str]] = {
     "topics": ["0", "x"],
     "topic_members": ["-1", "x"],
     "presence_members": ["-1", "x"],
-    "allowed_origins": ["chat.example", "https://chat.example/", "https://a.example,b.example", "https://"],
+    "allowed_origins": [
+        "chat.example",
+        "https://chat.example/page",
+        "https://chat.example//",
+        "https://a.example,b.example",
+        "https://",
+        "https:///",
+        "https://a.example:0",
+        "https://a.example:65536",
+        "https://a.example:",
+        "https://me@a.example",
+        "https://[::g]",
+        "https://[1:2]",
+        "https://bücher.example",
+        "https://" + 321 * "a",
+        "null",
+    ],
+    "allowed_hosts": ["chat.example:8000", "https://chat.example", "a.example,/", "*.", "chat.*", "[::g]"],
     "require_origin": ["maybe"],
     "topics_page": ["maybe"],
     "history_messages": ["-1", "x"],
@@ -234,3 +252,27 @@ def test_the_application_reads_no_variable_of_the_command() -> None:
     assert wrong.keys() == {"CHAT_HOST", "CHAT_PORT", "CHAT_SHUTDOWN_TIMEOUT", "CHAT_PROXY_HEADERS"}
     process = start_with("-c", "import chat_actors.app", **wrong)
     assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_white_space_around_a_value_does_not_count(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, text, value = FIELDS[field]
+    monkeypatch.setenv(f"CHAT_{field.upper()}", f"\ufeff \t{text}\r\n")
+    assert load_settings(CommandSettings).model_dump()[field] == value
+
+
+def test_the_entries_of_a_list_may_stand_on_lines_of_their_own() -> None:
+    listed = Settings.model_validate({"cluster": "tcp/h1:7447\n\ntcp/h2:7447,\n"})
+    assert listed.endpoints == ["tcp/h1:7447", "tcp/h2:7447"]
+
+
+@pytest.mark.parametrize("field", ["allowed_origins", "allowed_hosts"])
+def test_the_sentence_about_a_list_is_one_line_and_names_the_wrong_entry(
+    field: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = "https://a.example" if field == "allowed_origins" else "a.example"
+    monkeypatch.setenv(f"CHAT_{field.upper()}", f"{right},\nhttps://b.example/page\n{right}")
+    with pytest.raises(SystemExit):
+        load_settings(CommandSettings)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": https://b.example/page is none.")

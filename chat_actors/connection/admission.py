@@ -1,27 +1,36 @@
 """Admission: the decision about a handshake, and the limits on open connections. No asyncio, no I/O.
 
-``Admission.decide`` checks the origin and the token together and returns one value. A session cannot be built without
-that value, so no path to a session skips one of the two checks.
+``Admission.decide`` checks the host, the origin and the token together and returns one value. A session cannot be built
+without that value, so no path to a session skips one of the checks.
 """
 
 import hmac
 from collections.abc import Iterable
-from typing import Union
+from functools import lru_cache
+from typing import Optional, Union
 
 from msgspec import Struct
 
-from chat_actors.settings import Settings
+from chat_actors.connection.addresses import customer, is_proxy
+from chat_actors.connection.hosts import Hosts, Socket
+from chat_actors.origins import parse_host, parse_origin
+from chat_actors.settings import Settings, entries, without_slash
 
 Headers = Iterable[tuple[bytes, bytes]]  # as in an ASGI scope: names in lower case
+
+LOGGED = 200  # characters of a header in a log line
+_CACHED = 512  # bytes of the longest headers whose verdict is kept
 
 
 class HandshakeRefused(Struct, frozen=True):
     """Refusal of a handshake: the server answers 403.
 
-    ``reason``: a few words for the log. The peer does not see them.
+    ``reason``: a few words for the log. The peer does not see them. ``seen``: the headers that did not fit, for the
+    same line, by name: short, and without control characters.
     """
 
     reason: str
+    seen: dict[str, str] = {}
 
 
 class Anonymous:
@@ -33,8 +42,11 @@ class Anonymous:
         self._secret = secret
 
     def may_join(self, token: str) -> bool:
-        """Return whether ``token``, from the join frame, is right. The comparison takes constant time."""
-        return hmac.compare_digest(_encode(token), self._secret)
+        """Return whether ``token``, from the join frame, is right. The comparison takes constant time.
+
+        White space around it does not count, as around the server's own: both may come from files.
+        """
+        return hmac.compare_digest(_encode(token.strip()), self._secret)
 
 
 class Authenticated:
@@ -56,59 +68,96 @@ class Admission:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._secret = _encode(settings.token)
-        self._origins = {origin.strip().lower() for origin in settings.allowed_origins.split(",") if origin.strip()}
+        self.hosts = Hosts(settings)
+        listed = entries(settings.allowed_origins)
+        self._any_origin = "*" in listed
+        self._origins = {parse_origin(without_slash(origin)) for origin in listed if origin != "*"}
+        self._judge_cached = lru_cache(256)(self._judge)  # in a storm of joins all name the same two
         self.connections = 0
         self._by_address: dict[str, int] = {}
 
-    def decide(self, headers: Headers) -> Union[HandshakeRefused, Caller]:
-        """Decide on a WebSocket handshake by its ``Origin`` (RFC 6455, section 10.2), then by its token.
+    def decide(self, headers: Headers, server: Socket = None) -> Union[HandshakeRefused, Caller]:
+        """Decide on a WebSocket handshake by its ``Host``, its ``Origin`` (RFC 6455, section 10.2), then its token.
 
         A browser always sends ``Origin`` (RFC 6454, section 7). A program may omit it unless ``require_origin`` is set.
+        ``server``: local address and port of the connection, if they are known.
         """
-        given = {name.lower(): _text(value).lower() for name, value in headers}
-        origin = given.get(b"origin")
-        if origin is None:
-            if self._settings.require_origin:
-                return HandshakeRefused("no origin")
-        elif not self._is_allowed(origin, given.get(b"host", "")):
-            return HandshakeRefused("origin not allowed")
-        return self.authenticate(headers)
+        host, origin = b"", None
+        for name, value in headers:
+            name = name.lower()
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        judge = self._judge if len(host) + len(origin or b"") > _CACHED else self._judge_cached
+        return judge(host, origin, server and (server[0], server[1])) or self.authenticate(headers)
 
     def authenticate(self, headers: Headers) -> Union[HandshakeRefused, Caller]:
         """Decide on the token alone, given as ``Authorization: Bearer …`` (RFC 6750, section 2.1).
 
-        The name of the scheme is compared without case (RFC 9110, section 11.1). If the header comes more than once,
-        as behind a proxy that adds its own, one with the right token is enough.
+        Credentials of another scheme are somebody else's, as of a proxy that asks for a password: they say nothing
+        about the token. The name of the scheme is compared without case (RFC 9110, section 11.1). Of several tokens,
+        as behind a proxy that adds its own, one that is right is enough.
         """
         if not self._secret:
             return Authenticated()
-        given = [_text(value) for name, value in headers if name.lower() == b"authorization"]
+        given = [
+            value[6:].strip()  # bytes: of a text, ``strip`` would take the last byte of a token such as "voilà"
+            for name, value in headers
+            if name.lower() == b"authorization" and value[:7].rstrip().lower() == b"bearer"
+        ]
         if not given:
             return Anonymous(self._secret)
-        return Authenticated() if any(map(self._is_right, given)) else HandshakeRefused("wrong token")
+        right = any(hmac.compare_digest(token, self._secret) for token in given)
+        return Authenticated() if right else HandshakeRefused("wrong token")
 
-    def enter(self, address: str) -> bool:
-        """Count a connection; return False if it exceeds a limit. Pair each call with a ``leave``, also after False."""
+    def source(self, address: str, headers: Headers) -> tuple[Optional[str], bool]:
+        """Return what the connections of a client are counted under, and whether it is a proxy that is not trusted.
+
+        None: they are not counted. So a proxy, a Unix socket or a limit of 0 makes no two clients one.
+        """
+        proxy = is_proxy(address, headers)
+        counted = not proxy and self._settings.connections_per_address
+        return customer(address) if counted else None, proxy
+
+    def enter(self, source: Optional[str]) -> bool:
+        """Count a connection; return False if it exceeds a limit. Pair each call with a ``leave``, also after False.
+
+        ``source``: as ``source`` returns it.
+        """
         self.connections += 1
-        count = self._by_address[address] = self._by_address.get(address, 0) + 1
-        per_address = self._settings.connections_per_address
-        return self.connections <= self._settings.connections and (not per_address or count <= per_address)
+        within = self.connections <= self._settings.connections
+        if source is None:
+            return within
+        count = self._by_address[source] = self._by_address.get(source, 0) + 1
+        return within and count <= self._settings.connections_per_address
 
-    def leave(self, address: str) -> None:
-        """Stop counting a connection from ``address``."""
+    def leave(self, source: Optional[str]) -> None:
+        """Stop counting a connection from ``source``."""
         self.connections -= 1
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
+        if source is not None:
+            self._by_address[source] -= 1
+            if not self._by_address[source]:
+                del self._by_address[source]
 
-    def _is_right(self, authorization: str) -> bool:
-        scheme, _, token = authorization.partition(" ")
-        given = token.strip().encode("latin-1")  # the header's own bytes
-        return scheme.lower() == "bearer" and hmac.compare_digest(given, self._secret)
+    def _judge(self, host: bytes, origin: Optional[bytes], server: Socket) -> Optional[HandshakeRefused]:
+        place = _text(host)
+        if not self.hosts.allows(place, server):
+            return HandshakeRefused("host not allowed", {"host": _shown(place)})
+        if origin is None:
+            return HandshakeRefused("no origin") if self._settings.require_origin else None
+        page = _text(origin)
+        if self._is_allowed(page, place, None if server is None else server[1]):
+            return None
+        return HandshakeRefused("origin not allowed", {"origin": _shown(page), "host": _shown(place)})
 
-    def _is_allowed(self, origin: str, host: str) -> bool:
-        same = bool(host) and origin.partition("://")[2] == host
-        return same or origin in self._origins or "*" in self._origins
+    def _is_allowed(self, origin: str, host: str, own_port: Optional[int]) -> bool:
+        if self._any_origin:
+            return True
+        page, place = parse_origin(origin), parse_host(host)
+        if page is None:
+            return False
+        return page in self._origins or (place is not None and page.is_place(place, own_port))
 
 
 def _encode(token: str) -> bytes:
@@ -118,3 +167,7 @@ def _encode(token: str) -> bytes:
 
 def _text(header: bytes) -> str:
     return header.decode("latin-1")
+
+
+def _shown(header: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in header[:LOGGED])

@@ -130,7 +130,7 @@ class Session(Receiver):
                 self._ask_to_join(frame)
                 return False
             if isinstance(self._caller, Anonymous):
-                raise Refused(ErrorCode.NOT_JOINED, "token required: first join with `token` in the join frame")
+                raise Refused(ErrorCode.UNAUTHORIZED, "token required: first join with `token` in the join frame")
         except Refused as refusal:
             self._answer(refusal, data)
         else:
@@ -142,7 +142,9 @@ class Session(Receiver):
         token = "" if frame.token is UNSET else frame.token
         if not self._caller.may_join(token):
             wrong = "wrong token: correct `token` in the join frame"
-            raise Refused(ErrorCode.INVALID_JOIN, wrong if token else "token required: add `token` to the join frame")
+            raise Refused(
+                ErrorCode.UNAUTHORIZED, wrong if token.strip() else "token required: add `token` to the join frame"
+            )
 
     def _ask_to_join(self, frame: JoinFrame) -> None:
         self._refused = 0

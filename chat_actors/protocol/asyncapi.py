@@ -55,7 +55,7 @@ counted in Unicode code points."""
 
 _SERVER = """\
 The host that this document comes from, over ``wss`` if the document came over ``https``. The server answers a handshake
-with 403 if its origin is not allowed or its token is wrong."""
+with 403 if its host or its origin is not allowed or its token is wrong."""
 
 _TOKEN = "The server's shared secret: in the handshake, or as ``token`` in the join frame."
 

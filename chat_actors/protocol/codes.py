@@ -18,7 +18,11 @@ class ErrorCode(str, enum.Enum):
     cause: str
 
     INVALID_JSON = "invalid_json", "the frame is not one JSON object in valid UTF-8"
-    INVALID_JOIN = "invalid_join", "a key of the join is missing or has the wrong type, or the token is wrong"
+    INVALID_JOIN = "invalid_join", "a key of the join is missing or has the wrong type"
+    UNAUTHORIZED = (
+        "unauthorized",
+        "the server requires a token: it is missing or wrong in the join, or ``/list`` came before it",
+    )
     INVALID_USERNAME = "invalid_username", "the username breaks the rules for names"
     INVALID_TOPIC = "invalid_topic", "the topic breaks the rules for names"
     INVALID_MESSAGE = (
@@ -29,10 +33,7 @@ class ErrorCode(str, enum.Enum):
     MESSAGE_TOO_LONG = "message_too_long", "the message has more characters than the server accepts"
     UNKNOWN_COMMAND = "unknown_command", "the message starts with a slash and is not ``/list``"
     ALREADY_JOINED = "already_joined", "the connection has joined a topic; another topic needs another connection"
-    NOT_JOINED = (
-        "not_joined",
-        "a message before the join, or ``/list`` before it without the token that the server requires",
-    )
+    NOT_JOINED = "not_joined", "a message before the join"
     SERVER_FULL = "server_full", "too many connections, topics or members of the topic; the server closes with 1013"
 
 

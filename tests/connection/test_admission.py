@@ -50,6 +50,69 @@ def test_a_browser_comes_in_from_the_same_or_a_listed_origin(origin: str, refuse
     assert refusal(listed, headers(origin=origin)) == ("origin not allowed" if refused else None)
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "port", "same"),
+    [
+        ("https://h", "h:443", 8000, True),
+        ("http://h", "h:80", 8000, True),
+        ("https://h:443", "h", 8000, True),
+        ("http://h:80", "h", 80, True),
+        ("https://h.", "H.:443", 8000, True),
+        ("http://[::1]:8000", "[0:0::1]:8000", 8000, True),
+        ("wss://h", "h:443", 8000, True),
+        ("http://h:8081", "h", 8000, True),  # a proxy has taken the port from the host
+        ("http://h:8081", "h", None, True),  # as it does in front of a Unix socket
+        ("http://h:8081", "h", 80, False),
+        ("https://h", "h:80", 8000, False),
+        ("https://h", "h:8443", 8000, False),
+        ("https://h:8443", "h:443", 8000, False),
+        ("https://h", "h:99999", 8000, False),
+        ("https://h", "[::g]", 8000, False),
+        ("https://[1:2]", "[1:2]:443", 8000, False),
+        ("https://h", 400 * "h", 8000, False),
+        ("https://" + 600 * "h", "h", 8000, False),
+        ("app://h", "h", 8000, False),
+        ("https://h/", "h", 8000, False),
+        ("https://me@h", "h", 8000, False),
+        ("null", "null", 8000, False),
+    ],
+)
+def test_an_origin_is_a_place_and_its_default_port_is_none(
+    origin: str, host: str, port: Optional[int], same: bool
+) -> None:
+    given = [(b"host", host.encode()), (b"origin", origin.encode())]
+    decision = admission().decide(given, ("10.0.0.1", port))
+    assert isinstance(decision, HandshakeRefused) is not same
+
+
+@pytest.mark.parametrize(
+    ("listed", "origin"),
+    [
+        ("https://friend.example:443", "https://friend.example"),
+        ("HTTPS://Friend.example/", "https://friend.example"),
+        ("\n https://a.example,\nhttp://friend.example:80\n,", "http://friend.example"),
+        ("https://a.example\nwss://friend.example\n", "https://friend.example"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("*", "null"),
+    ],
+)
+def test_a_listed_origin_is_the_same_however_it_is_written(listed: str, origin: str) -> None:
+    assert refusal(admission(allowed_origins=listed), headers(origin=origin)) is None
+
+
+def test_a_refused_header_is_told_with_the_reason() -> None:
+    decision = admission().decide(headers(origin="https://evil.example"))
+    assert isinstance(decision, HandshakeRefused)
+    assert decision.seen == {"origin": "https://evil.example", "host": "chat.example:8000"}
+
+
+def test_a_rebound_name_is_refused_although_its_origin_fits() -> None:
+    given = [(b"host", b"evil.example:8000"), (b"origin", b"http://evil.example:8000")]
+    assert admission().decide(given, ("127.0.0.1", 8000)) == HandshakeRefused(
+        "host not allowed", {"host": "evil.example:8000"}
+    )
+
+
 def test_no_origin_is_the_same_origin_without_a_host() -> None:
     assert refusal(admission(), [(b"origin", b"")]) == "origin not allowed"
 
@@ -70,7 +133,7 @@ def test_the_token_in_the_handshake_is_enough(authorization: str) -> None:
     assert caller.may_join("")
 
 
-@pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic secret", "secret", "Bearer", "Bearer secret2"])
+@pytest.mark.parametrize("authorization", ["Bearer wrong", "BEARER wrong", "Bearer", "Bearer secret2"])
 def test_a_wrong_token_in_the_handshake_is_refused(authorization: str) -> None:
     assert refusal(admission(token="secret"), headers(authorization=authorization)) == "wrong token"
 
@@ -93,8 +156,24 @@ def test_a_token_that_is_not_utf_8_lets_the_server_start() -> None:
 def test_without_a_token_in_the_handshake_the_join_frame_has_to_give_it() -> None:
     caller = anonymous(admission(token="secrét"))
     assert caller.may_join("secrét")
-    assert not any(caller.may_join(wrong) for wrong in ("", "secre", "secrét ", "\ud800"))
+    assert not any(caller.may_join(wrong) for wrong in ("", "secre", "\ud800"))
     assert "secr" not in repr(caller)
+
+
+@pytest.mark.parametrize("token", [" secret\n", "\ufeffsecret\r\n", "secret"])
+def test_white_space_around_a_token_does_not_count(token: str) -> None:
+    caller = anonymous(admission(token=token))
+    assert caller.may_join("secret") and caller.may_join("secret\n")
+
+
+@pytest.mark.parametrize("token", ["", " ", "\n", "\ufeff"])
+def test_an_empty_token_is_none(token: str) -> None:
+    assert isinstance(admission(token=token).decide(headers()), Authenticated)
+
+
+def test_a_token_whose_last_byte_looks_like_a_space_is_whole() -> None:
+    given = [(b"authorization", b"Bearer " + "voilà".encode())]
+    assert isinstance(admission(token="voilà").authenticate(given), Authenticated)
 
 
 def test_a_refused_origin_is_refused_whatever_the_token() -> None:
@@ -104,7 +183,14 @@ def test_a_refused_origin_is_refused_whatever_the_token() -> None:
         assert refusal(guarded, given) == "origin not allowed"
 
 
-@pytest.mark.parametrize("authorization", ["Bearer wrong", "Basic secret", ""])
+@pytest.mark.parametrize("authorization", ["Basic secret", "secret", "", "Negotiate YII=", "Bearers secret"])
+def test_credentials_that_are_no_token_leave_it_to_the_join_frame(authorization: str) -> None:
+    guarded = admission(token="secret")
+    for decide in (guarded.decide, guarded.authenticate):
+        assert isinstance(decide(headers(authorization=authorization)), Anonymous)
+
+
+@pytest.mark.parametrize("authorization", ["Bearer wrong", "Bearer "])
 def test_a_wrong_token_is_refused_in_every_request(authorization: str) -> None:
     given = headers(authorization=authorization)
     for decide in (admission(token="secret").decide, admission(token="secret").authenticate):
@@ -129,10 +215,18 @@ def test_a_server_without_a_token_asks_no_caller_for_one() -> None:
 
 def test_connections_are_counted_in_and_out() -> None:
     small = admission(connections=2)
-    assert [small.enter("a"), small.enter("b"), small.enter("c")] == [True, True, False]
-    small.leave("c")
-    small.leave("a")
-    assert small.enter("c")
+    assert [small.enter(None), small.enter(None), small.enter(None)] == [True, True, False]
+    small.leave(None)
+    small.leave(None)
+    assert small.enter(None)
+
+
+def test_a_source_is_counted_unless_it_is_unknown_or_a_proxy_or_nothing_is_limited() -> None:
+    fair = admission(connections_per_address=2)
+    assert fair.source("192.0.2.1", headers()) == ("192.0.2.1", False)
+    assert fair.source("unknown", headers()) == (None, False)
+    assert fair.source("10.0.0.1", [(b"x-forwarded-for", b"192.0.2.1")]) == (None, True)
+    assert admission().source("192.0.2.1", headers()) == (None, False)
 
 
 def test_one_address_does_not_take_all_the_connections() -> None:

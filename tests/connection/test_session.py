@@ -303,9 +303,9 @@ async def test_a_join_without_the_required_token_is_refused_and_may_be_tried_aga
     alone.says(JOIN, '{"username": "alice", "topic": "sports", "token": "wrong"}', "/list", message("1"))
     assert mail(alone.supervisor) == []
     assert alone.errors == [
-        ("invalid_join", "token required: add `token` to the join frame"),
-        ("invalid_join", "wrong token: correct `token` in the join frame"),
-        ("not_joined", "token required: first join with `token` in the join frame"),
+        ("unauthorized", "token required: add `token` to the join frame"),
+        ("unauthorized", "wrong token: correct `token` in the join frame"),
+        ("unauthorized", "token required: first join with `token` in the join frame"),
         ("not_joined", 'join before sending: the first frame must be {"username": "…", "topic": "…"}'),
     ]
     alone.says('{"username": "alice", "topic": "sports", "token": "secret"}')

@@ -99,8 +99,15 @@ def test_the_payloads_in_a_run_of_frames_are_found_again() -> None:
 
 
 def test_the_codes_are_those_of_the_contract() -> None:
-    errors = "invalid_json invalid_join invalid_username invalid_topic invalid_message empty_message message_too_long"
-    assert [*ErrorCode] == [*errors.split(), "unknown_command", "already_joined", "not_joined", "server_full"]
+    errors = "invalid_json invalid_join unauthorized invalid_username invalid_topic invalid_message empty_message"
+    assert [*ErrorCode] == [
+        *errors.split(),
+        "message_too_long",
+        "unknown_command",
+        "already_joined",
+        "not_joined",
+        "server_full",
+    ]
     assert [*CloseCode] == [1008, 1009, 1011, 1012, 1013, 4408, 4409]
 
 

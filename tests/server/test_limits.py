@@ -34,7 +34,7 @@ async def test_the_token_comes_by_header_or_by_join_frame(start: StartServer) ->
     async with Visit(server) as visit:
         stranger = await visit.connect()
         for join in ({"username": "a", "topic": "t"}, {"username": "a", "topic": "t", "token": "wrong"}):
-            assert (await stranger.ask(join))["error"] == "invalid_join"
+            assert (await stranger.ask(join))["error"] == "unauthorized"
         assert (await stranger.ask({"username": "a", "topic": "t", "token": "s3cret"}))["type"] == "joined"
     async with connect(server.url, additional_headers={"Authorization": "Bearer s3cret"}) as friend:
         await friend.send('{"username": "b", "topic": "t"}')

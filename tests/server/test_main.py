@@ -4,7 +4,7 @@ import asyncio
 import os
 import runpy
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 import uvicorn
@@ -36,6 +36,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         runs.append(options)
 
     monkeypatch.setattr(uvicorn, "run", run)
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")  # so that it is undone
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS")
     for field in ("HOST", "PORT", "SHUTDOWN_TIMEOUT", "PROXY_HEADERS"):
         monkeypatch.delenv(f"CHAT_{field}", raising=False)
     return runs
@@ -63,6 +65,26 @@ def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch
     main([])
     changed = {"host": "::1", "port": 9000, "timeout_graceful_shutdown": 5, "proxy_headers": True}
     assert runs == [{**SAFE, **changed}]
+
+
+@pytest.mark.parametrize(
+    ("headers", "given", "trusted"),
+    [
+        ("0", None, ""),
+        ("0", "10.0.0.0/8", ""),
+        ("1", None, "127.0.0.1,::1"),  # in every version of uvicorn
+        ("1", "", "127.0.0.1,::1"),
+        ("1", "10.0.0.0/8", "10.0.0.0/8"),
+    ],
+)
+def test_the_proxies_on_this_machine_are_trusted_unless_others_are_named(
+    runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, headers: str, given: Optional[str], trusted: str
+) -> None:
+    monkeypatch.setenv("CHAT_PROXY_HEADERS", headers)
+    if given is not None:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", given)
+    main([])
+    assert os.environ["FORWARDED_ALLOW_IPS"] == trusted
 
 
 def test_an_option_sets_its_variable(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +122,15 @@ async def test_a_start_says_in_one_line_where_it_is_and_which_limits_are_not_the
     assert f"{address} " in line and f"page='{address}/'" in line
     assert line.endswith(" CHAT_MESSAGE_TTL=2.0 CHAT_RATE_LIMIT=0.0 CHAT_TOPICS=5")
     assert not server.lines("secret")
+
+
+@pytest.mark.parametrize(("setting", "trusted"), [({}, "none"), ({"CHAT_PROXY_HEADERS": "1"}, "127.0.0.1,::1")])
+@in_loop
+async def test_a_start_says_which_proxies_are_trusted(
+    start: Callable[..., Server], setting: dict[str, str], trusted: str
+) -> None:
+    server = start("chat_actors", CHAT_PORT="0", **setting)
+    assert server.lines("unning on", f"trusted_proxies='{trusted}'")
 
 
 @in_loop

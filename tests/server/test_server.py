@@ -216,6 +216,32 @@ async def test_a_handshake_that_admission_refuses_is_never_accepted() -> None:
     assert len([line for line in lines if "handshake refused" in line]) == 1
 
 
+@in_clean_loop
+async def test_the_log_of_a_refused_origin_names_both_sides_and_no_control_character() -> None:
+    clock = FakeClock()
+    server = Server(DEFAULTS, clock)
+    with log_lines() as lines:
+        origin = b"https://evil.example\x1b[2J" + 1000 * b"x"
+        await Connection(server, headers=[(b"host", b"chat.example:443"), (b"origin", origin)]).task
+    await end(server, clock)
+    (line,) = [line for line in lines if "handshake refused" in line]
+    assert "https://evil.example?[2J" in line and "chat.example:443" in line
+    assert 300 * "x" not in line
+
+
+@in_clean_loop
+async def test_a_proxy_that_is_not_trusted_is_named_once_and_shuts_nobody_out() -> None:
+    clock = FakeClock()
+    server = Server(Settings.model_validate({"connections_per_address": 1}), clock)
+    with log_lines() as lines:
+        for number in range(3):
+            guest = Connection(server, headers=[(b"x-forwarded-for", b"203.0.113.%d" % number)])
+            assert (await guest.says(JOIN))["type"] == "joined"
+    await end(server, clock)
+    (line,) = [line for line in lines if "proxy not trusted" in line]
+    assert line.startswith("WARNING")
+
+
 @pytest.mark.parametrize("headers", [[], [(b"host", b"chat.example"), (b"origin", b"https://evil.example")]])
 @pytest.mark.parametrize("ended", [False, True])
 @in_clean_loop
@@ -263,7 +289,7 @@ async def test_a_token_in_the_handshake_need_not_be_in_the_join() -> None:
     alice = Connection(server, headers=[(b"authorization", b"Bearer secret")])
     assert (await alice.says(JOIN))["type"] == "joined"
     bob = Connection(server)
-    assert (await bob.says(JOIN))["error"] == "invalid_join"
+    assert (await bob.says(JOIN))["error"] == "unauthorized"
     await alice.goes()
     await bob.goes()
     await end(server, clock)
