@@ -156,6 +156,24 @@ class Server:
             self._signals = ExitSignals(self._end)
         return self._supervisor
 
+    def readiness(self) -> str:
+        """Return ``ready``, or why every join would be refused now.
+
+        The reasons: ``closing``, ``no_endpoint`` and ``no_quorum`` of the cluster, ``full``.
+
+        Starts the actors, as the join would. A server with as many topics as it may have is ready: members can join
+        those.
+        """
+        if self.stopping:
+            return "closing"
+        try:
+            self.start()
+        except OSError:
+            return "no_endpoint"
+        if self._node is not None and not self._node.has_quorum():
+            return "no_quorum"
+        return "full" if self.admission.is_full() else "ready"
+
     async def stop(self) -> None:
         """Close every connection with 1012, wait until every actor has ended, and restore the signals.
 

@@ -94,6 +94,10 @@ class Admission:
         per_address = self._settings.connections_per_address
         return self.connections <= self._settings.connections and (not per_address or count <= per_address)
 
+    def is_full(self) -> bool:
+        """Return whether ``enter`` would refuse the next connection, from whatever address."""
+        return self.connections >= self._settings.connections
+
     def leave(self, address: str) -> None:
         """Stop counting a connection from ``address``."""
         self.connections -= 1
