@@ -41,7 +41,7 @@ CONDITIONS = (
 each_path = pytest.mark.parametrize(("path", "status"), PATHS.items())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def host() -> Iterator[TestClient]:
     with TestClient(create_app(Settings.model_validate({})), follow_redirects=False) as client:
         yield client

@@ -167,9 +167,9 @@ def test_who_has_the_current_one_is_told_so(host: TestClient, path: str) -> None
         assert (changed.status_code, changed.headers["etag"] == tag) == (200, False)
 
 
-def asked_at(url: str, app: Any = None, **headers: str) -> tuple[str, str, str]:
+def asked_at(url: str, app: Any = None, root_path: str = "", **headers: str) -> tuple[str, str, str]:
     """The URI of the WebSocket in the document that is asked for there; the page must name the same."""
-    client = TestClient(app or create_app(DEFAULTS))
+    client = TestClient(app or create_app(DEFAULTS), root_path=root_path)
     contract = client.get(f"{url}/asyncapi.json", headers=headers).json()
     OFFICIAL.validate(contract)
     server, channel = contract["servers"]["here"], contract["channels"]["chat"]
@@ -188,7 +188,8 @@ def test_both_know_the_path_that_a_host_has_given_the_application() -> None:
     outer = FastAPI()
     outer.mount("/chat", create_app(DEFAULTS))
     assert asked_at("http://chat.example/chat", outer) == ("ws", "chat.example", "/chat/ws")
-    assert asked_at("http://chat.example/chat", FastAPI(root_path="/all", routes=outer.routes))[2] == "/all/chat/ws"
+    assert asked_at("http://chat.example/all/chat", outer, "/all") == ("ws", "chat.example", "/all/chat/ws")
+    assert asked_at("http://chat.example/all", root_path="/all")[2] == "/all/ws"
     by_tenant = FastAPI()
     by_tenant.mount("/{tenant}", create_app(DEFAULTS))
     assert asked_at("http://chat.example/%3Ci%3E", by_tenant)[2] == "/%3Ci%3E/ws"
