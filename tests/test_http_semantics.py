@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 
 from chat_actors.application import create_app
 from chat_actors.http_semantics import HttpSemantics
@@ -108,7 +109,7 @@ def protected(answer: object) -> bool:
 def test_errors_and_the_answers_of_added_middleware_are_no_exception() -> None:
     app = create_app(Settings.model_validate({"token": "s3cret"}))
 
-    async def fail(request: Request) -> None:
+    async def fail(request: Request) -> Response:
         raise ValueError
 
     app.add_route("/fails", fail)

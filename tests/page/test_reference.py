@@ -17,7 +17,7 @@ from jsonschema import Draft7Validator
 from starlette.requests import Request
 
 from chat_actors.application import create_app
-from chat_actors.page import reference
+from chat_actors.http_semantics import Representation
 from chat_actors.page.reference import render, websocket_uri
 from chat_actors.protocol.asyncapi import WebSocketUri, document
 from chat_actors.protocol.codes import CloseCode, ErrorCode
@@ -214,12 +214,12 @@ def test_a_document_of_another_place_is_another_one(host: TestClient) -> None:
 def test_hosts_that_clients_make_up_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     built: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    class Noted(reference.Representation):
+    class Noted(Representation):
         def __init__(self, content: bytes, media_type: str) -> None:
             super().__init__(content, media_type)
             built.add(self)
 
-    monkeypatch.setattr(reference, "Representation", Noted)
+    monkeypatch.setattr("chat_actors.page.reference.Representation", Noted)
     client = TestClient(create_app(DEFAULTS))
     for number in range(40):
         client.get("/asyncapi.json", headers={"Host": f"host-{number}"})
