@@ -12,15 +12,24 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from chat_actors.clock import Clock
+from chat_actors.connection.asgi import App
 from chat_actors.connection.hosts import HostGuard
 from chat_actors.connection.takeover import FastLane
 from chat_actors.counters import Counters
+from chat_actors.http_semantics import HttpSemantics
 from chat_actors.operations.routes import operations
 from chat_actors.page.reference import reference_routes, upgrade_required
 from chat_actors.page.routes import page_routes
 from chat_actors.server import Server
 from chat_actors.settings import Settings
 from chat_actors.version import __version__
+
+
+class Application(FastAPI):
+    """FastAPI application whose every response follows ``HttpSemantics``: also 500, and those of added middleware."""
+
+    def build_middleware_stack(self) -> App:
+        return HttpSemantics(super().build_middleware_stack())
 
 
 def create_app(
@@ -45,7 +54,15 @@ def create_app(
     # The endpoint is an ASGI application: Starlette's WebSocket class would cost time for each frame.
     routes: list[BaseRoute] = [WebSocketRoute("/ws", server), Route("/ws", upgrade_required)]
     routes += [*page_routes(), *reference_routes(settings)]
-    app = FastAPI(title="chat_actors", version=__version__, lifespan=lifespan, routes=routes)
+    app = Application(
+        title="chat_actors",
+        version=__version__,
+        lifespan=lifespan,
+        routes=routes,
+        docs_url=None,  # FastAPI's pages run scripts of another host, in the origin of the chat
+        redoc_url=None,
+        redirect_slashes=False,  # it redirects to what the client gave as Host; a probe counts that as success
+    )
     app.include_router(operations(server, settings))
     app.add_middleware(HostGuard, hosts=server.admission.hosts)
     app.add_middleware(FastLane)

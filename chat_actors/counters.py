@@ -3,13 +3,10 @@
 Each application has one ``Counters``. Actors and connections update it at most once in a turn, or at rare events.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable
 
 from msgspec import Struct
-
-BUSIEST = 10  # topics that a snapshot names: the limit bounds the count of series
 
 
 class Histogram:
@@ -57,40 +54,33 @@ class Counters:
 class TopicStatistics(Struct, frozen=True):
     """Snapshot of one topic."""
 
-    topic: str
     users: int
     messages: int  # stored
     mail: int  # events that wait in the mailbox
     mail_age: float  # seconds that they have waited
 
 
-class ReaderStatistics(Struct, frozen=True):
-    """Snapshot of one member's outbox."""
-
-    topic: str
-    username: str
-    waiting: int  # bytes
-
-
 class Totals(Struct):
-    """Totals of topics, and the busiest of them: those with the most deliveries within the window."""
+    """Totals and maxima of topics. No topic is named: a name is what users made of it."""
 
     topics: int = 0
     users: int = 0
     mail: int = 0  # events that wait in the mailboxes
     mail_age: float = 0.0  # seconds, the longest
-    busiest: list[TopicStatistics] = []
+    max_users: int = 0
+    max_messages: int = 0
+    max_mail: int = 0
 
     def add(self, some: Iterable[TopicStatistics]) -> None:
         """Add topics to those so far."""
-        seen = [*self.busiest]
         for one in some:
             self.topics += 1
             self.users += one.users
             self.mail += one.mail
             self.mail_age = max(self.mail_age, one.mail_age)
-            seen.append(one)
-        self.busiest = heapq.nlargest(BUSIEST, seen, key=lambda one: one.messages * one.users)
+            self.max_users = max(self.max_users, one.users)
+            self.max_messages = max(self.max_messages, one.messages)
+            self.max_mail = max(self.max_mail, one.mail)
 
 
 class Statistics(Struct, frozen=True):
@@ -98,6 +88,6 @@ class Statistics(Struct, frozen=True):
 
     connections: int
     totals: Totals  # of the topics
-    slowest: list[ReaderStatistics]  # with the most bytes waiting first, if any wait
+    max_waiting: int  # bytes that wait for one connection, at most
     mail: int  # events that wait in the supervisor's mailbox
     bytes_out: int  # since the start

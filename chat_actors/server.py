@@ -4,7 +4,6 @@ The actors are created when they are first needed, in the event loop that runs t
 """
 
 import asyncio
-import heapq
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -24,7 +23,7 @@ from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
 from chat_actors.connection.takeover import PeerLost, Taken, accept, has_waited
 from chat_actors.connection.websocket import WebSocket
-from chat_actors.counters import Counters, ReaderStatistics, Statistics, Totals
+from chat_actors.counters import Counters, Statistics, Totals
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import Error, finished
 from chat_actors.settings import Settings
@@ -34,7 +33,6 @@ if TYPE_CHECKING:  # a process without a cluster must not import it
 
 T = TypeVar("T")
 
-SLOWEST = 10  # readers that a snapshot names
 STRIDE = 256  # topics or connections that a snapshot looks at before other tasks run
 CLOSE_POLL_SECONDS = 0.05  # between two checks for open connections when the server ends
 MAX_CLOSE_POLLS = 60  # then open connections are aborted
@@ -165,6 +163,24 @@ class Server:
             self._signals = ExitSignals(self._end)
         return self._supervisor
 
+    def readiness(self) -> str:
+        """Return ``ready``, or why every join would be refused now.
+
+        The reasons: ``closing``, ``no_endpoint`` and ``no_quorum`` of the cluster, ``full``.
+
+        Starts the actors, as the join would. A server with as many topics as it may have is ready: members can join
+        those.
+        """
+        if self.stopping:
+            return "closing"
+        try:
+            self.start()
+        except OSError:
+            return "no_endpoint"
+        if self._node is not None and not self._node.has_quorum():
+            return "no_quorum"
+        return "full" if self.admission.is_full() else "ready"
+
     async def stop(self) -> None:
         """Close every connection with 1012, wait until every actor has ended, and restore the signals.
 
@@ -221,7 +237,7 @@ class Server:
         """
         supervisor, totals = self._supervisor, Totals()
         if supervisor is None:
-            return Statistics(0, totals, [], 0, self.counters.bytes_out)
+            return Statistics(0, totals, 0, 0, self.counters.bytes_out)
         owner = supervisor if self._node is None else self._node.back
         mail = supervisor.mailbox.qsize()
         # Both at one moment: a connection that ends meanwhile is counted once, so that the sum never falls.
@@ -229,18 +245,12 @@ class Server:
         for topics in _strides(owner.statistics()):
             totals.add(topics)
             await asyncio.sleep(0)
-        waiting: list[tuple[int, Connection]] = []
+        max_waiting = 0
         for stride in _strides(connections):
             bytes_out += sum(connection.written for connection in stride)
-            waiting += [(connection.buffered(), connection) for connection in stride]
-            waiting = heapq.nlargest(SLOWEST, waiting, key=lambda one: one[0])
+            max_waiting = max(max_waiting, *(connection.buffered() for connection in stride))
             await asyncio.sleep(0)
-        slowest = []
-        for count, connection in waiting:
-            member = supervisor.member(connection)
-            if member is not None and count:
-                slowest.append(ReaderStatistics(*member, count))
-        return Statistics(self.admission.connections, totals, slowest, mail, bytes_out)
+        return Statistics(self.admission.connections, totals, max_waiting, mail, bytes_out)
 
 
 def _strides(items: Iterable[T]) -> Iterator[list[T]]:

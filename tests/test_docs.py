@@ -276,7 +276,7 @@ def test_every_log_event_that_is_named_is_one() -> None:
 def metrics() -> set[str]:
     """The families as Prometheus names them."""
     process = ProcessCollector(registry=None).collect()
-    families = registry(Statistics(0, Totals(), [], 0, 0), Counters(), process).collect()
+    families = registry(Statistics(0, Totals(), 0, 0, 0), Counters(), process).collect()
     return {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
 
 

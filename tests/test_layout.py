@@ -17,6 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__init__",),
     ("application",),
     ("operations", "page"),
+    ("http_semantics",),
     ("server",),
     ("workers", "cluster"),
     ("connection",),

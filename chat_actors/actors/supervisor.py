@@ -225,12 +225,6 @@ class Supervisor(Actor[SupervisorEvent]):
         """
         return (active.topic.statistics() for active in list(self._topics.values()))
 
-    def member(self, outbox: Outbox) -> Optional[tuple[str, str]]:
-        """Return the topic and the username of an outbox; None if it is not a member."""
-        active = self._active_of.get(outbox)
-        username = None if active is None else active.topic.username(outbox)
-        return None if active is None or username is None else (active.topic.name, username)
-
     def crashed(self, event: object, exception: Exception) -> None:
         super().crashed(event, exception)
         if type(event) is Join or type(event) is Restore:

@@ -61,10 +61,6 @@ class TopicActor(Actor[TopicEvent]):
     def statistics(self) -> TopicStatistics:
         """Return a snapshot of the topic; may be called at any time."""
 
-    @abstractmethod
-    def username(self, outbox: Outbox) -> Optional[str]:
-        """Return the username of an outbox; None if it is not a member."""
-
     def crashed(self, event: object, exception: Exception) -> None:
         super().crashed(event, exception)
         if type(event) is Join or type(event) is Restore:
@@ -469,11 +465,7 @@ class Topic(TopicActor):
     def statistics(self) -> TopicStatistics:
         mail = self.mailbox.qsize()  # its oldest event is about as old as the current turn
         age = max(0.0, self._clock.monotonic() - self._now) if mail else 0.0
-        return TopicStatistics(self.name, len(self._members.present), len(self._history), mail, age)
-
-    def username(self, outbox: Outbox) -> Optional[str]:
-        member = self._members.present.get(outbox)
-        return None if member is None else member.username
+        return TopicStatistics(len(self._members.present), len(self._history), mail, age)
 
     def legacy(self) -> tuple[str, list[Departed]]:
         """Return what a later epoch needs to continue this one: the epoch, and the members that may resume."""

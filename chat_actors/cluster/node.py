@@ -155,7 +155,11 @@ class Node:
 
     def in_minority(self) -> bool:
         """Whether this node is to serve nobody, for it sees too few others."""
-        return self._quorum and not self._starting and 2 * len(self.view) < self._configured
+        return not self._starting and not self.has_quorum()
+
+    def has_quorum(self) -> bool:
+        """Whether this node sees enough others to serve; during its start it has not decided yet."""
+        return not self._quorum or 2 * len(self.view) >= self._configured
 
     # Who is there.
 

@@ -325,8 +325,4 @@ class Relay(TopicActor):
         self._node.remove(self, self._life, self._journal)
 
     def statistics(self) -> TopicStatistics:
-        return TopicStatistics(self.name, len(self._near), 0, self.mailbox.qsize(), 0.0)
-
-    def username(self, outbox: Outbox) -> Optional[str]:
-        guest = self._guests.get(self._numbers.get(outbox, 0))
-        return None if guest is None else guest.username
+        return TopicStatistics(len(self._near), 0, self.mailbox.qsize(), 0.0)

@@ -132,6 +132,10 @@ class Admission:
         count = self._by_address[source] = self._by_address.get(source, 0) + 1
         return within and count <= self._settings.connections_per_address
 
+    def is_full(self) -> bool:
+        """Return whether ``enter`` would refuse the next connection, from whatever address."""
+        return self.connections >= self._settings.connections
+
     def leave(self, source: Optional[str]) -> None:
         """Stop counting a connection from ``source``."""
         self.connections -= 1

@@ -1,4 +1,7 @@
-"""The metrics for Prometheus, built from a snapshot and the counters at each scrape. No state of its own."""
+"""The metrics for Prometheus, built from a snapshot and the counters at each scrape. No state of its own.
+
+No label is made by users: the number of series is bounded, and the names of topics and members stay where they are.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from chat_actors.counters import Counters, Histogram, Statistics, TopicStatistics
+from chat_actors.counters import Counters, Histogram, Statistics
 from chat_actors.protocol.codes import close_code
 
 
@@ -51,13 +54,10 @@ class ChatCollector(Collector):
         yield _histogram("turn_events", "Events taken in one turn of a topic.", counters.turns)
         yield _histogram("fan_out_seconds", "Time from the first to the last member of a fan-out.", counters.fan_outs)
         yield _histogram("event_loop_lag_seconds", "Delay of the event loop, measured twice a second.", counters.lag)
-        yield from _busiest(totals.busiest)
-        slowest = GaugeMetricFamily(
-            "chat_reader_waiting_bytes", "Bytes that wait for the slowest readers.", labels=["topic", "username"]
-        )
-        for reader in seen.slowest:
-            slowest.add_metric([reader.topic, reader.username], reader.waiting)
-        yield slowest
+        yield _gauge("topic_members_max", "Members of the topic that has most.", totals.max_users)
+        yield _gauge("topic_messages_max", "Messages in the window of the topic that has most.", totals.max_messages)
+        yield _gauge("topic_mailbox_events_max", "Events that wait for the topic that has most.", totals.max_mail)
+        yield _gauge("reader_waiting_bytes_max", "Bytes that wait for the slowest reader.", seen.max_waiting)
         yield from self._process
 
 
@@ -66,18 +66,6 @@ def registry(seen: Statistics, counters: Counters, process: Iterable[Metric]) ->
     own = CollectorRegistry()
     own.register(ChatCollector(seen, counters, process))
     return own
-
-
-def _busiest(busiest: list[TopicStatistics]) -> Iterator[Metric]:
-    for name, text in (
-        ("messages", "Messages in the window"),
-        ("users", "Members"),
-        ("mail", "Events that wait"),
-    ):
-        family = GaugeMetricFamily(f"chat_busiest_{name}", f"{text}, of the busiest topics.", labels=["topic"])
-        for one in busiest:
-            family.add_metric([one.topic], getattr(one, name))
-        yield family
 
 
 def _cause(code: int) -> str:

@@ -1,11 +1,16 @@
-"""The HTTP routes for the operator: liveness, readiness, active topics and metrics."""
+"""The HTTP routes for the operator: liveness, readiness, active topics and metrics.
+
+Each answers with a slash behind its path as well: a probe counts a redirect as success, and a 404 as failure.
+"""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, Callable, TypeVar
 
 import msgspec
 from fastapi import APIRouter, HTTPException, Request, Response
-from prometheus_client import ProcessCollector
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from chat_actors.connection.admission import Authenticated
@@ -16,6 +21,11 @@ from chat_actors.settings import Settings
 
 _, _SCHEMAS = msgspec.json.schema_components([TopicUsers])
 _TOPICS: dict[str, Any] = {"type": "array", "items": _SCHEMAS["TopicUsers"]}
+_NOW = {"Cache-Control": "no-store"}  # true at this moment alone
+_RETRY_SECONDS = "1"  # none of the reasons against readiness has an end that is known
+_NOT_READY = "Every join would be refused: `closing`, `full`, `no_quorum` or `no_endpoint`"
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 
 
 def operations(server: Server, settings: Settings) -> APIRouter:
@@ -32,41 +42,53 @@ def operations(server: Server, settings: Settings) -> APIRouter:
             detail = "token required: add the header `Authorization: Bearer <token>`"
             raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
-    @router.get("/healthz", summary="Check that the server is alive")
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
+    def get(path: str, summary: str, kind: type[Response], **responses: Any) -> Callable[[Endpoint], Endpoint]:
+        def add(endpoint: Endpoint) -> Endpoint:
+            router.add_api_route(path, endpoint, summary=summary, response_class=kind, **responses)
+            router.add_api_route(f"{path}/", endpoint, include_in_schema=False)
+            return endpoint
 
-    @router.get("/readyz", summary="Check that the server takes members", responses={503: {"description": "Stopping"}})
-    async def readyz(response: Response) -> dict[str, str]:
-        if server.stopping:
-            response.status_code = 503
-        return {"status": "closing" if server.stopping else "ready"}
+        return add
+
+    @get("/healthz", "Check that the server is alive", JSONResponse)
+    async def healthz() -> Response:
+        return JSONResponse({"status": "alive"}, headers=_NOW)
+
+    @get("/readyz", "Check that the server takes members", JSONResponse, responses={503: {"description": _NOT_READY}})
+    async def readyz() -> Response:
+        status = server.readiness()
+        if status == "ready":
+            return JSONResponse({"status": status}, headers=_NOW)
+        return JSONResponse({"status": status}, 503, {**_NOW, "Retry-After": _RETRY_SECONDS})
 
     if settings.topics_page:
 
-        @router.get(
+        @get(
             "/topics",
-            summary="List the active topics, oldest first",
-            response_class=Response,
+            "List the active topics, oldest first",
+            Response,
             responses={200: {"content": {"application/json": {"schema": _TOPICS}}}},
         )
         async def topics(request: Request) -> Response:
             check_token(request)
             listed, partial = await server.topics()
-            headers = {"X-Partial": "true"} if partial else {}
+            headers = {**_NOW, "X-Partial": "true"} if partial else _NOW
             return Response(listed, media_type="application/json", headers=headers)
 
-    @router.get(
-        "/metrics",
-        summary="Metrics for Prometheus",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}},
-    )
+    @get("/metrics", "Metrics for Prometheus", Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics_page(request: Request) -> Response:
         check_token(request)
-        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        encode, media_type = _encoder(request.headers.get("accept", ""))
         seen = await server.statistics()
         own = await asyncio.to_thread(process.collect)  # to count 10,000 descriptors takes 10 ms
-        return Response(encode(registry(seen, server.counters, own)), headers={"content-type": media_type})
+        return Response(encode(registry(seen, server.counters, own)), headers={**_NOW, "Content-Type": media_type})
 
     return router
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """Return what writes the metrics, and its media type: the client's choice if it has made one that is known."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number
+        return choose_encoder("")

@@ -1,22 +1,25 @@
 """The reference of the protocol over HTTP: ``/asyncapi.json`` for programs, ``/protocol`` for people.
 
-The page is generated from the AsyncAPI document alone. It loads no other file and runs no script. Both are built once
-for each application; a client that has the current version gets 304.
+The page is generated from the AsyncAPI document alone. It loads no other file and runs no script. Both name the URI
+that they were asked at, as a client sees it: behind a proxy, under a path, on any port.
 """
 
 import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from html import escape
-from typing import Any
+from typing import Any, Callable
+from urllib.parse import quote
 
 import msgspec
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from chat_actors.protocol.asyncapi import Object, document
+from chat_actors.http_semantics import Representation, named_host, own_address
+from chat_actors.protocol.asyncapi import Object, WebSocketUri, document
 from chat_actors.settings import Settings
 
 _STYLE = """
@@ -44,15 +47,33 @@ td:not(:last-child) { width: 12rem }
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
+_MOST_URIS = 16  # for which both are kept: a client can name any host
+
 
 def reference_routes(settings: Settings) -> list[APIRoute]:
     """Return the two routes, with the limits of ``settings`` in both documents."""
-    contract = document(settings)
-    programs, people = msgspec.json.encode(contract), render(contract).encode()
+
+    @lru_cache(_MOST_URIS)
+    def programs(uri: WebSocketUri) -> Representation:
+        return Representation(msgspec.json.encode(document(settings, uri)), str(JSONResponse.media_type))
+
+    @lru_cache(_MOST_URIS)
+    def people(uri: WebSocketUri) -> Representation:
+        return Representation(render(document(settings, uri)).encode(), str(HTMLResponse.media_type))
+
     return [
         _route("/asyncapi.json", "The protocol of /ws for programs: AsyncAPI 3.0", programs, JSONResponse),
         _route("/protocol", "The protocol of /ws for people", people, HTMLResponse),
     ]
+
+
+def websocket_uri(request: Request) -> WebSocketUri:
+    """Return the URI of the WebSocket (RFC 6455, section 3) beside the page that was asked for."""
+    scope = request.scope
+    scheme = "wss" if scope["scheme"] in ("https", "wss") else "ws"
+    return WebSocketUri(
+        scheme, named_host(request) or own_address(request), quote(scope["root_path"].rstrip("/")) + "/ws"
+    )
 
 
 async def upgrade_required(request: Request) -> Response:
@@ -63,22 +84,12 @@ async def upgrade_required(request: Request) -> Response:
     detail = (
         "This is a WebSocket: see /protocol. A proxy must send `Upgrade: websocket` and one `Connection: Upgrade`.\n"
     )
-    return PlainTextResponse(detail, 426, {"upgrade": "websocket", "connection": "upgrade"})
+    return PlainTextResponse(detail, 426, {"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
-def _route(path: str, summary: str, body: bytes, kind: type[Response]) -> APIRoute:
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {
-        "ETag": tag,
-        "Cache-Control": "no-cache",  # revalidate each time: a restart may change it
-        "Content-Security-Policy": _POLICY,
-        "X-Content-Type-Options": "nosniff",
-    }
-
+def _route(path: str, summary: str, build: Callable[[WebSocketUri], Representation], kind: type[Response]) -> APIRoute:
     async def serve(request: Request) -> Response:
-        if tag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=kind.media_type)
+        return build(websocket_uri(request)).respond(request, Content_Security_Policy=_POLICY)
 
     return APIRoute(path, serve, summary=summary, response_class=kind)
 
@@ -97,7 +108,7 @@ def render(contract: Object) -> str:
         (
             "Connection",
             [],
-            f"<p>WebSocket at {_code(channel['address'])}.</p>\n"
+            f"<p>WebSocket at {_code(server['protocol'] + '://' + server['host'] + channel['address'])}.</p>\n"
             + _text(server["description"])
             + _table(("limit", "value", "meaning"), limits),
         ),

@@ -3,14 +3,14 @@
 A Content-Security-Policy allows the page to load nothing but these files.
 """
 
-import hashlib
-import re
 from importlib.resources import files
 from pathlib import PurePath
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+
+from chat_actors.http_semantics import Representation, named_host
 
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -20,7 +20,6 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")  # no character with a meaning in a policy
 
 
 def page_routes() -> list[BaseRoute]:
@@ -32,19 +31,11 @@ def page_routes() -> list[BaseRoute]:
 
 
 def _route(path: str, name: str, content: bytes) -> Route:
-    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    file = Representation(content, _media_type(name))
 
     async def serve(request: Request) -> Response:
-        headers = {
-            "ETag": etag,
-            "Cache-Control": "no-cache",  # a browser may keep it, but must revalidate: a new release shows at once
-            "Content-Security-Policy": _policy(request.headers.get("host", "")),
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-        }
-        if _is_known(etag, request.headers.get("if-none-match", "")):
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=_media_type(name))
+        policy = _policy(named_host(request))
+        return file.respond(request, Content_Security_Policy=policy, Referrer_Policy="no-referrer")
 
     return Route(path, serve, include_in_schema=False)
 
@@ -54,10 +45,4 @@ def _media_type(name: str) -> str:
 
 
 def _policy(host: str) -> str:
-    return _POLICY.format(sockets=f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else "")
-
-
-def _is_known(etag: str, if_none_match: str) -> bool:
-    """Return whether the client has this content already, by weak comparison (RFC 9110, section 13.1.2)."""
-    known = [one.strip() for one in if_none_match.split(",")]
-    return "*" in known or etag in (one[2:] if one.startswith("W/") else one for one in known)
+    return _POLICY.format(sockets=f" ws://{host} wss://{host}" if host else "")

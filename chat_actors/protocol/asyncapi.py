@@ -7,7 +7,7 @@ the limits in ``settings``. Only two things live here: which frame answers which
 import re
 from collections.abc import Iterable
 from inspect import cleandoc
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from msgspec import Struct
@@ -54,7 +54,7 @@ Acks arrive in the order of the connection's messages, and messages in the order
 counted in Unicode code points."""
 
 _SERVER = """\
-The host that this document comes from, over ``wss`` if the document came over ``https``. The server answers a handshake
+The host that was asked for this document, over ``wss`` if it was asked over ``https``. The server answers a handshake
 with 403 if its host or its origin is not allowed or its token is wrong."""
 
 _TOKEN = "The server's shared secret: in the handshake, or as ``token`` in the join frame."
@@ -105,7 +105,15 @@ _LIST_TEXT = "ListText"
 _FIELD = re.compile(r"^``(\w+)``: (.+(?:\n(?!``\w+``: ).+)*)\n?", re.MULTILINE)
 
 
-def document(settings: Settings) -> Object:
+class WebSocketUri(NamedTuple):
+    """URI of the WebSocket as a client sees it (RFC 6455, section 3)."""
+
+    scheme: str  # ws or wss
+    host: str  # with the port, unless it is the scheme's own
+    path: str
+
+
+def document(settings: Settings, uri: WebSocketUri) -> Object:
     """Return the AsyncAPI document of a server with these settings, as an object that can be encoded as JSON."""
     frames = *get_args(ClientFrame), *get_args(ServerFrame)
     components: Object = {
@@ -113,12 +121,7 @@ def document(settings: Settings) -> Object:
         "schemas": _schemas(settings),
     }
     _add_list_text(**components)
-    server: Object = {
-        "host": "{host}",
-        "protocol": "ws",
-        "description": _SERVER,
-        "variables": {"host": {"default": "localhost:8000"}},
-    }
+    server: Object = {"host": uri.host, "protocol": uri.scheme, "description": _SERVER}
     if settings.token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": _TOKEN}}
         server["security"] = [{"$ref": "#/components/securitySchemes/token"}]
@@ -127,7 +130,7 @@ def document(settings: Settings) -> Object:
         "info": {"title": "chat_actors", "version": __version__, "description": _OVERVIEW},
         "defaultContentType": "application/json",
         "servers": {"here": server},
-        "channels": {"chat": _channel(components["messages"], settings)},
+        "channels": {"chat": _channel(uri.path, components["messages"], settings)},
         "operations": _operations(),
         "components": components,
     }
@@ -145,10 +148,10 @@ def _add_list_text(messages: Object, schemas: Object) -> None:
     schemas[_LIST_TEXT] = {"title": _LIST_TEXT, "description": summary, "type": "string", "const": LIST}
 
 
-def _channel(messages: Iterable[str], settings: Settings) -> Object:
+def _channel(address: str, messages: Iterable[str], settings: Settings) -> Object:
     limits = Settings.model_fields
     return {
-        "address": "/ws",
+        "address": address,
         "description": _doc(CloseCode),
         "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
         "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},

@@ -56,16 +56,12 @@ async def test_topics_may_come_and_go_between_two_snapshots_of_the_statistics() 
     chat = SupervisorHarness()
     members = [(await chat.enter("alice", topic=topic))[0] for topic in ("sports", "movies", "music")]
     seen = chat.supervisor.statistics()
-    assert next(seen).topic == "sports"
+    assert next(seen).users == 1
     chat.leave(members[1])
     await chat.enter("bob", "carol", topic="music")
     await chat.enter("dave", topic="games")
-    assert [(one.topic, one.users) for one in seen] == [("movies", 0), ("music", 3)]
-    assert [(one.topic, one.users) for one in chat.supervisor.statistics()] == [
-        ("sports", 1),
-        ("music", 3),
-        ("games", 1),
-    ]
+    assert [one.users for one in seen] == [0, 3]  # movies, music
+    assert [one.users for one in chat.supervisor.statistics()] == [1, 3, 1]
 
 
 @in_clean_loop

@@ -12,7 +12,9 @@ from chat_actors.settings import Settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
-    from starlette.testclient import TestClient, WebSocketDisconnect
+    from starlette.testclient import TestClient
+
+from starlette.websockets import WebSocketDisconnect
 
 LOCAL = ("127.0.0.1", 8000)
 

@@ -1,28 +1,36 @@
-"""The pages about the protocol: complete, self-contained, escaped, cached; and the pages of FastAPI beside them."""
+"""The pages about the protocol: complete, self-contained, escaped, cached; and true of where they are asked for."""
 
 import base64
+import gc
 import hashlib
 import json
 import re
 import warnings
+import weakref
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any, Optional
 
 import pytest
+from fastapi import FastAPI
+from jsonschema import Draft7Validator
+from starlette.requests import Request
 
 from chat_actors.application import create_app
-from chat_actors.page.reference import render
-from chat_actors.protocol.asyncapi import document
+from chat_actors.http_semantics import Representation
+from chat_actors.page.reference import render, websocket_uri
+from chat_actors.protocol.asyncapi import WebSocketUri, document
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.settings import Settings
+from tests.support.server import ROOT
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
     from starlette.testclient import TestClient
 
 DEFAULTS = Settings.model_validate({})
-DOCUMENT = document(DEFAULTS)
+DOCUMENT = document(DEFAULTS, WebSocketUri("ws", "testserver", "/ws"))
+OFFICIAL = Draft7Validator(json.loads((ROOT / "tests/support/asyncapi_schema/3.0.0.json").read_text("utf-8")))
 PATHS = "/asyncapi.json", "/protocol"
 VOID = {"meta"}
 
@@ -143,7 +151,6 @@ def test_both_are_served_with_their_types(host: TestClient) -> None:
     assert machines.headers["content-type"] == "application/json"
     assert people.text == render(DOCUMENT)
     assert people.headers["content-type"] == "text/html; charset=utf-8"
-    assert {answer.headers["x-content-type-options"] for answer in (machines, people)} == {"nosniff"}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -151,7 +158,7 @@ def test_who_has_the_current_one_is_told_so(host: TestClient, path: str) -> None
     first = host.get(path)
     tag = first.headers["etag"]
     assert first.headers["cache-control"] == "no-cache"
-    for known in (tag, f'W/{tag}, "another"'):
+    for known in (tag, f'W/{tag}, "another"', "*"):
         again = host.get(path, headers={"If-None-Match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
     assert host.get(path, headers={"If-None-Match": '"another"'}).content == first.content
@@ -160,14 +167,77 @@ def test_who_has_the_current_one_is_told_so(host: TestClient, path: str) -> None
         assert (changed.status_code, changed.headers["etag"] == tag) == (200, False)
 
 
+def asked_at(url: str, app: Any = None, root_path: str = "", **headers: str) -> tuple[str, str, str]:
+    """The URI of the WebSocket in the document that is asked for there; the page must name the same."""
+    client = TestClient(app or create_app(DEFAULTS), root_path=root_path)
+    contract = client.get(f"{url}/asyncapi.json", headers=headers).json()
+    OFFICIAL.validate(contract)
+    server, channel = contract["servers"]["here"], contract["channels"]["chat"]
+    page = Page(client.get(f"{url}/protocol", headers=headers).text)
+    assert f"{server['protocol']}://{server['host']}{channel['address']}" in page.in_("code")
+    return server["protocol"], server["host"], channel["address"]
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:9000", "chat.example", "[::1]:8000", "my_service:8080"])
+def test_both_say_where_they_were_asked(place: str) -> None:
+    assert asked_at("http://testserver", Host=place) == ("ws", place, "/ws")
+    assert asked_at("https://testserver", Host=place) == ("wss", place, "/ws")
+
+
+def test_both_know_the_path_that_a_host_has_given_the_application() -> None:
+    outer = FastAPI()
+    outer.mount("/chat", create_app(DEFAULTS))
+    assert asked_at("http://chat.example/chat", outer) == ("ws", "chat.example", "/chat/ws")
+    assert asked_at("http://chat.example/all/chat", outer, "/all") == ("ws", "chat.example", "/all/chat/ws")
+    assert asked_at("http://chat.example/all", root_path="/all")[2] == "/all/ws"
+    by_tenant = FastAPI()
+    by_tenant.mount("/{tenant}", create_app(DEFAULTS))
+    assert asked_at("http://chat.example/%3Ci%3E", by_tenant)[2] == "/%3Ci%3E/ws"
+
+
+@pytest.mark.parametrize("wrong", ["", "a b", "a/b", "<script>", "user@a", "a:b", "a:123456", "é", "[::1", "a" * 256])
+def test_a_host_that_is_none_gets_into_neither(wrong: str) -> None:
+    for address, named in ((["10.0.0.1", 80], "10.0.0.1:80"), (["::1", 80], "[::1]:80"), (None, "localhost")):
+        scope = {"type": "http", "scheme": "http", "root_path": "", "server": address}
+        headers = [(b"host", wrong.encode("latin-1"))]
+        assert websocket_uri(Request({**scope, "headers": headers})) == ("ws", named, "/ws")
+        assert websocket_uri(Request({**scope, "headers": []})) == ("ws", named, "/ws")
+    assert websocket_uri(Request({**scope, "server": ["/run/chat.sock", None], "headers": []})).host == "localhost"
+
+
+def test_a_document_of_another_place_is_another_one(host: TestClient) -> None:
+    tag = host.get("/asyncapi.json").headers["etag"]
+    answer = host.get("/asyncapi.json", headers={"Host": "chat.example", "If-None-Match": tag})
+    assert (answer.status_code, answer.headers["etag"] == tag) == (200, False)
+
+
+def test_hosts_that_clients_make_up_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Noted(Representation):
+        def __init__(self, content: bytes, media_type: str) -> None:
+            super().__init__(content, media_type)
+            built.add(self)
+
+    monkeypatch.setattr("chat_actors.page.reference.Representation", Noted)
+    client = TestClient(create_app(DEFAULTS))
+    for number in range(40):
+        client.get("/asyncapi.json", headers={"Host": f"host-{number}"})
+    gc.collect()
+    assert 0 < len(built) < 20
+
+
 def test_a_plain_request_to_the_websocket_is_told_what_is_missing(host: TestClient) -> None:
-    answer = host.get("/ws")
-    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
-    assert "Connection: Upgrade" in answer.text
+    for method in ("GET", "HEAD"):
+        answer = host.request(method, "/ws", headers={"Accept": "text/html"})
+        assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+        assert answer.headers["connection"] == "Upgrade"
+    assert "Connection: Upgrade" in host.get("/ws").text
+    for wrong in ("h2c", "TLS/1.0"):
+        assert host.get("/ws", headers={"Upgrade": wrong, "Connection": "Upgrade"}).status_code == 426
 
 
-def test_fastapis_own_pages_tell_of_them(host: TestClient) -> None:
-    assert host.get("/docs").status_code == 200
+def test_the_description_of_the_http_side_tells_of_them(host: TestClient) -> None:
     paths = host.get("/openapi.json").json()["paths"]
     assert {path: list(paths[path]["get"]["responses"]["200"]["content"]) for path in PATHS} == {
         "/asyncapi.json": ["application/json"],

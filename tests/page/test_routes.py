@@ -41,7 +41,6 @@ def test_every_file_is_served_with_its_type_and_under_the_policy(name: str) -> N
     assert answer.content == files("chat_actors.page").joinpath(name).read_bytes()
     assert answer.headers["content-type"].partition(";")[0] == TYPES[PurePath(name).suffix]
     assert answer.headers["content-security-policy"] == POLICY
-    assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["cache-control"] == "no-cache"
 

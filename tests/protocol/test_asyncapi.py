@@ -18,7 +18,7 @@ from jsonschema import Draft7Validator
 
 from chat_actors.protocol import codes
 from chat_actors.protocol import frames as protocol
-from chat_actors.protocol.asyncapi import document
+from chat_actors.protocol.asyncapi import WebSocketUri, document
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next
 from chat_actors.protocol.frames import (
@@ -40,7 +40,8 @@ from tests.support.server import APP, ROOT, Client, Frame, Server, Visit, in_loo
 SCHEMA = ROOT / "tests" / "support" / "asyncapi_schema" / "3.0.0.json"
 OFFICIAL = Draft7Validator(json.loads(SCHEMA.read_text("utf-8")))
 DEFAULTS = Settings.model_validate({})
-DOCUMENT = document(DEFAULTS)
+URI = WebSocketUri("ws", "localhost:8000", "/ws")
+DOCUMENT = document(DEFAULTS, URI)
 CONTRACT = Contract(DOCUMENT)
 SCHEMAS = DOCUMENT["components"]["schemas"]
 LONGEST = DEFAULTS.message_chars
@@ -59,7 +60,7 @@ def inside(value: object) -> Iterator[Any]:
 
 @pytest.mark.parametrize("token", ["", "s3cret"])
 def test_the_document_is_valid_asyncapi(token: str) -> None:
-    OFFICIAL.validate(document(Settings.model_validate({"token": token})))
+    OFFICIAL.validate(document(Settings.model_validate({"token": token}), URI))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_docstring_explains_the_fields_it_names_and_is_shown_without_them() ->
 
 def test_limits_are_those_in_force() -> None:
     settings = Settings.model_validate({"message_chars": 7, "frame_bytes": 2048, "presence_members": 9})
-    small = document(settings)
+    small = document(settings, URI)
     schemas = small["components"]["schemas"]
     assert schemas["SendFrame"]["properties"]["message"]["maxLength"] == 7
     assert schemas["JoinFrame"]["properties"]["username"]["maxLength"] == MAX_USERNAME
@@ -152,7 +153,7 @@ def test_limits_are_those_in_force() -> None:
 
 
 def test_the_document_asks_for_the_token_and_never_shows_it() -> None:
-    with_token = document(Settings.model_validate({"token": "s3cret"}))
+    with_token = document(Settings.model_validate({"token": "s3cret"}), URI)
     (scheme,) = with_token["servers"]["here"]["security"]
     assert scheme["$ref"] == "#/components/securitySchemes/token"
     assert "s3cret" not in json.dumps(with_token)
@@ -217,7 +218,8 @@ async def converse(server: Server) -> list[Frame]:
 async def test_a_server_sends_exactly_the_frames_of_its_document(start: Callable[..., Server]) -> None:
     server = start(*APP, CHAT_HISTORY_MESSAGES="2", CHAT_TOPICS="1")
     contract = await fetch(server)
-    assert server.url.endswith(contract.channel["address"])
+    (place,) = contract.document["servers"].values()
+    assert server.url == f"{place['protocol']}://{place['host']}{contract.channel['address']}"
     frames = await converse(server)
     kinds = [contract.kinds(frame) for frame in frames]
     assert {len(some) for some in kinds} == {1}
