@@ -177,12 +177,12 @@ function draw() {
   for (const room of rooms) room.showElsewhere(unread - room.unread);
 }
 
-/** Store the rooms, for a reload. @param {boolean} [isClosed] whether the page is going */
-function save(isClosed) {
+/** Store the rooms, for a reload. */
+function save() {
   clearTimeout(saving);
   saving = 0;
   const kept = (room) => ({ ...room.connection.identity, draft: fieldOf(room).value, isShown: room === shown });
-  memory.save(rooms.map(kept), isClosed);
+  memory.save(rooms.map(kept));
 }
 
 function saveSoon() {
@@ -217,7 +217,10 @@ addEventListener("keydown", (event) => {
 for (const change of ["input", "keydown", "submit"]) {
   document.getElementById("rooms").addEventListener(change, saveSoon);
 }
-addEventListener("pagehide", () => save(true));
+addEventListener("pagehide", () => {
+  memory.close();
+  save();
+});
 addEventListener("pageshow", ({ persisted }) => {
   if (!persisted) return;
   memory.reopen();

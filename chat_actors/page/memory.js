@@ -17,6 +17,7 @@ const PATIENCE = 2_000; // milliseconds for the page before this one to let go o
 export class Memory {
   #key;
   #tab = ""; // name of this tab, and of its lock; empty until `open` is done
+  #isClosed = false; // whether the page has said goodbye
 
   /** @param {string} key in the session storage: one for each server of an origin */
   constructor(key) {
@@ -33,21 +34,26 @@ export class Memory {
     return isOurs ? kept.rooms : [];
   }
 
+  /** The page goes, so far as it knows: the next page in this tab may have what is saved from now on. */
+  close() {
+    this.#isClosed = true;
+  }
+
   /** Hold the lock again, after the browser has kept the page aside and brought it back. */
   reopen() {
+    this.#isClosed = false;
     if (this.#tab) hold(this.#tab);
   }
 
   /**
    * Store the rooms; no-op before `open` is done. Where nothing can be stored, nothing comes back.
    * @param {Kept[]} rooms
-   * @param {boolean} [isClosed] whether the page is going
    */
-  save(rooms, isClosed = false) {
+  save(rooms) {
     if (!this.#tab) return;
     try {
       sessionStorage.removeItem(this.#key); // if the rest fails, an old state is worse than none
-      const state = { version: VERSION, tab: this.#tab, isClosed, rooms };
+      const state = { version: VERSION, tab: this.#tab, isClosed: this.#isClosed, rooms };
       if (rooms.length) sessionStorage.setItem(this.#key, JSON.stringify(state));
     } catch {
       // Blocked or full.
