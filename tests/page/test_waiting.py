@@ -15,13 +15,12 @@ Bots = Callable[..., Bot]
 
 
 def scripted(people: People) -> tuple[Person, StandIn]:
-    """Alice in the lobby; her clock goes on only when told to."""
+    """Alice in the lobby; her clock can be put forward."""
     alice = people.person()
     server = StandIn(alice.page)
     alice.page.clock.install()
     alice.comes()
     expect(alice.page.locator("#active-status")).to_have_text("No topics yet. Enter one to start it.")
-    alice.page.clock.pause_at(alice.page.evaluate("Date.now()") + 1000)
     return alice, server
 
 
