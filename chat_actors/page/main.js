@@ -39,10 +39,8 @@ function enter(who) {
     const connection = new Connection(url.href, who, (event) => {
       if (room) return take(room, event);
       if (event.type === "joined") {
-        const isNew = !find(event.topic); // as the server writes it
-        if (isNew) room = add(connection, event);
-        else connection.close();
-        done(find(event.topic));
+        room = add(connection, event);
+        done(find(event.topic)); // as the server writes it
       } else if (event.type === "ended") {
         lobby.refuse(event.error, event.detail || "The server cannot be reached. Try again in a moment.", who.topic);
         done(null);

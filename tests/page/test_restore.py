@@ -4,7 +4,7 @@ import json
 from typing import Any, Callable
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.support.page.bot import Bot
 from tests.support.page.browser import People, Person
@@ -25,6 +25,11 @@ STORED = "JSON.stringify({ ...sessionStorage })"
 
 def yours(page: Page) -> Locator:
     return page.get_by_role("navigation", name="Your topics").get_by_role("button")
+
+
+def serve_above(route: Route) -> None:
+    """As a proxy does that takes the path ``/chat`` off."""
+    route.fulfill(response=route.fetch(url=route.request.url.replace("/chat/", "/")))
 
 
 def is_in_the_lobby(page: Page) -> None:
@@ -122,6 +127,22 @@ def test_a_room_that_was_left_does_not_come_back(people: People) -> None:
     alice.room.get_by_role("button", name="Leave").click()
     is_in_the_lobby(alice.page)
     assert alice.page.evaluate(STORED) == "{}"
+
+
+def test_another_server_below_a_path_of_the_same_origin_gets_nothing_of_it(people: People) -> None:
+    alice = people.person()
+    server = StandIn(alice.page)
+    alice.page.route("**/chat/**", serve_above)
+    alice.comes().enters("alice", "one")
+    alice.page.goto(f"{alice.url}chat/")
+    alice.page.wait_for_function("() => document.querySelector('#active-status').textContent")
+    is_in_the_lobby(alice.page)
+    alice.enters("alice", "two")
+    alice.comes().is_in("one")
+    alice.page.goto(f"{alice.url}chat/")
+    alice.is_in("two")
+    expect(yours(alice.page)).to_have_count(1)
+    assert [one.frames[0]["topic"] for one in server.joins] == ["one", "two", "one", "two"]  # type: ignore[index]
 
 
 # What comes back beside the rooms.
