@@ -9,6 +9,11 @@ from playwright.sync_api import Page, WebSocketRoute
 from tests.support.server import PATIENCE, Frame
 
 TOKEN = "t1"
+# Playwright before 1.65 cannot tell of a close without a code or a reason. Its own WebSocket is there by this event.
+CLOSES_IN_FULL = """document.addEventListener("readystatechange", () => {
+    const close = WebSocket.prototype.close;
+    WebSocket.prototype.close = function (code = 1000, reason = "gone") { close.call(this, code, reason); };
+}, { once: true });"""
 
 
 class Connection:
@@ -26,7 +31,7 @@ class Connection:
         self._route.send(json.dumps({"type": kind, **rest}))
 
     def closes(self, code: int) -> None:
-        self._route.close(code=code)
+        self._route.close(code=code, reason="closed")
 
     def answers_join(self, **rest: Any) -> None:
         """Say ``joined``. A key that is given as None is absent."""
@@ -62,6 +67,7 @@ class StandIn:
         self.lists = True
         self.all: list[Connection] = []
         self._page = page
+        page.add_init_script(CLOSES_IN_FULL)
         page.route_web_socket("**/ws", lambda route: self._open(route))
 
     def _open(self, route: WebSocketRoute) -> None:
