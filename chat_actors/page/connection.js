@@ -66,20 +66,34 @@ export class Connection {
 
   /**
    * @param {string} url
-   * @param {{username: string, topic: string, token?: string, resume?: string}} who `token`: the server's secret;
-   *   `resume`: token of the member to resume
+   * @param {{username: string, topic: string, token?: string, resume?: string, name?: string, ttl?: number}} who
+   *   `token`: the server's secret; `resume`: token of the member to resume, `name` and `ttl` as it last had them
    * @param {(event: Event) => void} tell
    */
-  constructor(url, { username, topic, token, resume = "" }, tell) {
+  constructor(url, { username, topic, token, resume = "", name = "", ttl = 0 }, tell) {
     this.#url = url;
     this.#tell = tell;
     this.#join = { username, topic, since: 0, resume, events: true, ...(token ? { token } : {}) };
+    this.#wasIn = Boolean(resume);
+    this.username = name;
+    this.#ttl = ttl * 1000;
     this.open();
   }
 
-  /** What a later connection needs to resume this member. */
+  /** What a later connection needs to resume this member. `since` is 0: a new page has none of the messages. */
   get identity() {
-    return { username: this.#join.username, topic: this.#join.topic, resume: this.#join.resume };
+    const { username, topic, resume, token } = this.#join;
+    return { username, name: this.username, topic, resume, token, ttl: this.#ttl / 1000 };
+  }
+
+  /** The server's secret, for the next join. */
+  set token(token) {
+    if (token) this.#join.token = token;
+  }
+
+  /** Whether it has ended: only `open` goes on. */
+  get isOver() {
+    return !this.#socket && !this.#retry;
   }
 
   get isIn() {
@@ -271,7 +285,8 @@ export class Connection {
   }
 
   #lose(code) {
-    const elsewhere = code === RESUMED_ELSEWHERE && this.#unansweredJoins > 0;
+    const own = this.#isIn ? 0 : 1; // the join of this connection, not of an earlier one
+    const elsewhere = code === RESUMED_ELSEWHERE && this.#unansweredJoins > own;
     if (elsewhere) this.#unansweredJoins -= 1; // "elsewhere" may be our own earlier connection, whose join came late
     if ((FINAL.has(code) && !elsewhere) || !this.#wasIn) {
       return this.#end(code, this.#refusal?.error ?? "", this.#refusal?.detail ?? "");

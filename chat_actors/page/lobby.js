@@ -1,7 +1,7 @@
 /** The lobby: the form to join a topic, the list of your topics, and the list of active topics. */
 
 const MAX_LISTED = 100; // topics
-const FIELDS = { invalid_username: "username", invalid_topic: "topic", token: "token" };
+const FIELDS = { invalid_username: "username", invalid_topic: "topic", unauthorized: "token" };
 
 export class Lobby {
   #form = document.getElementById("join");
@@ -14,7 +14,7 @@ export class Lobby {
 
   /**
    * @param {(who: {username: string, topic: string, token: string}) => void} onJoin
-   * @param {(topic: string) => boolean} onOpen shows the topic's room; returns false if there is none
+   * @param {(topic: string, token?: string) => boolean} onOpen shows the topic's room; returns false if there is none
    */
   constructor(onJoin, onOpen) {
     this.#onJoin = onJoin;
@@ -35,6 +35,12 @@ export class Lobby {
 
   set username(name) {
     this.#fields.username.value = name;
+  }
+
+  /** The server's secret as it was entered; once there is one, it can be changed. */
+  set token(token) {
+    this.#fields.token.value = token;
+    this.askForToken();
   }
 
   /** @param {boolean} isBusy true while a join waits for its answer */
@@ -63,8 +69,8 @@ export class Lobby {
 
   /** Show why the join failed, at the field with the problem. */
   refuse(error, detail, topic) {
-    if (topic) this.#fields.topic.value = topic;
-    if (needsToken(error, detail)) {
+    this.#fields.topic.value = topic;
+    if (error === "unauthorized") {
       this.askForToken();
       const isWrong = Boolean(this.#fields.token.value);
       return this.#complain("token", isWrong ? "Wrong token. Check it and try again." : "This server needs a token.");
@@ -109,15 +115,20 @@ export class Lobby {
   }
 
   #choose(topic) {
+    if (this.#isBusy) return;
     this.#fields.topic.value = topic;
     this.#submit();
   }
 
+  get #isBusy() {
+    return this.#form.classList.contains("busy");
+  }
+
   #submit() {
-    if (this.#form.classList.contains("busy")) return;
+    if (this.#isBusy) return;
     const [username, topic, token] = ["username", "topic", "token"].map((name) => this.#fields[name].value);
     this.#complain("", "");
-    if (this.#onOpen(topic.trim().normalize("NFC"))) return this.clear();
+    if (this.#onOpen(topic, token)) return this.clear();
     if (!username.trim()) return this.#complain("username", "Enter your name first.");
     if (!topic.trim()) return this.#complain("topic", "Enter a topic, or choose an active one.");
     this.#onJoin({ username, topic, token });
@@ -136,11 +147,6 @@ export class Lobby {
     }
     this.#fields[where]?.focus();
   }
-}
-
-/** Whether an error asks for the server's token. There is no code for it yet: the detail contains "token". */
-export function needsToken(error, detail) {
-  return ["invalid_join", "not_joined"].includes(error) && /token/i.test(detail);
 }
 
 /** Give `list` one item for each of `rows`, by topic; `fill` writes an item. Items of the same topic are reused. */

@@ -1,83 +1,134 @@
-/** The page: connects rooms, lobby and live list, and restores the rooms after a reload. A room is a topic's view. */
+/**
+ * The page: connects rooms, lobby and live list, and brings the rooms back after a reload. A room is a topic's view.
+ * There is one room for each topic, whatever opened it.
+ */
 
 import { Connection } from "./connection.js";
-import { Lobby, needsToken } from "./lobby.js";
+import { Lobby } from "./lobby.js";
+import { Memory } from "./memory.js";
 import { Room } from "./room.js";
 import { TopicWatch } from "./topics.js";
+
+const SAVING = 500; // milliseconds that a change of what is only convenient waits to be stored with others
 
 const url = new URL("ws", location.href);
 url.protocol = url.protocol.replace("http", "ws");
 url.search = url.hash = "";
 
-/** @type {Map<string, Room>} by topic */
-const rooms = new Map();
+const TROUBLES = { server_full: "The server is full.", unanswered: "The server does not answer." };
+
+/** @type {Room[]} in the order in which they were opened */
+const rooms = [];
 let shown = null; // the room that is shown; null: the lobby
 let active = null; // active topics in the last answer of the server; null: none yet
 let trouble = ""; // why that answer is missing or old
 let drawing = 0; // timer
+let saving = 0; // timer
 
 const lobby = new Lobby(join, goTo);
-const findJoined = () => [...rooms.values()].find((room) => room.connection.isIn)?.connection;
+const find = (topic) => rooms.find((room) => room.topic === topic);
+const findJoined = () => rooms.find((room) => room.connection.isIn)?.connection;
 const watch = new TopicWatch(url.href, findJoined, takeTopics);
+const memory = new Memory(url.href);
+const fieldOf = (room) => room.element.querySelector(".field");
 
-/**
- * Join a topic and add its room.
- * @param {{username: string, topic: string, token?: string, resume?: string}} who
- * @returns {Promise<boolean>} whether the join succeeded
- */
+/** Join a topic. @returns {Promise<?Room>} the topic's room, once the server has let in; null if it has not */
 function enter(who) {
   return new Promise((done) => {
     let room = null;
     const connection = new Connection(url.href, who, (event) => {
-      if (event.type === "topics") takeTopics(event);
-      if (room) return room.take(event);
+      if (room) return take(room, event);
       if (event.type === "joined") {
         room = add(connection, event);
-        done(true);
+        done(find(event.topic)); // as the server writes it
       } else if (event.type === "ended") {
         lobby.refuse(event.error, event.detail || "The server cannot be reached. Try again in a moment.", who.topic);
-        done(false);
+        done(null);
       }
     });
   });
 }
 
+/** Bring back a room of the page before this one. @param {import("./memory.js").Kept} kept */
+function bringBack({ draft, isShown, ...who }) {
+  if (find(who.topic)) return;
+  let room = null;
+  const connection = new Connection(url.href, who, (event) => take(room, event));
+  room = add(connection, { type: "joined", username: who.name, topic: who.topic, users: 0, ttl: who.ttl });
+  room.take({ type: "lost", detail: "", wait: 0 });
+  fieldOf(room).value = draft;
+  lobby.username = who.username;
+  if (who.token) lobby.token = who.token;
+  if (isShown) show(room);
+}
+
+/** Add a room, before its connection tells anything else. */
 function add(connection, joined) {
   const room = new Room({ changed: refresh, left: () => leave(room), back: () => show(null) });
   room.connection = connection;
   room.element.hidden = true;
-  room.take(joined);
-  rooms.set(joined.topic, room);
+  rooms.push(room);
   document.getElementById("rooms").append(room.element);
-  refresh();
+  take(room, joined);
   return room;
+}
+
+/** Take an event of a room's connection. */
+function take(room, event) {
+  if (event.type === "topics") watch.take(event);
+  room.take(event);
+  saveSoon();
+  if (event.type === "joined") {
+    save();
+    refresh();
+    const first = find(room.topic);
+    if (first === room) return;
+    leave(room); // the server has given it a topic that another room has
+    show(first);
+  } else if (event.type === "ended" && event.error === "unauthorized") {
+    if (room === shown) show(null);
+    lobby.refuse(event.error, event.detail, room.topic);
+  }
 }
 
 async function join(who) {
   lobby.setBusy(true);
-  const before = new Set(rooms.keys());
-  const isIn = await enter(who);
+  watch.watch(false); // a browser opens its connections to a server one after the other
+  await restored;
+  const room = goTo(who.topic, who.token) ? shown : await enter(who);
   lobby.setBusy(false);
-  if (!isIn) return;
+  watchIfSeen();
+  if (!room) return;
   lobby.clear();
-  show([...rooms.values()].find((room) => !before.has(room.topic)));
+  show(room);
 }
 
-/** Show the room of a topic. @param {string} topic @returns {boolean} false if there is no such room */
-function goTo(topic) {
-  const room = rooms.get(topic);
-  if (room) show(room);
-  return Boolean(room);
+/**
+ * Show the room of a topic, and join again if its connection has ended for want of the token.
+ * @param {string} topic as somebody has typed it
+ * @param {string} [token]
+ * @returns {boolean} false if there is no such room
+ */
+function goTo(topic, token) {
+  const room = find(topic.trim().normalize("NFC"));
+  if (!room) return false;
+  if (token && room.connection.isOver) {
+    room.connection.token = token;
+    room.take({ type: "lost", detail: "", wait: 0 });
+    room.connection.open();
+  }
+  show(room);
+  return true;
 }
 
 function leave(room) {
   room.connection.close();
   room.element.remove();
-  const names = [...rooms.keys()];
-  const at = names.indexOf(room.topic);
-  rooms.delete(room.topic);
-  show(rooms.get(names[at + 1] ?? names[at - 1]) ?? null);
-  watch.watch(true);
+  const at = rooms.indexOf(room);
+  rooms.splice(at, 1);
+  if (room === shown) show(rooms[at] ?? rooms[at - 1] ?? null);
+  save();
+  watchIfSeen();
 }
 
 /** Show a room. @param {?Room} room null: the lobby */
@@ -85,24 +136,26 @@ function show(room) {
   shown = room;
   document.body.dataset.view = room ? "room" : "lobby";
   lobby.standBeside(room);
-  for (const one of rooms.values()) one.show(one === room);
+  for (const one of rooms) one.show(one === room);
   refresh();
+  save();
   watchIfSeen();
   (room ?? lobby).focus();
 }
 
 /** Take the answer to a request for the active topics, or the error in its place. */
-function takeTopics({ topics, error, detail }) {
+function takeTopics({ topics, error }) {
   if (topics) {
     active = topics;
     trouble = "";
-  } else if (error === "not_joined") {
-    if (needsToken(error, detail)) lobby.askForToken();
+  } else if (error === "not_joined" || error === "unauthorized") {
+    if (error === "unauthorized") lobby.askForToken();
     active = null;
     trouble = "Join a topic to see this list.";
     watch.watch(false);
   } else {
-    trouble = `${error === "server_full" ? "The server is full." : "The server cannot be reached."} Trying again…`;
+    const why = TROUBLES[error] ?? "The server cannot be reached.";
+    trouble = `${why} ${active?.length ? "This list may be old. " : ""}Trying again…`;
   }
   refresh();
 }
@@ -114,12 +167,24 @@ function refresh() {
 
 function draw() {
   drawing = 0;
-  const all = [...rooms.values()];
-  const unread = all.reduce((sum, room) => sum + room.unread, 0);
+  const unread = rooms.reduce((sum, room) => sum + room.unread, 0);
   document.title = `${unread ? `(${unread}) ` : ""}${shown ? `${shown.topic} · ` : ""}chat_actors`;
-  lobby.showYours(all);
-  lobby.showActive(active, (topic) => rooms.has(topic), trouble);
-  for (const room of all) room.showElsewhere(unread - room.unread);
+  lobby.showYours(rooms);
+  const open = new Set(rooms.map((room) => room.topic));
+  lobby.showActive(active, (topic) => open.has(topic), trouble);
+  for (const room of rooms) room.showElsewhere(unread - room.unread);
+}
+
+/** Store the rooms, for a reload. */
+function save() {
+  clearTimeout(saving);
+  saving = 0;
+  const kept = (room) => ({ ...room.connection.identity, draft: fieldOf(room).value, isShown: room === shown });
+  memory.save(rooms.map(kept));
+}
+
+function saveSoon() {
+  saving ||= setTimeout(save, SAVING);
 }
 
 function watchIfSeen() {
@@ -130,6 +195,7 @@ setInterval(() => rooms.forEach((room) => room.tick()), 1000);
 
 document.addEventListener("visibilitychange", () => {
   watchIfSeen();
+  save();
   if (document.visibilityState !== "visible") return;
   rooms.forEach((room) => room.connection.nudge());
   shown?.markRead();
@@ -139,30 +205,31 @@ for (const change of ["online", "offline"]) {
 }
 
 addEventListener("keydown", (event) => {
-  if (!event.altKey || !["ArrowUp", "ArrowDown"].includes(event.key) || rooms.size === 0) return;
+  if (!event.altKey || !["ArrowUp", "ArrowDown"].includes(event.key) || rooms.length === 0) return;
   event.preventDefault();
-  const all = [...rooms.values()];
   const step = event.key === "ArrowDown" ? 1 : -1;
-  show(all[(all.indexOf(shown) + step + all.length) % all.length]);
+  show(rooms[(rooms.indexOf(shown) + step + rooms.length) % rooms.length]);
 });
 
-// A reload resumes as the same member. The tokens for that are stored only while no page is loaded: so a duplicated tab
-// has none, and does not take the place of the first tab.
+// The text in the field of a room: after the room has handled the key or the button.
+for (const change of ["input", "keydown", "submit"]) {
+  document.getElementById("rooms").addEventListener(change, saveSoon);
+}
 addEventListener("pagehide", () => {
-  const kept = [...rooms.values()].map((room) => ({ ...room.connection.identity, isShown: room === shown }));
-  if (kept.length) sessionStorage.setItem("rooms", JSON.stringify(kept));
+  memory.close();
+  save();
+});
+addEventListener("pageshow", ({ persisted }) => {
+  if (!persisted) return;
+  memory.reopen();
+  save();
 });
 
 async function restore() {
-  const kept = JSON.parse(sessionStorage.getItem("rooms") ?? "[]");
-  sessionStorage.removeItem("rooms");
-  for (const { isShown, ...who } of kept) {
-    lobby.username = who.username;
-    if ((await enter(who)) && isShown) show(rooms.get(who.topic));
-  }
+  for (const kept of await memory.open()) bringBack(kept);
+  save(); // a copy that is another tab's goes
 }
 
-addEventListener("pageshow", ({ persisted }) => persisted && sessionStorage.removeItem("rooms"));
 watchIfSeen();
 lobby.focus();
-restore();
+const restored = restore();

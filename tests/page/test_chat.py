@@ -267,9 +267,9 @@ def test_a_server_with_a_token_asks_for_it(people: People, start: StartServer) -
     expect(alice.page.locator("#token-problem")).to_have_text("Wrong token. Check it and try again.")
     alice.joins("alice", "private", token="secret")
     alice.is_in("private")
-    assert "secret" not in alice.page.evaluate(
-        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
-    )
+    alice.page.reload()
+    expect(alice.room.locator(".count")).to_have_text("1 here")
+    assert "secret" not in alice.page.evaluate("JSON.stringify([{...localStorage}, document.cookie])")
 
 
 def test_a_hostile_message_is_text_and_stays_in_its_place(people: People, bots: Bots) -> None:

@@ -149,37 +149,6 @@ def test_a_connection_that_says_nothing_is_given_up_in_time(people: People, line
     line.flow()
 
 
-def test_a_reload_comes_back_as_the_same_member(people: People, bots: Bots) -> None:
-    bob = bots("bob", "reload")
-    alice = people.come().enters("alice", "reload")
-    alice.enters("alice", "reload too")
-    alice.says("mine")
-    alice.page.get_by_role("navigation").get_by_role("button", name="reload", exact=False).first.click()
-    alice.says("mine as well")
-    expect(alice.message("mine as well")).to_have_attribute("data-state", "delivered")
-    alice.page.reload()
-    alice.is_in("reload")
-    alice.sees("mine as well")
-    expect(alice.message("mine as well").locator(".name")).to_have_text("you")
-    expect(alice.room.locator(".me")).to_have_text("alice")
-    expect(alice.page.get_by_role("navigation").get_by_role("button")).to_have_count(2)
-    bob.says("still here?")
-    alice.sees("mine as well", "still here?")
-
-
-def test_a_tab_that_is_duplicated_does_not_take_the_first_ones_place(people: People) -> None:
-    alice = people.come().enters("alice", "twice")
-    alice.page.reload()
-    alice.is_in("twice")
-    with alice.page.expect_popup() as opened:
-        alice.page.evaluate("() => void open(location.href)")  # which copies the session storage, as duplicating does
-    opened.value.wait_for_function("() => document.querySelector('#active li')")
-    expect(opened.value.get_by_role("heading", name="Say it while it lasts.")).to_be_visible()
-    expect(alice.status).to_have_text("")
-    alice.says("still me")
-    expect(alice.message("still me")).to_have_attribute("data-state", "delivered")
-
-
 # A server made up for the test.
 
 ALICE = {"username": "alice", "topic": "sports", "epoch": "e1", "resume": TOKEN, "events": True}  # as she comes back
@@ -569,19 +538,6 @@ def test_a_clock_that_is_wrong_by_an_hour_shortens_no_message(people: People) ->
     then = alice.page.evaluate("Math.floor(Date.now() / 1000)") - 3600
     server.join(1).says("message", id=1, username="bob", message="hello", timestamp=then, replayed=True)
     expect(alice.message("hello").locator(".left")).to_have_text(re.compile("^(30|29)$"))
-
-
-def test_a_list_that_needs_a_join_asks_for_the_token_and_no_more(people: People) -> None:
-    alice, server = with_stand_in(people)
-    server.lists = False
-    alice.page.clock.install()
-    alice.comes()
-    server.last.says("error", error="not_joined", detail="token required: first join with `token` in the join frame")
-    expect(alice.page.get_by_label("Access token")).to_be_visible()
-    expect(alice.page.locator("#active-status")).to_have_text("Join a topic to see this list.")
-    asked = server.last
-    alice.page.clock.run_for(60_000)
-    assert server.last is asked
 
 
 def test_a_server_that_is_not_there_is_named(people: People, line: Line) -> None:

@@ -13,10 +13,17 @@ T = TypeVar("T")
 
 class _Cuttable(Proxy):
     is_cut = False
+    swallows = False
+
+    def __init__(self, port: int, seed: int) -> None:
+        super().__init__(port, seed)
+        self.swallowed: list[asyncio.StreamWriter] = []
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_cut:
             writer.transport.abort()
+        elif self.swallows:
+            self.swallowed.append(writer)
         else:
             await super()._accept(reader, writer)
 
@@ -37,8 +44,12 @@ class Line:
         self._set(is_cut=True)
         self._for_each(lambda link: link.reset())
 
+    def swallow(self) -> None:
+        """Who connects is let in, and hears nothing."""
+        self._set(swallows=True)
+
     def mend(self) -> None:
-        self._set(is_cut=False)
+        self._set(is_cut=False, swallows=False)
 
     def stall(self) -> None:
         """Nothing gets through, and nobody is told."""
@@ -59,14 +70,16 @@ class Line:
 
     async def _end(self) -> None:
         self._proxy.is_cut = True  # so that a connection that is being let in is turned away
+        for writer in self._proxy.swallowed:
+            writer.transport.abort()
         await self._proxy.__aexit__()
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
         await asyncio.sleep(0)
 
-    def _set(self, is_cut: bool) -> None:
+    def _set(self, **how: bool) -> None:
         async def do() -> None:
-            self._proxy.is_cut = is_cut
+            self._proxy.__dict__.update(how)
 
         self._run(do())
 
