@@ -181,7 +181,7 @@ async def test_probes_of_all_kinds_are_answered(server: Server) -> None:
         (f"HEAD /ws HTTP/1.1\nHost: a\n{close}\n", 426),
         (f"GET /ws HTTP/1.1\nHost: a\nUpgrade: h2c\n{close}\n", 426),
         (f"POST /ws HTTP/1.1\nHost: a\nContent-Length: 2\n{close}\nab", 405),
-        (f"GET /asyncapi.json HTTP/1.1\nHost: a b<c>\n{close}\n", 200),
+        (f"GET /asyncapi.json HTTP/1.1\nHost: a b<c>\n{close}\n", 421),
     ):
         got, head, body = await ask(server, request)
         assert (got, "x-content-type-options: nosniff" in head) == (status, True), request
