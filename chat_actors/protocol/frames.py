@@ -18,6 +18,7 @@ from chat_actors.protocol.codes import ErrorCode
 # Types of fields that several frames share.
 
 MAX_ID = 2**53 - 1  # JSON parsers agree on integers up to here (RFC 8259, section 6)
+Since = Annotated[int, Meta(ge=0, le=MAX_ID)]
 Id = Annotated[int, Meta(ge=1, description="place in the topic: 1, 2, 3 …, the same for every member.")]
 Timestamp = Annotated[int, Meta(description="Unix time in seconds, by the server's clock.")]
 Users = Annotated[int, Meta(ge=1, description="members of the topic now.")]
@@ -26,7 +27,7 @@ Ref = Annotated[str, Meta(min_length=1, max_length=64, description="the client's
 Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]  # present and true, or absent
 
 
-# From a client. Unknown keys are ignored.
+# From a client. Unknown keys are ignored, and an optional key that is null is as an absent one.
 
 
 class Window(Struct, frozen=True):
@@ -65,18 +66,21 @@ class JoinFrame(Struct):
 
     username: str
     topic: str
-    since: Union[Annotated[int, Meta(ge=0, le=MAX_ID)], UnsetType] = UNSET
-    epoch: Union[str, UnsetType] = UNSET
-    resume: Union[str, UnsetType] = UNSET
-    events: Union[bool, UnsetType] = UNSET
-    token: Union[str, UnsetType] = UNSET
+    since: Union[Since, UnsetType, None] = UNSET
+    epoch: Union[str, UnsetType, None] = UNSET
+    resume: Union[str, UnsetType, None] = UNSET
+    events: Union[bool, UnsetType, None] = UNSET
+    token: Union[str, UnsetType, None] = UNSET
 
     @property
     def window(self) -> Optional[Window]:
         """The request for the window; None if the frame has none of its keys: that client sees the plain contract."""
-        if self.since is self.epoch is self.resume is self.events is UNSET:
+        absent = (UNSET, None)
+        if self.since in absent and self.epoch in absent and self.resume in absent and self.events in absent:
             return None
-        return Window(self.since, self.epoch, self.resume or "", self.events is True)
+        since = UNSET if self.since is None else self.since
+        epoch = UNSET if self.epoch is None else self.epoch
+        return Window(since, epoch, self.resume or "", self.events is True)
 
 
 class SendFrame(Struct):
@@ -88,7 +92,7 @@ class SendFrame(Struct):
     """
 
     message: str
-    ref: Union[Ref, UnsetType] = UNSET
+    ref: Union[Ref, UnsetType, None] = UNSET
 
 
 LIST = "/list"
