@@ -195,7 +195,7 @@ def _has(keys: Keys, *names: str) -> bool:
 def _string(keys: Keys, key: str, code: ErrorCode) -> str:
     try:
         value = _decode_any(keys[key])
-    except msgspec.DecodeError:  # for example an integer that is out of range
+    except _UNDECODABLE:  # for example an integer that is out of range
         value = None
     if not isinstance(value, str):
         raise Refused(code, f"{key} must be a string")
@@ -209,6 +209,6 @@ def _optional(keys: Keys, forms: Forms, code: ErrorCode) -> Any:
         if key in keys:
             try:
                 values[key] = decode(keys[key])
-            except msgspec.DecodeError:
+            except _UNDECODABLE:
                 raise Refused(code, f"{key} must be {form}, or absent") from None
     return values
