@@ -170,7 +170,7 @@ def _read_next(data: Data) -> Union[SendFrame, ListCommand]:
         detail = "already joined: open another connection to join another topic"
         raise Refused(ErrorCode.ALREADY_JOINED, detail)
     if "message" not in keys:
-        raise Refused(ErrorCode.INVALID_MESSAGE, f"a frame of a member must be {_SEND_FORM} or {LIST}")
+        raise Refused(ErrorCode.INVALID_MESSAGE, 'a frame of a member must be {"message": "…"} or /list')
     message = _string(keys, "message", ErrorCode.INVALID_MESSAGE)
     return SendFrame(message, **_optional(keys, _SEND_KEYS, ErrorCode.INVALID_MESSAGE))
 

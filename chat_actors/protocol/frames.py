@@ -46,11 +46,13 @@ class JoinFrame(Struct):
     ``epoch``, ``last_id`` and ``resume``, and the server recognises a ``ref`` that this member has used within the
     window, also on a connection that it resumed: it acknowledges that message again and does not send it again.
 
-    ``username``: the name to be shown, without control and format characters. Names that are equal by RFC 8266
+    An optional key that is null is the same as an absent one, and a whole number such as 5.0 is an integer.
+
+    ``username``: the name to be shown. It may hold every character that can be seen. Names that are equal by RFC 8266
     (Nickname) are the same; if another member of the topic has the name, the server appends the smallest free ``#n``,
     n from 2.
-    ``topic``: the topic to join, without control and format characters. Topics are the same if they are equal in
-    Unicode normalization form C (NFC).
+    ``topic``: the topic to join. It may hold every character that can be seen. Topics are the same if they are equal in
+    Unicode normalization form C (NFC); the server makes every run of spaces one plain space.
     ``since``: the highest id of a message or an ack that the client has seen; 0 asks for all stored messages. After
     ``joined`` the server sends the stored messages with a higher id, oldest first and the client's own included,
     before any newer message.
@@ -87,8 +89,8 @@ class SendFrame(Struct):
     """Send a message to the topic of this connection.
 
     ``message``: the text, not only white space. A text whose first character after white space is a slash is a command.
-    ``ref``: the client's own reference, repeated in the ack. A member that asked for the window may send a message
-    again with the same ``ref``: within the window the topic takes it only once.
+    ``ref``: the client's own reference, repeated in the ack; null is the same as absent. A member that asked for the
+    window may send a message again with the same ``ref``: within the window the topic takes it only once.
     """
 
     message: str
@@ -126,7 +128,7 @@ class Joined(Struct, tag_field="type", tag="joined"):
     """Answer to a join: the client is a member now. An optional key is sent only if the join asked for the window.
 
     ``username``: the member's name: as requested, or with ``#n`` appended.
-    ``topic``: the topic in NFC, without the white space around it.
+    ``topic``: the topic in NFC, without the spaces around it and with one plain space for those within it.
     ``users``: members of the topic now, this one included.
     ``ttl``: length of the window in seconds: the server keeps a message and its ``ref`` for so long, and the ``resume``
     token of a member that left.

@@ -205,7 +205,7 @@ def test_of_a_key_that_is_there_twice_the_last_counts(decode: Decode) -> None:
     assert decode(twice) in (JoinFrame("alice", "sports"), SendFrame("Hello"))
 
 
-def test_a_client_with_one_type_for_all_frames_writes_null_for_the_keys_of_the_others() -> None:
+def test_null_for_the_keys_of_other_frames_is_ignored() -> None:
     def frame(**keys: Any) -> str:
         return json.dumps({"type": None, "username": None, "topic": None, "message": None, "ref": None, **keys})
 

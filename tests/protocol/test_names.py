@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from precis_i18n import get_profile
 
 from chat_actors.protocol.names import MAX_UNNORMALIZED, InvalidName, clean_topic, clean_username, nickname_key
-from chat_actors.protocol.unicode_table import KINDS, NEWER, OLDEST
+from chat_actors.protocol.unicode_table import KINDS, NEWER, OLDEST, UNICODE
+from tests.support.server import ROOT
 
 nickname = get_profile("Nickname").enforce  # by the rules of the RFC as another implementation reads them
 
@@ -240,6 +241,12 @@ def test_what_the_oldest_python_knows_is_known_to_this_one() -> None:
     newer = {code for start, end in zip(NEWER_AT[::2], NEWER_AT[1::2]) for code in range(start, end)}
     unknown = {code for code in newer if unicodedata.category(chr(code)) == "Cn"}
     assert (unknown == newer) == (unicodedata.unidata_version == OLDEST)
+
+
+def test_the_documentation_names_the_versions_of_unicode() -> None:
+    page = (ROOT / "chat_actors" / "docs" / "protocol.md").read_text("utf-8")
+    assert f"that Unicode {UNICODE[:-2]} does not have" in page
+    assert f"newer than Unicode {OLDEST[:-2]} are" in page
 
 
 def test_every_python_gives_the_same_answers() -> None:
