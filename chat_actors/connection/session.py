@@ -139,7 +139,7 @@ class Session(Receiver):
         return True
 
     def _check_token(self, frame: JoinFrame) -> None:
-        token = "" if frame.token is UNSET else frame.token
+        token = frame.token or ""
         if not self._caller.may_join(token):
             wrong = "wrong token: correct `token` in the join frame"
             raise Refused(
@@ -180,7 +180,7 @@ class Session(Receiver):
             return
         self._refused = 0
         if type(frame) is SendFrame:
-            topic.put_nowait(Send(self._connection, frame.message, frame.ref))
+            topic.put_nowait(Send(self._connection, frame.message, frame.ref or UNSET))
         else:
             self._supervisor.put_nowait(ListTopics(self._connection))
 

@@ -47,7 +47,8 @@ frame joins a topic. After ``joined`` the connection is a member of that topic u
 another connection.
 
 Every frame of the server has a ``type``; a ``message`` with ``replayed`` is a stored one. The server ignores unknown
-keys, and a client must do the same. A client gets only what it asks for: after a join with ``username`` and ``topic``
+keys, and a client must do the same. An optional key of a client's frame may be null, which is the same as absent. A
+client gets only what it asks for: after a join with ``username`` and ``topic``
 alone it receives ``joined``, ``message``, ``ack``, ``topics`` and ``error``, without the keys of the window.
 
 Acks arrive in the order of the connection's messages, and messages in the order of their ids. Lengths of texts are

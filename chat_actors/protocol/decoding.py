@@ -1,11 +1,11 @@
 """Decoding and validation of what a client sends: a frame, or a refusal with its reason. No asyncio, no state."""
 
-from typing import Any, NoReturn, Union
+from typing import Any, Callable, Optional, Union
 
 import msgspec
 
 from chat_actors.protocol.codes import ErrorCode
-from chat_actors.protocol.frames import LIST, MAX_ID, JoinFrame, ListCommand, SendFrame
+from chat_actors.protocol.frames import LIST, MAX_ID, JoinFrame, ListCommand, Ref, SendFrame, Since
 from chat_actors.protocol.names import InvalidName, clean_topic, clean_username
 
 Data = Union[str, bytes]  # the payload of a text or of a binary frame
@@ -20,33 +20,58 @@ class Refused(Exception):
         self.detail = detail
 
 
-# A valid frame takes one typed decode; only an invalid one is decoded again, to explain what is wrong.
+# A valid frame takes one typed decode. What that refuses is decoded key by key, to say which key is wrong.
 
 _decode_join = msgspec.json.Decoder(JoinFrame).decode
 _decode_send = msgspec.json.Decoder(SendFrame).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_any = msgspec.json.Decoder(Any).decode
+_decode_text = msgspec.json.Decoder(Optional[str]).decode
+_decode_flag = msgspec.json.Decoder(Optional[bool]).decode
+_decode_since = msgspec.json.Decoder(Optional[Since]).decode
+_decode_ref = msgspec.json.Decoder(Optional[Ref]).decode
 
 # UnicodeError: a lone surrogate or broken UTF-8; RecursionError: nesting deeper than the decoder goes.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 _LONGEST_HEARTBEAT = 128  # bytes
 _BEATS = {"ping", "pong", "heartbeat", "keepalive", "keep-alive"}
-_KEYS = {"username", "topic", "message"}  # of frames that mean something
+_KEYS = ("username", "topic", "message")  # of frames that mean something
 
-_WINDOW_FORM = (
-    f"since must be an integer from 0 to {MAX_ID}, epoch, resume and token must be strings, "
-    "and events must be true or false"
-)
-_JOIN_FORM = 'the first frame must be {"username": "…", "topic": "…"}'
+_JOIN_FORM = '{"username": "…", "topic": "…"}'
+_SEND_FORM = '{"message": "…"}'
+_NO_JOIN = f"the first frame must be {_JOIN_FORM}"
+
+Keys = dict[str, msgspec.Raw]  # the keys of a frame with their undecoded values
+Forms = dict[str, tuple[Callable[[msgspec.Raw], Any], str]]  # the decoder of each optional key, and what it takes
+
+
+def _whole(raw: msgspec.Raw) -> Optional[int]:
+    """Decode ``since``. JSON has numbers only, and some languages write the integer 5 as 5.0."""
+    value = _decode_any(raw)
+    whole: Optional[int] = _decode_since(b"%d" % value if isinstance(value, float) and value.is_integer() else raw)
+    return whole
+
+
+_JOIN_KEYS: Forms = {
+    "since": (_whole, f"an integer from 0 to {MAX_ID}"),
+    "epoch": (_decode_text, "a string"),
+    "resume": (_decode_text, "a string"),
+    "events": (_decode_flag, "true or false"),
+    "token": (_decode_text, "a string"),
+}
+_SEND_KEYS: Forms = {"ref": (_decode_ref, "a string of 1 to 64 characters")}
 
 
 def decode_first(data: Data) -> Union[JoinFrame, ListCommand]:
     """Decode a frame of a client that has not joined; its names are cleaned. Raises Refused."""
     try:
         frame = _decode_join(_text(data))
-    except _UNDECODABLE as why:
-        return _explain_first(data, why)
+    except _UNDECODABLE:
+        read = _read_first(data)
+        if isinstance(read, ListCommand):
+            return read
+        frame = read
     try:
         frame.username = clean_username(frame.username)
     except InvalidName as why:
@@ -62,8 +87,11 @@ def decode_next(data: Data, max_chars: int) -> Union[SendFrame, ListCommand]:
     """Decode a frame of a member. Raises Refused, also for a message of more than ``max_chars`` code points."""
     try:
         frame = _decode_send(_text(data))
-    except _UNDECODABLE as why:
-        return _explain_next(data, why)
+    except _UNDECODABLE:
+        read = _read_next(data)
+        if isinstance(read, ListCommand):
+            return read
+        frame = read
     message = frame.message
     if len(message) > max_chars:
         detail = f"message must have at most {max_chars} characters, not {len(message)}"
@@ -99,7 +127,7 @@ def is_heartbeat(data: Data) -> bool:
         return False
     if not isinstance(said, dict):
         return not said or _is_beat(said)
-    return not said.keys() & _KEYS and any(map(_is_beat, said.values()))
+    return all(said.get(key) is None for key in _KEYS) and any(map(_is_beat, said.values()))
 
 
 def _is_beat(word: object) -> bool:
@@ -118,58 +146,69 @@ def _command(text: str) -> ListCommand:
     )
 
 
-def _explain_first(data: Data, why: Exception) -> ListCommand:
-    keys = _keys(data)
+def _read_first(data: Data) -> Union[JoinFrame, ListCommand]:
+    keys = _keys(data, _JOIN_FORM)
     if isinstance(keys, ListCommand):
         return keys
-    if "message" in keys and not ("username" in keys or "topic" in keys):
+    if "message" in keys and not _has(keys, "username", "topic"):
         message = _string(keys, "message", ErrorCode.INVALID_MESSAGE).strip()
         if message.startswith("/"):
             return _command(message)
-        raise Refused(ErrorCode.NOT_JOINED, f"join before sending: {_JOIN_FORM}")
+        raise Refused(ErrorCode.NOT_JOINED, f"join before sending: {_NO_JOIN}")
     if "username" not in keys or "topic" not in keys:
-        raise Refused(ErrorCode.INVALID_JOIN, _JOIN_FORM)
-    _string(keys, "username", ErrorCode.INVALID_USERNAME)
-    _string(keys, "topic", ErrorCode.INVALID_TOPIC)
-    raise Refused(ErrorCode.INVALID_JOIN, f"{_WINDOW_FORM}: {why}")
+        raise Refused(ErrorCode.INVALID_JOIN, _NO_JOIN)
+    username = _string(keys, "username", ErrorCode.INVALID_USERNAME)
+    topic = _string(keys, "topic", ErrorCode.INVALID_TOPIC)
+    return JoinFrame(username, topic, **_optional(keys, _JOIN_KEYS, ErrorCode.INVALID_JOIN))
 
 
-def _explain_next(data: Data, why: Exception) -> ListCommand:
-    keys = _keys(data)
+def _read_next(data: Data) -> Union[SendFrame, ListCommand]:
+    keys = _keys(data, _SEND_FORM)
     if isinstance(keys, ListCommand):
         return keys
-    if "message" in keys:
-        _string(keys, "message", ErrorCode.INVALID_MESSAGE)
-        raise Refused(ErrorCode.INVALID_MESSAGE, f"ref must be a string of 1 to 64 characters: {why}")
-    if "username" in keys or "topic" in keys:
+    if _has(keys, "username", "topic") and not _has(keys, "message"):
         detail = "already joined: open another connection to join another topic"
         raise Refused(ErrorCode.ALREADY_JOINED, detail)
-    raise Refused(ErrorCode.INVALID_MESSAGE, 'a frame of a member must be {"message": "…"} or /list')
+    if "message" not in keys:
+        raise Refused(ErrorCode.INVALID_MESSAGE, 'a frame of a member must be {"message": "…"} or /list')
+    message = _string(keys, "message", ErrorCode.INVALID_MESSAGE)
+    return SendFrame(message, **_optional(keys, _SEND_KEYS, ErrorCode.INVALID_MESSAGE))
 
 
-def _keys(data: Data) -> Union[ListCommand, dict[str, msgspec.Raw]]:
+def _keys(data: Data, form: str) -> Union[ListCommand, Keys]:
     """Return the object's keys with undecoded values, or the command that came as bare text. Raises Refused."""
     try:
         text = _text(data)
         if text.lstrip().startswith("/"):
             return _command(text.strip())
         return _decode_keys(text)
-    except msgspec.ValidationError:
-        raise Refused(ErrorCode.INVALID_JSON, "a frame must be one JSON object") from None
-    except _UNDECODABLE as why:
-        _refuse_json(why)
+    except _UNDECODABLE:
+        what = "one JSON object in UTF-8, without NaN, lone surrogates or deep nesting"
+        raise Refused(ErrorCode.INVALID_JSON, f"a frame must be {what}: for example {form}") from None
 
 
-def _string(keys: dict[str, msgspec.Raw], key: str, code: ErrorCode) -> str:
+def _has(keys: Keys, *names: str) -> bool:
+    """Return whether a key has a value: clients with one type for all frames write null for the keys of the others."""
+    return any(bytes(keys.get(name, b"null")) != b"null" for name in names)
+
+
+def _string(keys: Keys, key: str, code: ErrorCode) -> str:
     try:
         value = _decode_any(keys[key])
-    except msgspec.DecodeError:  # for example an integer that is out of range
+    except _UNDECODABLE:  # for example an integer that is out of range
         value = None
     if not isinstance(value, str):
         raise Refused(code, f"{key} must be a string")
     return value
 
 
-def _refuse_json(why: Exception) -> NoReturn:
-    detail = f"a frame must be one JSON object in UTF-8, without NaN, lone surrogates or deep nesting: {why}"
-    raise Refused(ErrorCode.INVALID_JSON, detail) from None
+def _optional(keys: Keys, forms: Forms, code: ErrorCode) -> Any:
+    """Return the values of the optional keys that are there. Raises Refused for the first one that is wrong."""
+    values = {}
+    for key, (decode, form) in forms.items():
+        if key in keys:
+            try:
+                values[key] = decode(keys[key])
+            except _UNDECODABLE:
+                raise Refused(code, f"{key} must be {form}, or absent") from None
+    return values

@@ -18,6 +18,7 @@ from chat_actors.protocol.codes import ErrorCode
 # Types of fields that several frames share.
 
 MAX_ID = 2**53 - 1  # JSON parsers agree on integers up to here (RFC 8259, section 6)
+Since = Annotated[int, Meta(ge=0, le=MAX_ID)]
 Id = Annotated[int, Meta(ge=1, description="place in the topic: 1, 2, 3 …, the same for every member.")]
 Timestamp = Annotated[int, Meta(description="Unix time in seconds, by the server's clock.")]
 Users = Annotated[int, Meta(ge=1, description="members of the topic now.")]
@@ -34,7 +35,7 @@ RemainingMs = Annotated[
 Yes = Annotated[bool, Meta(extra_json_schema={"const": True})]  # present and true, or absent
 
 
-# From a client. Unknown keys are ignored.
+# From a client. Unknown keys are ignored, and an optional key that is null is as an absent one.
 
 
 class Window(Struct, frozen=True):
@@ -53,11 +54,13 @@ class JoinFrame(Struct):
     ``epoch``, ``last_id`` and ``resume``, and the server recognises a ``ref`` that this member has used within the
     window, also on a connection that it resumed: it acknowledges that message again and does not send it again.
 
-    ``username``: the name to be shown, without control and format characters. Names that are equal by RFC 8266
+    An optional key that is null is the same as an absent one, and a whole number such as 5.0 is an integer.
+
+    ``username``: the name to be shown. It may hold every character that can be seen. Names that are equal by RFC 8266
     (Nickname) are the same; if another member of the topic has the name, the server appends the smallest free ``#n``,
     n from 2.
-    ``topic``: the topic to join, without control and format characters. Topics are the same if they are equal in
-    Unicode normalization form C (NFC).
+    ``topic``: the topic to join. It may hold every character that can be seen. Topics are the same if they are equal in
+    Unicode normalization form C (NFC); the server makes every run of spaces one plain space.
     ``since``: the highest id of a message or an ack that the client has seen; 0 asks for all stored messages. After
     ``joined`` the server sends the stored messages with a higher id, oldest first and the client's own included,
     before any newer message.
@@ -73,30 +76,33 @@ class JoinFrame(Struct):
 
     username: str
     topic: str
-    since: Union[Annotated[int, Meta(ge=0, le=MAX_ID)], UnsetType] = UNSET
-    epoch: Union[str, UnsetType] = UNSET
-    resume: Union[str, UnsetType] = UNSET
-    events: Union[bool, UnsetType] = UNSET
-    token: Union[str, UnsetType] = UNSET
+    since: Union[Since, UnsetType, None] = UNSET
+    epoch: Union[str, UnsetType, None] = UNSET
+    resume: Union[str, UnsetType, None] = UNSET
+    events: Union[bool, UnsetType, None] = UNSET
+    token: Union[str, UnsetType, None] = UNSET
 
     @property
     def window(self) -> Optional[Window]:
         """The request for the window; None if the frame has none of its keys: that client sees the plain contract."""
-        if self.since is self.epoch is self.resume is self.events is UNSET:
+        absent = (UNSET, None)
+        if self.since in absent and self.epoch in absent and self.resume in absent and self.events in absent:
             return None
-        return Window(self.since, self.epoch, self.resume or "", self.events is True)
+        since = UNSET if self.since is None else self.since
+        epoch = UNSET if self.epoch is None else self.epoch
+        return Window(since, epoch, self.resume or "", self.events is True)
 
 
 class SendFrame(Struct):
     """Send a message to the topic of this connection.
 
     ``message``: the text, not only white space. A text whose first character after white space is a slash is a command.
-    ``ref``: the client's own reference, repeated in the ack. A member that asked for the window may send a message
-    again with the same ``ref``: within the window the topic takes it only once.
+    ``ref``: the client's own reference, repeated in the ack; null is the same as absent. A member that asked for the
+    window may send a message again with the same ``ref``: within the window the topic takes it only once.
     """
 
     message: str
-    ref: Union[Ref, UnsetType] = UNSET
+    ref: Union[Ref, UnsetType, None] = UNSET
 
 
 LIST = "/list"
@@ -130,7 +136,7 @@ class Joined(Struct, tag_field="type", tag="joined"):
     """Answer to a join: the client is a member now. An optional key is sent only if the join asked for the window.
 
     ``username``: the member's name: as requested, or with ``#n`` appended.
-    ``topic``: the topic in NFC, without the white space around it.
+    ``topic``: the topic in NFC, without the spaces around it and with one plain space for those within it.
     ``users``: members of the topic now, this one included.
     ``ttl``: length of the window in seconds: the server keeps a message and its ``ref`` for so long, and the ``resume``
     token of a member that left.

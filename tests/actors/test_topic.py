@@ -12,6 +12,7 @@ from chat_actors.actors.events import JoinFailed, Restore, Returning, Shutdown
 from chat_actors.protocol.codes import CloseCode
 from chat_actors.protocol.frames import Window, payloads
 from chat_actors.room.history import Stored
+from chat_actors.room.members import Members
 from tests.support.fakes import (
     POISON,
     FakeMember,
@@ -354,10 +355,11 @@ async def test_a_message_that_fails_is_skipped_and_leaves_nothing_behind() -> No
 
 
 @in_clean_loop
-async def test_a_join_that_fails_is_answered_so() -> None:
+async def test_a_join_that_fails_is_answered_so(monkeypatch: pytest.MonkeyPatch) -> None:
     room = TopicHarness()
     (bob,) = await room.enter("bob")
-    alice = room.join(POISON)
+    monkeypatch.setattr(Members, "join", None)
+    alice = room.join("alice")
     room.send(bob, "1")
     await settle()
     with pytest.raises(JoinFailed) as failed:

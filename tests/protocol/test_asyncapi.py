@@ -141,6 +141,23 @@ def test_a_docstring_explains_the_fields_it_names_and_is_shown_without_them() ->
     assert not [text for text in inside(SCHEMAS) if isinstance(text, str) and "\n  " in text]
 
 
+@pytest.mark.parametrize(
+    ("frame", "kinds"),
+    [
+        ({"since": None, "epoch": None, "resume": None, "events": None, "token": None}, ["JoinFrame"]),
+        ({"since": 5.0}, ["JoinFrame"]),
+        *(({"since": wrong}, []) for wrong in (5.5, -1.0, "5", 2**53)),
+        ({"events": 1.0}, []),
+    ],
+)
+def test_null_and_whole_numbers_are_in_the_schema_of_a_join(frame: Frame, kinds: list[str]) -> None:
+    assert CONTRACT.kinds({"username": "alice", "topic": "sports", **frame}) == kinds
+
+
+def test_null_for_a_ref_is_in_the_schema_of_a_message() -> None:
+    assert CONTRACT.kinds({"message": "Hello", "ref": None}) == ["SendFrame"]
+
+
 def test_limits_are_those_in_force() -> None:
     settings = Settings.model_validate({"message_chars": 7, "frame_bytes": 2048, "presence_members": 9})
     small = document(settings, URI)

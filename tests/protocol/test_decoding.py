@@ -6,6 +6,7 @@ from typing import Any, Callable, Optional, Union
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_bigger, is_heartbeat
 from chat_actors.protocol.frames import (
@@ -116,7 +117,7 @@ def test_a_join_is_read_with_its_names_cleaned() -> None:
 REFUSED_BEFORE = {
     "invalid_join": [
         *("{}", '{"username": "alice"}', '{"topic": "sports"}', '{"username": "alice", "message": "Hello"}'),
-        *('{"Username": "alice", "Topic": "sports"}', '{"username": 17, "username": "alice", "topic": "sports"}'),
+        '{"Username": "alice", "Topic": "sports"}',
     ],
     "invalid_username": [
         *(join("17"), join("null", "null"), join('["alice"]'), join(DIGITS)),
@@ -165,32 +166,101 @@ def test_any_of_four_keys_asks_for_the_window(wants: str, window: Optional[Windo
     assert join_that_wants(wants).window == window
 
 
-WRONG_WINDOW = {
-    "since": [
-        "-1",
-        "1.0",
-        "0.5",
-        "1e3",
-        "true",
-        '"1"',
-        "null",
-        "[]",
-        "{}",
-        "9007199254740992",
-        str(1 << 63),
-        "9" * 5000,
+ALICE = '{"username": "alice", "topic": "sports"'
+
+
+@pytest.mark.parametrize("key", ["since", "epoch", "resume", "events", "token"])
+def test_null_for_an_optional_key_of_a_join_is_as_an_absent_one(key: str) -> None:
+    assert join_that_wants(f', "{key}": null').window is None
+    others = {"since": 7, "epoch": "x", "resume": "y", "events": True, "token": "z"}
+    del others[key]
+    with_null, without = (
+        decode_first(json.dumps({"username": "a", "topic": "t", **more})) for more in ({**others, key: None}, others)
+    )
+    assert isinstance(with_null, JoinFrame) and isinstance(without, JoinFrame)
+    assert with_null.window == without.window
+    assert (with_null.token or "") == (without.token or "")
+
+
+def test_null_for_every_key_is_as_a_plain_join() -> None:
+    assert join_that_wants("".join(f', "{key}": null' for key in JoinFrame.__struct_fields__[2:])).window is None
+
+
+@pytest.mark.parametrize(
+    ("number", "since"),
+    [
+        *(("5.0", 5), ("0.0", 0), ("-0.0", 0), ("-0", 0), ("1e2", 100), ("1.0E+3", 1000), ("25e-0", 25)),
+        ("9007199254740991.0", 2**53 - 1),
     ],
-    "epoch": ["0", "null", "false", "[]", "{}"],
-    "resume": ["0", "null", "false", '["x"]', "{}"],
-    "events": ["0", "1", "null", '"true"', "[true]", "{}"],
+)
+def test_a_whole_number_is_an_integer_however_it_is_written(number: str, since: int) -> None:
+    frame = join_that_wants(f', "since": {number}, "epoch": "x", "resume": null, "events": true')
+    assert frame.window == Window(since, "x", "", True)
+    assert type(frame.since) is int
+
+
+@before_and_after_the_join
+def test_of_a_key_that_is_there_twice_the_last_counts(decode: Decode) -> None:
+    twice = '{"username": 17, "username": "alice", "topic": "a", "topic": "sports", "message": 17, "message": "Hello"}'
+    assert decode(twice) in (JoinFrame("alice", "sports"), SendFrame("Hello"))
+
+
+def test_null_for_the_keys_of_other_frames_is_ignored() -> None:
+    def frame(**keys: Any) -> str:
+        return json.dumps({"type": None, "username": None, "topic": None, "message": None, "ref": None, **keys})
+
+    assert decode_first(frame(username="alice", topic="sports")) == JoinFrame("alice", "sports")
+    assert decode_first(frame(message="/list")) == decode_member(frame(message="/list")) == ListCommand()
+    assert refusal(decode_first, frame(message="Hello"))[0] == "not_joined"
+    sent = decode_member(frame(message="Hello"))
+    assert isinstance(sent, SendFrame) and sent.message == "Hello" and not sent.ref
+    assert refusal(decode_member, frame(username="alice", topic="sports"))[0] == "already_joined"
+    assert is_heartbeat(frame(type="ping"))
+
+
+STRING, FLAG = "a string", "true or false"
+WHOLE = f"an integer from 0 to {2**53 - 1}"
+WRONG_VALUES = {
+    ("since", WHOLE): [
+        *("-1", "-1.0", "0.5", "5.5", "1e-3", "1e999", "true", '"1"', '"5.0"', "[]", "{}", "9007199254740992"),
+        *("9007199254740992.0", "1e300", str(1 << 63), "9" * 5000),
+    ],
+    ("epoch", STRING): ["0", "false", "[]", "{}"],
+    ("resume", STRING): ["0", "false", '["x"]', "{}"],
+    ("events", FLAG): ["0", "1", "1.0", '"true"', "[true]", "{}"],
+    ("token", STRING): ["0", "true", "[]", DIGITS],
 }
 
 
-@pytest.mark.parametrize("key, value", [(key, value) for key in WRONG_WINDOW for value in WRONG_WINDOW[key]])
-def test_a_wrong_value_is_refused_with_the_form_that_is_expected(key: str, value: str) -> None:
-    code, detail = refusal(decode_first, f'{{"username": "alice", "topic": "sports", "{key}": {value}}}')
-    assert code == "invalid_join"
-    assert detail.startswith(f"since must be an integer from 0 to {2**53 - 1}, epoch")
+@pytest.mark.parametrize(
+    ("key", "form", "value"), [(*key, value) for key in WRONG_VALUES for value in WRONG_VALUES[key]], ids=short
+)
+def test_a_wrong_value_is_refused_with_its_key_and_the_form_that_is_expected(key: str, form: str, value: str) -> None:
+    answer = refusal(decode_first, f'{ALICE}, "{key}": {value}}}')
+    assert answer == ("invalid_join", f"{key} must be {form}, or absent")
+
+
+@before_and_after_the_join
+@pytest.mark.parametrize(
+    "data",
+    [
+        *("", "{", "[]", "hello", "17", extra("NaN"), extra("0") + "x", extra('"\\ud800"'), extra(DEEP), b"\xff"),
+        *(join("17"), join(topic="{}"), message("17"), message('"Hello"', ref="17"), "{}", "[" * 100),
+        f'{ALICE}, "since": 1.5}}',
+    ],
+    ids=short,
+)
+def test_no_refusal_speaks_the_language_of_the_parser(decode: Decode, data: Data) -> None:
+    _, detail = refusal(decode, data)
+    for word in ("`", "$", "byte", "Expected", "malformed", "trailing", "truncated", "codec", "recursion", "Struct"):
+        assert word not in detail
+
+
+@pytest.mark.parametrize(("decode", "form"), [(decode_first, "username"), (decode_member, "message")])
+def test_what_is_no_json_is_answered_with_an_example(decode: Decode, form: str) -> None:
+    detail = refusal(decode, "{'message': 'Hello'}")[1]
+    assert detail.startswith("a frame must be one JSON object in UTF-8")
+    assert next(iter(json.loads(detail.partition("for example ")[2]))) == form
 
 
 # After the join.
@@ -204,12 +274,14 @@ def test_a_message_is_read_as_it_is(text: str, ref: str) -> None:
     with_ref = json.dumps({"message": text, "ref": ref})
     assert decode_member(with_ref) == decode_member(with_ref.encode()) == SendFrame(text, ref)
     assert decode_member(json.dumps({"message": text})) == SendFrame(text)
+    sent = decode_member(json.dumps({"message": text, "ref": None}))
+    assert isinstance(sent, SendFrame) and sent.message == text and not sent.ref
 
 
 REFUSED_AFTER = {
     "invalid_message": [
         *("{}", '{"Message": "Hello"}', message("17"), message("null"), message('["Hello"]'), message(DIGITS)),
-        *(message('"Hello"', ref=wrong) for wrong in ('""', f'"{"x" * 65}"', "17", "null", "[]", DIGITS)),
+        *(message('"Hello"', ref=wrong) for wrong in ('""', f'"{"x" * 65}"', "17", "[]", DIGITS)),
     ],
     "empty_message": [message('""'), message('" "'), message('"\\r\\n\\t"'), message('"\u3000"')],
     "message_too_long": [message(f'"{one * (LONGEST + 1)}"') for one in ("x", " ", "/", "\U0001f600")],
@@ -225,7 +297,9 @@ def test_a_members_frame_that_is_no_message_is_refused(code: str, text: str) -> 
 def test_a_refusal_says_what_is_wrong_and_what_is_expected() -> None:
     assert refusal(decode_first, "{}")[1] == 'the first frame must be {"username": "…", "topic": "…"}'
     assert refusal(decode_first, join("17", '""'))[1] == "username must be a string"
-    assert refusal(decode_member, message('"Hello"', "17"))[1].startswith("ref must be a string of 1 to 64 characters")
+    assert (
+        refusal(decode_member, message('"Hello"', "17"))[1] == "ref must be a string of 1 to 64 characters, or absent"
+    )
     assert refusal(decode_member, message(f'"{"x" * 4097}"'))[1].endswith("at most 4096 characters, not 4097")
 
 
@@ -305,7 +379,7 @@ def test_a_message_arrives_as_it_was_sent(text: str, ref: Optional[str], escaped
     frame = decode_member(json.dumps(sent, ensure_ascii=escaped))
     assert isinstance(frame, SendFrame)
     run = finished(Message(1, "alice", frame.message, 2)) + finished(
-        Ack(id=1, ref=frame.ref, timestamp=2, recipients=3)
+        Ack(id=1, ref=frame.ref or UNSET, timestamp=2, recipients=3)
     )
     received, acked = (json.loads(payload) for payload in payloads(run))
     assert received["message"] == text

@@ -318,7 +318,7 @@ def test_a_join_that_is_refused_ends_with_a_sentence(server: Server) -> None:
     ended = run("--url", server.url, "--username", "al\nice", "--topic", "games")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert re.fullmatch(
-        "The server did not let you join: .*username must not hold a control character.*\n", ended.stderr
+        "The server did not let you join: .*username must hold only characters that can be seen.*\n", ended.stderr
     )
 
 

@@ -142,7 +142,7 @@ async def test_a_member_that_joins_while_all_send_gets_each_message_once_in_orde
 async def test_a_wrong_wish_is_refused_and_can_be_corrected(server: Server) -> None:
     async with Visit(server) as visit:
         client = await visit.connect()
-        for key, value in (("since", -1), ("since", True), ("epoch", 1), ("resume", None), ("events", "true")):
+        for key, value in (("since", -1), ("since", True), ("epoch", 1), ("resume", 1), ("events", "true")):
             answer = await client.ask({"username": "alice", "topic": "sports", key: value})
             assert (answer["type"], answer["error"]) == ("error", "invalid_join")
         assert (await client.ask("/list"))["topics"] == []
