@@ -44,6 +44,7 @@ class OneForEachNode:
         self._app = app
         self._nodes = nodes
         self._looking: Optional[asyncio.Task[None]] = None
+        self._timer: Optional[asyncio.TimerHandle] = None  # of the second look
         self._before: set[str] = set()  # addresses of the sockets that were there when the start was complete
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +52,9 @@ class OneForEachNode:
             if event["type"] == "lifespan.startup.complete":
                 self._before = {address for _, address in bound_sockets().values()}
                 self._looking = None
-                asyncio.get_running_loop().call_later(LISTEN_SECONDS, self._begin)
+                self._timer = asyncio.get_running_loop().call_later(LISTEN_SECONDS, self._begin)
+            elif event["type"].startswith("lifespan.shutdown"):
+                await self._stop()
             await send(event)
 
         if scope["type"] == "lifespan":
@@ -65,6 +68,14 @@ class OneForEachNode:
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._look())
         return self._looking
+
+    async def _stop(self) -> None:
+        """Leave no timer and no task behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
 
     async def _look(self) -> None:
         """Take a place; end this process if all are taken for WAIT_SECONDS."""

@@ -127,10 +127,18 @@ class Host:
         self.told.append(scope["type"])
         if scope["type"] == "lifespan":
             await send({"type": "lifespan.startup.complete"})
+            self._started.set()
+            await self._stopping.wait()
             await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
-        await self.app({"type": "lifespan"}, None, self._send)  # type: ignore[arg-type]
+        self._started, self._stopping = asyncio.Event(), asyncio.Event()
+        self._life = asyncio.create_task(self.app({"type": "lifespan"}, None, self._send))  # type: ignore[arg-type]
+        await self._started.wait()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await self._life
 
     async def connect(self) -> None:
         await self.app({"type": "websocket"}, None, self._send)  # type: ignore[arg-type]
@@ -139,7 +147,8 @@ class Host:
         self.told.append(event["type"])
 
 
-STARTED = ["lifespan", "lifespan.startup.complete", "lifespan.shutdown.complete"]
+STARTED = ["lifespan", "lifespan.startup.complete"]
+STOPPED = "lifespan.shutdown.complete"
 
 
 @pytest.fixture
@@ -178,7 +187,8 @@ async def test_a_process_without_siblings_has_its_place(
         await host.start()
         await host.connect()
         await host.connect()
-        assert (host.told, host.ended) == ([*STARTED, "websocket", "websocket"], 0)
+        await host.stop()
+        assert (host.told, host.ended) == ([*STARTED, "websocket", "websocket", STOPPED], 0)
     assert sibling(sock).taken
 
 
@@ -193,6 +203,8 @@ async def test_a_further_worker_is_refused_with_the_sentence_in_a_single_write(
     assert not sibling(sock).taken
     host = Host(monkeypatch, sock)
     await asyncio.gather(*[getattr(host, first)() for _ in range(1 if first == "start" else 3)])
+    if first == "start":
+        await host.stop()
     assert host.ended == 1
     (line,) = written
     assert line.startswith(SENTENCE)
@@ -210,6 +222,7 @@ async def test_as_many_workers_as_nodes_have_a_place(
     assert host.ended == 0
     assert sibling(sock, 1).taken
     assert take_place(sock.fileno(), 3) and not sibling(sock, 2).taken
+    await host.stop()
 
 
 @in_loop
@@ -225,6 +238,7 @@ async def test_a_worker_waits_for_the_one_that_it_replaces(
     before.end()
     await starting
     assert (host.told, host.ended) == (STARTED, 0)
+    await host.stop()
 
 
 @in_loop
@@ -236,6 +250,7 @@ async def test_a_lock_that_the_server_gives_up_is_taken_again_once_it_listens(
     sock.dup().close()  # by POSIX it gives up every lock of this process on the socket
     await host.connect()
     assert sibling(sock).taken
+    await host.stop()
 
 
 @in_loop
@@ -246,6 +261,7 @@ async def test_a_start_alone_is_enough_to_look_again(monkeypatch: pytest.MonkeyP
     await host.start()
     monkeypatch.setattr(workers, "take_place", lambda fd, nodes: not looked.set())  # type: ignore[func-returns-value]
     await asyncio.wait_for(looked.wait(), PATIENCE)
+    await host.stop()
 
 
 @in_loop
@@ -259,6 +275,7 @@ async def test_servers_that_a_listening_process_has_forked_are_no_siblings(
     await host.connect()
     assert not sibling(sock).taken
     assert host.ended == 0
+    await host.stop()
 
 
 @in_loop
@@ -272,6 +289,7 @@ async def test_workers_that_bind_the_same_address_once_more_are_siblings(
     host.sockets.append(own)
     await host.connect()
     assert sibling(shared).taken
+    await host.stop()
 
 
 def test_only_sockets_that_can_accept_connections_count(stack: ExitStack, tmp_path: Path) -> None:
