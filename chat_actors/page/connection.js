@@ -7,8 +7,8 @@
  * @typedef {{type: "members", users: number, members: ?Iterable<string>, joined: string[], left: string[]}} Members
  *   all members now, oldest first, and what has changed; `members`: null if the server does not name them
  * @typedef {{type: "message", id: number, username: string, text: string, own: boolean, replayed: boolean,
- *            age: number}} Message `age`: milliseconds since it was sent
- * @typedef {{type: "delivered", ref: string, id: number, recipients: number, age: number}} Delivered an own message
+ *            deadline: number}} Message `deadline`: of `performance.now()`, when the server deletes it
+ * @typedef {{type: "delivered", ref: string, id: number, recipients: number, deadline: number}} Delivered own message
  * @typedef {{type: "refused", ref: string, text: string, detail: string}} Refused an own message, by the server
  * @typedef {{type: "unsure", ref: string}} Unsure an own message may be in the topic: sending it again may double it
  * @typedef {{type: "expired", through: number}} Expired the messages up to the id `through`
@@ -18,8 +18,6 @@
  * @typedef {{type: "ended", code: number, error: string, detail: string, unsent: string[]}} Ended for good
  * @typedef {Joined|Renamed|Members|Message|Delivered|Refused|Unsure|Expired|Gap|Topics|Lost|Ended} Event
  */
-
-import * as clock from "./clock.js";
 
 // After these codes (RFC 6455, section 7.4.1) the server would close this client again, does not understand it, or serves
 // the member on another connection. After any other code the client reconnects.
@@ -151,7 +149,7 @@ export class Connection {
     if (!this.#isIn || this.#inFlight || !request) return;
     this.#inFlight = true;
     this.#heard = performance.now();
-    request.written ??= Date.now(); // unlike performance.now(), it goes on while the machine sleeps
+    request.written ??= performance.now();
     const { ref, text } = request;
     this.#socket.send(text === undefined ? "/list" : JSON.stringify({ message: text, ref }));
   }
@@ -225,9 +223,11 @@ export class Connection {
       if (frame.gap.reason === "restarted") this.#held = [];
       this.#tell({ type: "gap", ...frame.gap });
     }
-    // The server recognises a ref only from a member that it knows, and only until the message with that ref expires.
+    // The server recognises a ref only from a member that it knows, and only until it deletes the message with that ref.
+    // `performance.now()` may stand still while the machine sleeps; then the gap tells that messages are deleted.
     const [request] = this.#queue;
-    if (request?.written && (!this.#isSameMember || Date.now() - request.written > this.#ttl * 0.9)) {
+    const isForgotten = () => performance.now() - request.written > this.#ttl * 0.9 || frame.gap;
+    if (request?.written && (!this.#isSameMember || isForgotten())) {
       this.#queue.shift();
       this.#tell({ type: "unsure", ref: request.ref });
       this.#release();
@@ -235,26 +235,22 @@ export class Connection {
     this.#askNext();
   }
 
-  #takeMessage({ id, username, message, timestamp, replayed = false }) {
+  #takeMessage({ id, username, message, replayed = false, remaining_ms = this.#ttl }) {
     if (id <= this.#seen) return;
     this.#seen = id;
-    if (!replayed) clock.adjust(timestamp);
     const own = replayed && this.#isSameMember && username === this.username; // another member may have had our name
-    const age = replayed ? clock.since(timestamp, this.#ttl) : 0;
-    const event = { type: "message", id, username, text: message, own, replayed, age };
+    const deadline = performance.now() + remaining_ms;
+    const event = { type: "message", id, username, text: message, own, replayed, deadline };
     const [request] = this.#queue;
     if (own && request?.written && request.text === message) this.#held.push(event);
     else this.#tell(event);
   }
 
-  #takeAck({ id, timestamp, recipients, duplicate = false }) {
+  #takeAck({ id, recipients, duplicate = false, remaining_ms = this.#ttl }) {
     const request = this.#answered();
-    if (!duplicate) {
-      this.#seen = id;
-      clock.adjust(timestamp);
-    }
-    const age = duplicate ? clock.since(timestamp, this.#ttl) : 0;
-    this.#tell({ type: "delivered", ref: request.ref, id, recipients, age });
+    if (!duplicate) this.#seen = id;
+    const deadline = performance.now() + remaining_ms;
+    this.#tell({ type: "delivered", ref: request.ref, id, recipients, deadline });
     this.#release(id);
   }
 

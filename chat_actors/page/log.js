@@ -14,7 +14,7 @@ export class MessageLog {
   #cutNotice;
   #settled = []; // MessageViews with an id, in the order of the ids
   #waiting = new Set(); // MessageViews without an id
-  #notes = []; // {element, until: milliseconds since 1970}
+  #notes = []; // {element, deadline: of `performance.now()`}
   #cut = 0; // the highest id that is not shown because of MAX_SHOWN
   #views = new WeakMap(); // MessageView by element
   #visibility; // tells which messages are in view
@@ -38,8 +38,8 @@ export class MessageLog {
   }
 
   /** Add a message from the server: another member's, or an own message in a replay. */
-  add({ id, username, text, own, age }) {
-    this.settle(this.#draw({ username, text, own }), id, age);
+  add({ id, username, text, own, deadline }) {
+    this.settle(this.#draw({ username, text, own }), id, deadline);
   }
 
   /** Add an own message that has not been acknowledged. @returns {MessageView} */
@@ -50,10 +50,10 @@ export class MessageLog {
     return view;
   }
 
-  /** Place a message by its id, nearly always last, and start its countdown. @param {number} age milliseconds */
-  settle(view, id, age) {
+  /** Place a message by its id, nearly always last, and start its countdown to `deadline`. */
+  settle(view, id, deadline) {
     this.#waiting.delete(view);
-    view.start(id, age, this.ttl);
+    view.start(id, deadline, this.ttl);
     const at = this.#settled.findLastIndex((other) => other.id < id) + 1;
     this.#settled.splice(at, 0, view);
     this.#place(view.element, this.#settled[at + 1]?.element);
@@ -87,13 +87,13 @@ export class MessageLog {
     element.className = "note";
     element.textContent = text;
     this.#place(element);
-    this.#notes.push({ element, until: Date.now() + this.ttl });
+    this.#notes.push({ element, deadline: performance.now() + this.ttl });
   }
 
-  /** Update every countdown. @returns {number} the highest id whose time is over by the clock, or 0 */
+  /** Update every countdown. @returns {number} the highest id whose time is over by the countdown, or 0 */
   tick() {
     for (const view of this.#settled) view.tick();
-    while (this.#notes.length && this.#notes[0].until < Date.now()) this.#notes.shift().element.remove();
+    while (this.#notes.length && this.#notes[0].deadline < performance.now()) this.#notes.shift().element.remove();
     return this.#settled.findLast((view) => view.isOver)?.id ?? 0;
   }
 

@@ -1,7 +1,7 @@
 /** One message on the page, from its sending to its expiry. Its text must only be set as text, never as HTML. */
 
 const VANISHING = 700; // milliseconds that an expired message takes to vanish: the animation is in chat.css
-const GRACE = 2_000; // milliseconds to wait for the server's `expired` before this machine's clock decides
+const GRACE = 2_000; // milliseconds to wait for the server's `expired` before the page's own countdown decides
 
 /** Format a duration. @param {number} seconds @returns {string} such as 29, 5 min, 3 h */
 export function short(seconds) {
@@ -11,7 +11,7 @@ export function short(seconds) {
 
 export class MessageView {
   id = null; // null until the server has given one
-  #deadline = Infinity; // milliseconds since 1970, by this machine's clock
+  #deadline = Infinity; // of `performance.now()`, which nobody sets, unlike the time of day
   #ttl = 0;
   #isSeen = false;
   #left;
@@ -31,11 +31,11 @@ export class MessageView {
     this.#state = this.element.querySelector(".state");
   }
 
-  /** Start the countdown. @param {number} id @param {number} age milliseconds @param {number} ttl milliseconds */
-  start(id, age, ttl) {
+  /** Start the countdown to `deadline`. @param {number} id @param {number} deadline @param {number} ttl milliseconds */
+  start(id, deadline, ttl) {
     this.id = id;
     this.#ttl = ttl;
-    this.#deadline = Date.now() - age + ttl;
+    this.#deadline = deadline;
     this.element.dataset.id = id;
     this.element.classList.add("alive");
     this.setSeen(this.#isSeen);
@@ -49,7 +49,7 @@ export class MessageView {
     this.#fit();
     if (this.id === null) return;
     this.element.style.setProperty("--ttl", `${this.#ttl}ms`);
-    this.element.style.setProperty("--delay", `${this.#deadline - this.#ttl - Date.now()}ms`);
+    this.element.style.setProperty("--delay", `${this.#deadline - this.#ttl - performance.now()}ms`);
     this.tick();
   }
 
@@ -66,13 +66,14 @@ export class MessageView {
   /** Update the countdown if the message is in view. */
   tick() {
     if (!this.#isSeen) return;
-    const left = this.#deadline === Infinity ? "" : short(Math.max(0, Math.ceil((this.#deadline - Date.now()) / 1000)));
+    const seconds = Math.ceil((this.#deadline - performance.now()) / 1000);
+    const left = this.#deadline === Infinity ? "" : short(Math.max(0, seconds));
     if (this.#left.textContent !== left) this.#left.textContent = left;
   }
 
-  /** Whether its time is over by this machine's clock: the server may be out of reach and cannot say so. */
+  /** Whether its time is over by the page's own countdown: the server may be out of reach and cannot say so. */
   get isOver() {
-    return Date.now() > this.#deadline + GRACE;
+    return performance.now() > this.#deadline + GRACE;
   }
 
   /** Fade out, then remove the element. */

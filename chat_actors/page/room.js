@@ -61,7 +61,7 @@ export class Room {
       this.#submit();
     };
     part("field").onkeydown = (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      if (event.key !== "Enter" || event.shiftKey) return;
       event.preventDefault();
       this.#submit();
     };
@@ -154,11 +154,11 @@ export class Room {
     this.#changed();
   }
 
-  take_delivered({ ref, id, recipients, age }) {
+  take_delivered({ ref, id, recipients, deadline }) {
     const view = this.#own.get(ref);
     this.#own.delete(ref);
     view.show("delivered", recipients ? `delivered to ${recipients}` : "delivered to no one");
-    this.#log.settle(view, id, age);
+    this.#log.settle(view, id, deadline);
   }
 
   take_refused({ ref, text, detail }) {
@@ -192,6 +192,7 @@ export class Room {
       this.take_expired({ through: Infinity }); // they ended with the old epoch
       this.#log.note("This topic restarted while you were away. Messages sent in between are lost.");
     } else {
+      if (reason === "expired") this.take_expired({ through: to }); // and with them all older ones
       const count = to - from + 1;
       this.#log.note(GAPS[reason](count === 1 ? "1 message" : `${count} messages`));
     }
