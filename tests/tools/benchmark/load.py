@@ -89,7 +89,7 @@ class Load:
             sock.close()
 
     def measure(self, seconds: float) -> Result:
-        """Keep the load up for so long."""
+        """Keep the load up for so long, and until a first message is delivered."""
         self._forget_waiting()
         gc.collect()
         gc.disable()  # a collection would show as latency
@@ -113,7 +113,10 @@ class Load:
         )
 
     def _run(self, end: float) -> tuple[int, list[float]]:
-        """Send and read until ``end``; the deliveries, and the nanoseconds that a sample of them took."""
+        """Send and read until ``end``, and until there is a delivery or a peer is lost.
+
+        Returns the deliveries, and the nanoseconds that a sample of them took.
+        """
         case, buffer, into = self._case, self._buffer, self._into
         now, poll = time.perf_counter, self._poller.poll
         receive = {fd: sock.recv_into for fd, sock in self._socks.items()}
@@ -129,7 +132,7 @@ class Load:
             for _ in range(case.window):
                 self._send(fd)
         due = now()
-        while now() < end:
+        while now() < end or not (deliveries or self._lost):
             while paced and due <= now():
                 self._send(senders[turn % len(senders)])
                 turn += 1
