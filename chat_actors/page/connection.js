@@ -4,8 +4,8 @@
  *
  * @typedef {{type: "joined", username: string, topic: string, users: number, ttl: number}} Joined `ttl`: seconds
  * @typedef {{type: "renamed", username: string}} Renamed this member has another name now
- * @typedef {{type: "members", users: number, members: ?Iterable<string>, joined: string[], left: string[]}} Members
- *   all members now, oldest first, and what has changed; `members`: null if the server does not name them
+ * @typedef {{type: "members", users: number, members: ?Set<string>, joined: string[], left: string[]}} Members
+ *   what has changed; `members`: all members, oldest first, as they are when it is read; null if they are not named
  * @typedef {{type: "message", id: number, username: string, text: string, own: boolean, replayed: boolean,
  *            deadline: number}} Message `deadline`: of `performance.now()`, when the server deletes it
  * @typedef {{type: "delivered", ref: string, id: number, recipients: number, deadline: number}} Delivered own message
@@ -223,7 +223,7 @@ export class Connection {
       if (frame.gap.reason === "restarted") this.#held = [];
       this.#tell({ type: "gap", ...frame.gap });
     }
-    // The server recognises a ref only from a member that it knows, and only until it deletes the message with that ref.
+    // The server recognises a ref only from a member that it knows, and only until it deletes the message of that ref.
     // `performance.now()` may stand still while the machine sleeps; then the gap tells that messages are deleted.
     const [request] = this.#queue;
     const isForgotten = () => performance.now() - request.written > this.#ttl * 0.9 || frame.gap;

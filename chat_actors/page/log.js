@@ -3,6 +3,10 @@
 import { MessageView } from "./message.js";
 
 const MAX_SHOWN = 500; // messages; a browser cannot draw many more in time
+// A message is drawn as it comes. In a flood so many are drawn in a period and the others wait; of more than MAX_SHOWN that
+// wait, the oldest are never drawn. So no turn of the page draws more.
+const MAX_DRAWN = 100; // messages
+const PERIOD = 100; // milliseconds
 
 export class MessageLog {
   ttl = 0; // milliseconds
@@ -15,6 +19,9 @@ export class MessageLog {
   #settled = []; // MessageViews with an id, in the order of the ids
   #waiting = new Set(); // MessageViews without an id
   #notes = []; // {element, deadline: of `performance.now()`}
+  #flood = []; // messages that wait to be drawn, in the order of their ids
+  #drawn = 0; // messages drawn in this period
+  #period = 0; // timer
   #cut = 0; // the highest id that is not shown because of MAX_SHOWN
   #views = new WeakMap(); // MessageView by element
   #visibility; // tells which messages are in view
@@ -27,7 +34,7 @@ export class MessageLog {
       room.querySelector(`.${name}`),
     );
     this.#visibility = new IntersectionObserver(
-      (entries) => entries.forEach((entry) => this.#views.get(entry.target).setSeen(entry.isIntersecting)),
+      (entries) => this.#setSeen(entries),
       { root: this.#scroller, rootMargin: "100px" },
     );
     const size = new ResizeObserver(() => this.#followEnd());
@@ -38,8 +45,15 @@ export class MessageLog {
   }
 
   /** Add a message from the server: another member's, or an own message in a replay. */
-  add({ id, username, text, own, deadline }) {
-    this.settle(this.#draw({ username, text, own }), id, deadline);
+  add(message) {
+    this.#period ||= setTimeout(() => this.#endPeriod(), PERIOD);
+    if (this.#drawn < MAX_DRAWN) {
+      this.#drawn += 1;
+      this.#show(message);
+    } else {
+      this.#flood.push(message);
+      if (this.#flood.length > MAX_SHOWN) this.#noteCut(this.#flood.shift().id);
+    }
   }
 
   /** Add an own message that has not been acknowledged. @returns {MessageView} */
@@ -60,8 +74,7 @@ export class MessageLog {
     if (this.#settled.length > MAX_SHOWN) {
       const oldest = this.#settled.shift();
       this.discard(oldest);
-      this.#cut = oldest.id;
-      this.#cutNotice.hidden = false;
+      this.#noteCut(oldest.id);
     }
   }
 
@@ -78,11 +91,13 @@ export class MessageLog {
       this.#visibility.unobserve(view.element);
       view.vanish();
     }
+    this.#flood = this.#flood.filter(({ id }) => id > through);
     if (through >= this.#cut) this.#cutNotice.hidden = true;
   }
 
   /** Add a line by the page itself; it expires like a message. */
   note(text) {
+    this.#showFlood(MAX_SHOWN); // it comes after them
     const element = document.createElement("li");
     element.className = "note";
     element.textContent = text;
@@ -100,6 +115,35 @@ export class MessageLog {
   scrollDown() {
     this.#followsEnd = true;
     this.#followEnd();
+  }
+
+  #show({ id, username, text, own, deadline }, isLate = false) {
+    const view = this.#draw({ username, text, own });
+    view.element.classList.toggle("late", isLate);
+    this.settle(view, id, deadline);
+  }
+
+  /** @returns {number} how many have been drawn */
+  #showFlood(most) {
+    const messages = this.#flood.splice(0, most);
+    for (const message of messages) this.#show(message, true);
+    return messages.length;
+  }
+
+  #endPeriod() {
+    this.#drawn = this.#showFlood(MAX_DRAWN);
+    this.#period = this.#drawn && setTimeout(() => this.#endPeriod(), PERIOD);
+  }
+
+  /** Tell that messages up to `id` are not shown, for they are too many. */
+  #noteCut(id) {
+    this.#cut = Math.max(this.#cut, id);
+    this.#cutNotice.hidden = false;
+  }
+
+  #setSeen(entries) {
+    for (const { target, isIntersecting } of entries) this.#views.get(target).setSeen(isIntersecting);
+    for (const { target, isIntersecting } of entries) if (isIntersecting) this.#views.get(target).fit();
   }
 
   #draw(message) {

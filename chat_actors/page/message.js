@@ -45,9 +45,7 @@ export class MessageView {
   setSeen(isSeen) {
     this.#isSeen = isSeen;
     this.element.classList.toggle("seen", isSeen);
-    if (!isSeen) return;
-    this.#fit();
-    if (this.id === null) return;
+    if (!isSeen || this.id === null) return;
     this.element.style.setProperty("--ttl", `${this.#ttl}ms`);
     this.element.style.setProperty("--delay", `${this.#deadline - this.#ttl - performance.now()}ms`);
     this.tick();
@@ -76,14 +74,15 @@ export class MessageView {
     return performance.now() > this.#deadline + GRACE;
   }
 
-  /** Fade out, then remove the element. */
+  /** Fade out if it is in view, then remove the element. */
   vanish() {
+    if (!this.#isSeen) return this.element.remove();
     this.element.classList.add("gone");
     setTimeout(() => this.element.remove(), VANISHING);
   }
 
-  /** Make a text that is longer than its box scrollable by keyboard. */
-  #fit() {
+  /** Make a text that is longer than its box scrollable by keyboard. It measures the page: after all changes to it. */
+  fit() {
     const text = this.element.querySelector(".text");
     if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;
   }

@@ -2,6 +2,7 @@
 
 import { MessageLog } from "./log.js";
 import { short } from "./message.js";
+import { People } from "./people.js";
 
 const GAPS = {
   expired: (count) => `${count} expired while you were away.`,
@@ -12,16 +13,6 @@ const ENDS = {
   1009: "The server closed the connection: your message was too big. Make it shorter.",
   4409: "This topic is open in another window now.",
 };
-
-const NAMED = 3; // names in an announcement, at most
-const ANNOUNCING = 1000; // milliseconds that joins and leaves wait for others, to be announced together
-
-/** @param {string[]} names one or more @returns {string} such as "bob", "bob and carol", "bob, carol and 3 others" */
-function listed(names) {
-  const all = names.length > NAMED ? [...names.slice(0, NAMED - 1), `${names.length - NAMED + 1} others`] : names;
-  const last = all.at(-1);
-  return all.length === 1 ? last : `${all.slice(0, -1).join(", ")} and ${last}`;
-}
 
 let lastId = 0; // makes the ids of elements unique
 
@@ -36,13 +27,9 @@ export class Room {
   #part; // returns the element of this room with a class
   #changed; // called after a change of a field above, or of `unread`
   #log;
+  #people;
   #own = new Map(); // MessageViews of own messages without an id, by ref
   #unread = new Set(); // ids
-  #members = []; // usernames of all members; null: they are not named
-  #others = []; // usernames of the other members, as far as they are drawn
-  #drawing = 0; // animation frame
-  #news = new Map(); // who joined ("joined") or left ("left") and is to be announced, by username
-  #announcing = 0; // timer
   #wantsTopics = false;
 
   /** @param {{changed: () => void, left: () => void, back: () => void}} callbacks */
@@ -51,6 +38,7 @@ export class Room {
     this.element = document.getElementById("room-template").content.firstElementChild.cloneNode(true);
     this.#log = new MessageLog(this.element);
     const part = (this.#part = (name) => this.element.querySelector(`.${name}`));
+    this.#people = new People(part);
     part("problem").id = `problem-${++lastId}`;
     part("field").setAttribute("aria-describedby", part("problem").id);
     part("leave").onclick = left;
@@ -64,12 +52,6 @@ export class Room {
       if (event.key !== "Enter" || event.shiftKey) return;
       event.preventDefault();
       this.#submit();
-    };
-    part("people").ontoggle = () => this.#showEveryone();
-    part("people").onkeydown = ({ key }) => {
-      if (key !== "Escape") return;
-      part("people").open = false;
-      part("people").firstElementChild.focus();
     };
   }
 
@@ -117,9 +99,8 @@ export class Room {
   }
 
   take_renamed({ username }) {
-    const name = this.#part("me");
-    if (name.textContent && name.textContent !== username) this.#log.note(`Your name here is now ${username}.`);
-    name.textContent = username;
+    if (this.#people.me && this.#people.me !== username) this.#log.note(`Your name here is now ${username}.`);
+    this.#people.me = username;
   }
 
   take_joined({ topic, username, users, ttl }) {
@@ -137,13 +118,9 @@ export class Room {
     for (const view of this.#own.values()) if (view.state === "waiting") this.#showSending(view);
   }
 
-  take_members({ users, members, joined, left }) {
-    this.users = users;
-    this.#members = members;
-    this.#drawing ||= requestAnimationFrame(() => this.#showMembers()); // many changes at once are drawn once
-    for (const name of left) this.#addNews(name, "left");
-    for (const name of joined) this.#addNews(name, "joined");
-    if (!members) this.#news.clear();
+  take_members(event) {
+    this.users = event.users;
+    this.#people.take(event);
     this.#changed();
   }
 
@@ -183,7 +160,10 @@ export class Room {
 
   take_expired({ through }) {
     this.#log.expire(through);
-    for (const id of this.#unread) if (id <= through) this.#unread.delete(id);
+    for (const id of this.#unread) {
+      if (id > through) break; // the ids ascend
+      this.#unread.delete(id);
+    }
     this.#changed();
   }
 
@@ -258,49 +238,13 @@ export class Room {
     this.#part("problem").textContent = detail;
   }
 
-  #showMembers() {
-    this.#drawing = 0;
-    this.#others = [...(this.#members ?? [])].filter((name) => name !== this.#part("me").textContent);
-    const count = this.#members ? 0 : this.users - 1; // in place of the names
-    const others = count ? `${count} other${count === 1 ? "" : "s"}` : this.#others.slice(0, 20).join(", ");
-    this.#part("others").textContent = others || "no one else yet";
-    if (!this.isDown) this.#part("count").textContent = `${this.users} here`;
-    this.#showEveryone();
-  }
-
-  /** Note a change for the next announcement. Who joins and leaves before it is not announced. */
-  #addNews(name, what) {
-    const before = this.#news.get(name);
-    if (before && before !== what) this.#news.delete(name);
-    else this.#news.set(name, what);
-    this.#announcing ||= setTimeout(() => this.#announce(), ANNOUNCING);
-  }
-
-  /** Tell those who hear the page, and do not see its header, who joined and who left. */
-  #announce() {
-    this.#announcing = 0;
-    const sentences = [];
-    for (const what of ["joined", "left"]) {
-      const names = [...this.#news.keys()].filter((name) => this.#news.get(name) === what);
-      if (names.length) sentences.push(`${listed(names)} ${what}.`);
-    }
-    if (sentences.length) this.#part("news").textContent = sentences.join(" ");
-    this.#news.clear();
-  }
-
-  #showEveryone() {
-    const item = (name) => Object.assign(document.createElement("li"), { textContent: name, dir: "auto" });
-    if (this.#part("people").open) this.#part("everyone").replaceChildren(...this.#others.map(item));
-  }
-
   /**
    * Show the state of the connection.
    * @param {string} text empty if connected
    * @param {boolean} isFinal whether only "Join again" reconnects
    */
   #setStatus(text, isFinal = false) {
-    this.isDown = Boolean(text);
-    if (text) this.#part("count").textContent = "not connected";
+    this.isDown = this.#people.isDown = Boolean(text);
     this.#part("status").textContent = text;
     this.#part("again").hidden = !isFinal;
     this.element.classList.toggle("down", this.isDown);

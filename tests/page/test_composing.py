@@ -48,9 +48,7 @@ def test_the_enter_that_ends_a_composition_sends_no_message(people: People, comp
 
 @WAYS
 @pytest.mark.parametrize("label", ["Your name", "Topic", "Access token"])
-def test_the_enter_that_ends_a_composition_joins_nothing(
-    people: People, composing: dict[str, Any], label: str
-) -> None:
+def test_the_enter_that_ends_a_composition_joins_nothing(people: People, composing: dict[str, Any], label: str) -> None:
     alice = people.person()
     server = StandIn(alice.page)
     alice.comes()

@@ -473,22 +473,6 @@ def test_a_join_that_names_nobody_shows_the_number(people: People) -> None:
     expect(summary(alice)).to_have_text("1502 here alice (you), 1501 others")
 
 
-def test_many_frames_of_presence_at_once_are_drawn_once(people: People) -> None:
-    alice, server = in_room(people)
-    summary(alice).click()
-    alice.page.evaluate("""() => {
-        window.draws = 0;
-        const everyone = document.querySelector(".room:not([hidden]) .everyone");
-        new MutationObserver((records) => (draws += records.length)).observe(everyone, { childList: true });
-    }""")
-    for number in range(1, 300):
-        server.join(1).says("presence", joined=[f"m{number}"], users=number + 1)
-    told(alice, server, "presence", joined=["m300"], users=301)
-    alice.page.clock.run_for(50)
-    expect(alice.room.locator(".everyone li")).to_have_count(300)
-    assert alice.page.evaluate("draws") == 1
-
-
 def test_members_drawn_after_the_connection_is_lost_do_not_hide_that(people: People) -> None:
     alice, server = in_room(people)
     told(alice, server, "presence", joined=["bob"], users=2)
