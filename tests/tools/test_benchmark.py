@@ -25,10 +25,10 @@ def test_a_case_compares_this_server_with_the_naive_one(
 
     _, heading, *lines = capsys.readouterr().out.splitlines()
     head, *rows = (re.split(" {2,}", line) for line in lines)
-    rates = {row[0]: row[head.index("deliveries/s")] for row in rows}
+    costs = {row[0]: row[head.index("CPU us/delivery")] for row in rows}
     assert heading == "tiny: one room of 3, one sender, 1 in flight"
-    assert list(rates) == ["ours", "naive"]
-    assert all(re.fullmatch("[0-9,]+", rate) for rate in rates.values())
+    assert list(costs) == ["ours", "naive"]
+    assert "-" not in costs.values()  # as it stands without a delivery
 
 
 def test_the_load_runs_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,4 +74,4 @@ def test_two_nodes_are_measured_together() -> None:
 
     result = measure(TINY, 0.2, nodes)
 
-    assert result.deliveries > 0 and result.cpu_us >= 0  # it counts in ticks
+    assert result.deliveries > 0 and result.cpu_us >= 0  # 0 within one tick; without /proc not-a-number

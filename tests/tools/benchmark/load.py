@@ -20,6 +20,7 @@ ACK = b'"ack"'
 ACK_FROM = KEEP + 1 - len(ACK)
 READ_BYTES = 256 * 1024
 SAMPLE = 31  # a prime, so as not to fall into step with the members
+FIRST_SECONDS = 30.0  # until a first delivery, at most: a busy machine may need longer than the run
 SETTLE_SECONDS = 0.3  # for the server to do what joins left to do, before its memory is read
 
 
@@ -89,7 +90,7 @@ class Load:
             sock.close()
 
     def measure(self, seconds: float) -> Result:
-        """Keep the load up for so long, and until a first message is delivered."""
+        """Keep the load up for so long, or for FIRST_SECONDS at most until there is a first delivery."""
         self._forget_waiting()
         gc.collect()
         gc.disable()  # a collection would show as latency
@@ -113,9 +114,9 @@ class Load:
         )
 
     def _run(self, end: float) -> tuple[int, list[float]]:
-        """Send and read until ``end``, and until there is a delivery or a peer is lost.
+        """Send and read until ``end``, or longer without a delivery.
 
-        Returns the deliveries, and the nanoseconds that a sample of them took.
+        Returns the count of deliveries, and the nanoseconds that a sample of them took.
         """
         case, buffer, into = self._case, self._buffer, self._into
         now, poll = time.perf_counter, self._poller.poll
@@ -132,7 +133,8 @@ class Load:
             for _ in range(case.window):
                 self._send(fd)
         due = now()
-        while now() < end or not (deliveries or self._lost):
+        latest = max(end, due + FIRST_SECONDS)
+        while now() < (end if deliveries or self._lost else latest):
             while paced and due <= now():
                 self._send(senders[turn % len(senders)])
                 turn += 1
