@@ -24,20 +24,21 @@ class Environment(EnvSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, key, is_complex = super().get_field_value(field, field_name)
-        if value is not None and f"_{field_name}".endswith("_port") and re.match("[a-z]+://", value):
+        value = bare(value or "")
+        if f"_{field_name}".endswith("_port") and re.match("[a-z]+://", value):
             why = "ignored, an address of Kubernetes or Docker is no port"
             sys.stderr.write(f"{variable(field_name)}={value}: {why}.\n")
-            value = None
-        return value, key, is_complex
+            value = ""
+        return value or None, key, is_complex  # None: not set
 
 
 class Settings(BaseSettings):
-    """Settings of an application, immutable. The variable ``CHAT_X`` sets the field ``x``; an empty one sets nothing.
+    """Settings of an application, immutable. The variable ``CHAT_X`` sets the field ``x``; a blank one sets nothing.
 
     The descriptions are shown by ``chat-actors --help`` and, for limits that a client can reach, by ``asyncapi``.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="lowest level of log lines"
@@ -107,8 +108,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _strip(cls, value: Any) -> Any:
-        """Drop what a file leaves around a value: white space, newlines, a byte order mark."""
-        return value.lstrip("\ufeff").strip() if isinstance(value, str) else value
+        return bare(value) if isinstance(value, str) else value
 
     @field_validator("allowed_origins")
     @classmethod
@@ -170,6 +170,11 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 def entries(value: str) -> list[str]:
     """Return the entries of a list, separated by commas or white space; empty ones do not count."""
     return value.replace(",", " ").split()
+
+
+def bare(value: str) -> str:
+    """Return the value without what a file leaves around it: white space, newlines, a byte order mark."""
+    return value.lstrip("\ufeff").strip()
 
 
 def without_slash(url: str) -> str:

@@ -157,9 +157,10 @@ def test_each_sentence_is_a_single_write_for_several_workers_say_it_at_once(monk
     assert all(piece.endswith(".\n") for piece in written)
 
 
+@pytest.mark.parametrize("blank", ["", " \r\n", "\ufeff"], ids=["empty", "white", "byte order mark"])
 @pytest.mark.parametrize("field", FIELDS)
-def test_an_empty_variable_sets_nothing(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"CHAT_{field.upper()}", "")  # as of ``${CHAT_X:-}`` in a file of compose
+def test_a_blank_variable_sets_nothing(field: str, blank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"CHAT_{field.upper()}", blank)  # as of ``${CHAT_X:-}`` in a file of compose
     assert load_settings(CommandSettings).model_dump()[field] == FIELDS[field][0]
 
 

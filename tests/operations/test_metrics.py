@@ -153,7 +153,7 @@ async def test_the_events_of_a_chat_are_counted() -> None:
     assert seen["chat_turn_events_count",] == 7
     assert seen["chat_fan_out_seconds_count",] == 4
     sent = seen["chat_sent_bytes_total",]
-    assert sent == sum(len(text) for one in (alice, bob, carol) for text in one.texts)
+    assert sent == sum(len(text.encode()) for one in (alice, bob, carol) for text in one.texts)
     await clock.elapse(31)
     await bob.goes()
     await settle()

@@ -17,7 +17,7 @@ import pytest
 from chat_actors import workers
 from chat_actors.settings import Settings
 from chat_actors.workers import STARTUP_FAILURE, OneForEachNode, bound_sockets, end_the_server, take_place
-from tests.support.server import PATIENCE, ROOT, Server, in_loop
+from tests.support.server import PATIENCE, ROOT, Server, free_ports, in_loop
 
 PARENT = 4711
 SENTENCE = "chat_actors keeps its topics in the memory of one process: several workers would split every topic."
@@ -31,6 +31,7 @@ UVICORN = "-m", "uvicorn", "chat_actors.app:app", "--port", "0"
 GUNICORN = "-m", "gunicorn", "chat_actors.app:app", "--bind", "127.0.0.1:0", "-k", "uvicorn.workers.UvicornWorker"
 HYPERCORN = "-m", "hypercorn", "chat_actors.app:app", "--bind", "127.0.0.1:0"
 GRANIAN = "-m", "granian", "--interface", "asgi", "chat_actors.app:app"
+# Commands and variables; {}: a free port.
 WAYS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "uvicorn's option": ((*UVICORN, "--workers", "2"), {}),
     "uvicorn's variable": (UVICORN, {"UVICORN_WORKERS": "2"}),
@@ -43,11 +44,11 @@ WAYS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "gunicorn's own worker": ((*GUNICORN, "-w", "3", "-k", "asgi"), {}),
     "hypercorn": ((*HYPERCORN, "-w", "2"), {}),
     "hypercorn with uvloop": ((*HYPERCORN, "-w", "2", "-k", "uvloop"), {}),
-    "granian": ((*GRANIAN, "--workers", "2"), {"GRANIAN_PORT": "18453"}),
-    "two workers as one node": ((*UVICORN, "--workers", "2"), {"CHAT_CLUSTER": "tcp/127.0.0.1:7447"}),
+    "granian": ((*GRANIAN, "--workers", "2"), {"GRANIAN_PORT": "{}"}),
+    "two workers as one node": ((*UVICORN, "--workers", "2"), {"CHAT_CLUSTER": "tcp/127.0.0.1:{}"}),
     "three workers as two nodes": (
         (*UVICORN, "--workers", "3"),
-        {"CHAT_CLUSTER": "tcp/127.0.0.1:7447, tcp/127.0.0.1:7448,"},
+        {"CHAT_CLUSTER": "tcp/127.0.0.1:{}, tcp/127.0.0.1:{},"},
     ),
 }
 
@@ -62,10 +63,11 @@ def test_a_server_with_two_workers_says_why_not_and_ends(
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "config.py").write_text("workers = 2\n")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
+    ports = free_ports(2)
     process = subprocess.run(
         [sys.executable, *command],
         cwd=tmp_path,
-        env={**environ, "PYTHONPATH": str(ROOT), **variables},
+        env={**environ, "PYTHONPATH": str(ROOT), **{name: value.format(*ports) for name, value in variables.items()}},
         stderr=subprocess.PIPE,
         encoding="utf-8",
         timeout=3 * PATIENCE,
