@@ -8,7 +8,7 @@ export class Lobby {
   #active = document.getElementById("active");
   #yours = document.getElementById("yours");
   #more = document.getElementById("more");
-  #status = document.getElementById("active-status");
+  #status = document.getElementById("active-word");
   #onJoin;
   #onOpen;
 

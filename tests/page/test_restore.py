@@ -135,7 +135,7 @@ def test_another_server_below_a_path_of_the_same_origin_gets_nothing_of_it(peopl
     alice.page.route("**/chat/**", serve_above)
     alice.comes().enters("alice", "one")
     alice.page.goto(f"{alice.url}chat/")
-    alice.page.wait_for_function("() => document.querySelector('#active-status').textContent")
+    alice.page.wait_for_function("() => document.querySelector('#active-word').textContent")
     is_in_the_lobby(alice.page)
     alice.enters("alice", "two")
     alice.comes().is_in("one")

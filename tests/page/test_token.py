@@ -53,7 +53,7 @@ def test_a_list_that_needs_a_join_says_so_and_is_not_asked_again(people: People,
     alice.comes()
     server.wait(lambda: any("/list" in one.frames for one in server.all))
     refuse(server.last, error)
-    expect(alice.page.locator("#active-status")).to_have_text("Join a topic to see this list.")
+    expect(alice.page.locator("#active-word")).to_have_text("Join a topic to see this list.")
     expect(alice.page.get_by_label("Access token")).to_be_visible(visible=asks)
     asked = server.last
     alice.page.clock.run_for(60_000)

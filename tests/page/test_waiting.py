@@ -20,7 +20,7 @@ def scripted(people: People) -> tuple[Person, StandIn]:
     server = StandIn(alice.page)
     alice.page.clock.install()
     alice.comes()
-    expect(alice.page.locator("#active-status")).to_have_text("No topics yet. Enter one to start it.")
+    expect(alice.page.locator("#active-word")).to_have_text("No topics yet. Enter one to start it.")
     return alice, server
 
 
@@ -52,12 +52,12 @@ def test_a_handshake_that_never_ends_blocks_neither_list_nor_join(people: People
     alice.page.clock.run_for(12_000)
     expect(alice.page.locator("#form-problem")).to_have_text("The server cannot be reached. Try again in a moment.")
     alice.page.clock.run_for(10_000)
-    expect(alice.page.locator("#active-status")).to_have_text(
+    expect(alice.page.locator("#active-word")).to_have_text(
         "The server does not answer. This list may be old. Trying again…"
     )
     line.mend()
     alice.enters("alice", "swallowed")
-    expect(alice.page.locator("#active-status")).to_have_text("")
+    expect(alice.page.locator("#active-word")).to_have_text("")
 
 
 def test_a_list_that_is_not_answered_is_asked_again(people: People) -> None:
@@ -66,12 +66,12 @@ def test_a_list_that_is_not_answered_is_asked_again(people: People) -> None:
     alice.page.clock.run_for(5_100)
     server.wait(lambda: len(server.all) == 2 and "/list" in server.last.frames)
     alice.page.clock.run_for(8_100)
-    expect(alice.page.locator("#active-status")).to_have_text("The server does not answer. Trying again…")
+    expect(alice.page.locator("#active-word")).to_have_text("The server does not answer. Trying again…")
     server.wait(lambda: server.all[1].is_closed)
     server.lists = True
     alice.page.clock.run_for(3_000)
     server.wait(lambda: len(server.all) > 2)
-    expect(alice.page.locator("#active-status")).to_have_text("No topics yet. Enter one to start it.")
+    expect(alice.page.locator("#active-word")).to_have_text("No topics yet. Enter one to start it.")
 
 
 def test_a_list_that_is_not_renewed_in_a_room_says_that_it_is_old(people: People) -> None:
@@ -88,7 +88,7 @@ def test_a_list_that_is_not_renewed_in_a_room_says_that_it_is_old(people: People
     alice.page.clock.run_for(5_100)
     server.wait(lambda: "/list" in joined.frames)
     alice.page.clock.run_for(8_100)
-    expect(alice.page.locator("#active-status")).to_contain_text("This list may be old.")
+    expect(alice.page.locator("#active-word")).to_contain_text("This list may be old.")
     joined.says("topics", message="", topics=[{"topic": "other", "users": 1}])
     alice.page.clock.run_for(100)
-    expect(alice.page.locator("#active-status")).to_have_text("")
+    expect(alice.page.locator("#active-word")).to_have_text("")

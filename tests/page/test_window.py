@@ -500,7 +500,7 @@ def test_a_server_that_is_not_there_is_named(people: People, line: Line) -> None
     alice.comes()
     line.cut()
     alice.page.clock.fast_forward(5_000)  # to where it asks again
-    expect(alice.page.locator("#active-status")).to_have_text("The server cannot be reached. Trying again…")
+    expect(alice.page.locator("#active-word")).to_have_text("The server cannot be reached. Trying again…")
     alice.joins("alice", "sports")
     expect(alice.page.locator("#form-problem")).to_have_text("The server cannot be reached. Try again in a moment.")
     expect(alice.page.get_by_role("button", name="Join", exact=True)).to_have_text("Join")
