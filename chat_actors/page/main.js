@@ -110,7 +110,7 @@ async function join(who) {
  * @returns {boolean} false if there is no such room
  */
 function goTo(topic, token) {
-  const room = find(topic.trim().normalize("NFC"));
+  const room = find(topic.normalize("NFC").trim().replace(/\p{Zs}+/gu, " "));
   if (!room) return false;
   if (token && room.connection.isOver) {
     room.connection.token = token;

@@ -236,14 +236,14 @@ def test_what_is_stored_and_cannot_be_read_brings_nothing_back(people: People, s
 
 
 def test_a_join_by_hand_of_a_room_that_comes_back_shows_that_room(people: People) -> None:
-    alice, server = scripted(people, "one", "two")
-    alice.joins("somebody else", " one ")
-    alice.is_in("one")
+    alice, server = scripted(people, "one café", "two")
+    alice.joins("somebody else", " one \u00a0 cafe\u0301 ")
+    alice.is_in("one café")
     for connection in server.joins[2:]:
         connection.answers_join()
     expect(alice.room.locator(".count")).to_have_text("1 here")
     expect(alice.room.locator(".me")).to_have_text("alice")
-    expect(yours(alice.page).locator(".topic")).to_have_text(["one", "two"])
+    expect(yours(alice.page).locator(".topic")).to_have_text(["one café", "two"])
     assert len(server.joins) == 4
     assert [one.frames[0]["username"] for one in server.joins] == ["alice"] * 4  # type: ignore[index]
 
