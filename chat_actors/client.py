@@ -196,9 +196,7 @@ class Chat:
         since = 0 if self._tuning.replay else UNSET
         self._join = wire.JoinFrame(username, topic, since, UNSET, "", True if events else UNSET)  # sent next
         secret = (token or "").strip() or UNSET
-        self._token: Callable[[], Union[str, UnsetType]] = lambda: (
-            secret
-        )  # a function, because its repr does not show the token
+        self._token: Callable[[], Union[str, UnsetType]] = lambda: secret  # its repr does not show it
         self._was_in = False
         self._unanswered_joins = 0
         self._failures = 0  # in a row
