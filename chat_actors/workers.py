@@ -53,7 +53,7 @@ class OneForEachNode:
                 self._before = {address for _, address in bound_sockets().values()}
                 self._looking = None
                 self._timer = asyncio.get_running_loop().call_later(LISTEN_SECONDS, self._begin)
-            elif event["type"].startswith("lifespan.shutdown"):
+            else:  # the start has failed, or this is the end
                 await self._stop()
             await send(event)
 

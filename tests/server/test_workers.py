@@ -114,6 +114,7 @@ class Host:
         self.sockets = [*sockets]
         self.told: list[str] = []
         self.ended = 0
+        self.starts = True  # whether the application can start
         self.app = OneForEachNode(self._serve, nodes)
         monkeypatch.setattr(workers, "bound_sockets", self._bound)
         monkeypatch.setattr(workers, "end_the_server", self._end)
@@ -128,8 +129,10 @@ class Host:
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         self.told.append(scope["type"])
         if scope["type"] == "lifespan":
-            await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.startup.complete" if self.starts else "lifespan.startup.failed"})
             self._started.set()
+            if not self.starts:
+                return
             await self._stopping.wait()
             await send({"type": "lifespan.shutdown.complete"})
 
@@ -192,6 +195,30 @@ async def test_a_process_without_siblings_has_its_place(
         await host.stop()
         assert (host.told, host.ended) == ([*STARTED, "websocket", "websocket", STOPPED], 0)
     assert sibling(sock).taken
+
+
+@in_loop
+async def test_a_start_that_fails_or_a_stop_leaves_no_task_and_no_timer(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
+    looks: list[int] = []
+
+    def take(fd: int, nodes: int) -> bool:
+        looks.append(fd)
+        return True
+
+    monkeypatch.setattr(workers, "take_place", take)
+    monkeypatch.setattr(workers, "LISTEN_SECONDS", 0.005)
+    before = asyncio.all_tasks()
+    for starts in False, True:
+        host = Host(monkeypatch, sock)
+        host.starts = starts
+        await host.start()
+        await host.stop()
+        assert asyncio.all_tasks() == before
+    seen = len(looks)
+    await asyncio.sleep(0.01)
+    assert len(looks) == seen
 
 
 @pytest.mark.parametrize("first", ["start", "connect"])  # a host may have no lifespan
