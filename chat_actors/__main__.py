@@ -7,7 +7,7 @@ from typing import Optional
 
 import uvicorn
 
-from chat_actors.settings import TRUSTED, CommandSettings, load_settings, variable
+from chat_actors.settings import TRUSTED, CommandSettings, bare, load_settings, variable
 from chat_actors.version import __version__
 
 
@@ -27,8 +27,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     settings = load_settings(CommandSettings, given)
     os.environ.update({variable(name): value for name, value in given.items()})  # where the application looks
     # uvicorn reads this variable, and the line of the start names it. uvicorn 0.39 would not trust ::1 by default.
-    trusted = (os.environ.get(TRUSTED) or "127.0.0.1,::1") if settings.proxy_headers else ""
-    os.environ[TRUSTED] = trusted
+    trusted = bare(os.environ.get(TRUSTED, "")) or "127.0.0.1,::1"
+    os.environ[TRUSTED] = trusted if settings.proxy_headers else ""
     uvicorn.run(
         "chat_actors.app:app",
         host=settings.host,

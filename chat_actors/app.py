@@ -23,8 +23,8 @@ gc.set_threshold(5_000, 100, 100)
 _settings, _shortage = fit_to_descriptors(load_settings_or_end())
 _protected = bool(_settings.token or _settings.allowed_origins)
 _counters = Counters()
-_trusted = {"trusted_proxies": os.environ[TRUSTED] or "none"} if TRUSTED in os.environ else {}
-_shown = {**_trusted, **_settings.changed_limits()}
+_trusted = os.environ.get(TRUSTED, "as the host is set; uvicorn's default: 127.0.0.1").strip() or "none"
+_shown = {"trusted_proxies": _trusted, **_settings.changed_limits()}
 configure_logging(_settings.log_level, _settings.log_json, _shown, _protected, _counters)
 log_shortage(_shortage)
 app = create_app(_settings, counters=_counters)

@@ -5,17 +5,16 @@ A route handles GET alone, and knows of none of this.
 
 import hashlib
 import re
-from collections.abc import Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from chat_actors.connection.asgi import App, AsgiEvent, Receive, Scope, Send
+from chat_actors.connection.asgi import App, AsgiEvent, Headers, Receive, Scope, Send, local_address
 
-Headers = list[tuple[bytes, bytes]]  # as in an event of ASGI
+HeaderList = list[tuple[bytes, bytes]]
 
 # A response is what its Content-Type says, and no page shows it in a frame.
-_OF_EVERY_RESPONSE = {
+OF_EVERY_RESPONSE = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
     b"content-security-policy": b"frame-ancestors 'none'",  # a page has a stricter policy of its own
@@ -25,7 +24,8 @@ _HOST = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?"
 
 
 class HttpSemantics:
-    """ASGI middleware around everything that answers a request. WebSockets pass through it untouched.
+    """ASGI middleware around everything that answers a request. WebSockets pass through it untouched: the fast lane
+    must see the host's own ``send``.
 
     HEAD is GET without the content (RFC 9110, section 9.3.2). OPTIONS is answered with 204, for a path that has a route
     (section 9.3.7). Any other method is answered with 405. The last two name the methods in ``Allow`` (section 10.2.1).
@@ -66,11 +66,11 @@ def _complete(start: AsgiEvent, method: str) -> AsgiEvent:
         else:
             headers.append((b"content-length", b"0"))
     given = {name for name, _ in headers}
-    headers += [(name, value) for name, value in _OF_EVERY_RESPONSE.items() if name not in given]
+    headers += [(name, value) for name, value in OF_EVERY_RESPONSE.items() if name not in given]
     return {**start, "status": status, "headers": headers}
 
 
-def _without(headers: Iterable[tuple[bytes, bytes]], *names: bytes) -> Headers:
+def _without(headers: Headers, *names: bytes) -> HeaderList:
     return [(name, value) for name, value in headers if name not in names]
 
 
@@ -108,7 +108,7 @@ def named_host(request: Request) -> str:
 
 def own_address(request: Request) -> str:
     """Return the address that the request came to; ``localhost`` if it has none, as on a Unix socket."""
-    address, port = request.scope.get("server") or ("", None)
-    if not address or port is None:
+    local = local_address(request.scope)
+    if local is None or local.port is None:
         return "localhost"
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return f"[{local.address}]:{local.port}" if ":" in local.address else f"{local.address}:{local.port}"

@@ -14,16 +14,18 @@ from loguru import logger
 
 from chat_actors.actors.supervisor import Supervisor
 from chat_actors.clock import Clock
+from chat_actors.connection.addresses import stands_for_others
 from chat_actors.connection.admission import Admission, HandshakeRefused
-from chat_actors.connection.asgi import Receive, Scope, Send
+from chat_actors.connection.asgi import AsgiEvent, Receive, Scope, Send, local_address
 from chat_actors.connection.base import CLOSE_SECONDS, Connection, Sweep
 from chat_actors.connection.descriptors import lingerers
 from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
-from chat_actors.connection.takeover import PeerLost, Taken, accept, has_waited
+from chat_actors.connection.takeover import PeerLost, Taken, accept, answered, has_waited
 from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters, Statistics, Totals
+from chat_actors.http_semantics import OF_EVERY_RESPONSE
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.frames import Error, finished
 from chat_actors.settings import Settings
@@ -67,21 +69,19 @@ class Server:
         address, port = scope.get("client") or ("unknown", 0)
         peer = f"{address}:{port}"
         headers = scope.get("headers", ())
-        caller = self.admission.decide(headers, scope.get("server"))
+        caller = self.admission.decide(headers, local_address(scope))
         if not has_waited(scope):
             caller = HandshakeRefused("frames before the answer")
         if isinstance(caller, HandshakeRefused):
             logger.bind(peer=peer, reason=caller.reason, **caller.seen).info("handshake refused")
-            await _refuse(send)
+            await _deny(scope, send, caller.reason)
             return
         place = object()
         source, proxy = self.admission.source(address, headers)
-        if proxy and not self._proxy_said:
-            self._proxy_said = True
-            said = "proxy not trusted: set CHAT_PROXY_HEADERS=1 and FORWARDED_ALLOW_IPS"
-            logger.bind(address=address).warning(said)
-        leave = partial(self._leave, place, source)
         admitted = self.admission.enter(source)
+        if proxy or (not admitted and stands_for_others(address, headers)):
+            self._say_proxy(address)
+        leave = partial(self._leave, place, source)
         try:
             supervisor = None if self.stopping else self.start()
             connection = await self._accept(scope, receive, send, leave)
@@ -102,6 +102,13 @@ class Server:
             Session(connection, supervisor.mailbox, self._settings, self.counters, self._clock, caller, peer)
         if isinstance(connection, PlainConnection):
             await connection.serve()
+
+    def _say_proxy(self, address: str) -> None:
+        """Tell the log, once, that a proxy is not trusted, so that all of its clients have its address."""
+        if not self._proxy_said:
+            self._proxy_said = True
+            said = "proxy not trusted: set CHAT_PROXY_HEADERS=1 and FORWARDED_ALLOW_IPS"
+            logger.bind(address=address).warning(said)
 
     async def _accept(
         self, scope: Scope, receive: Receive, send: Send, closed: Callable[[], None]
@@ -168,18 +175,18 @@ class Server:
 
         The reasons: ``closing``, ``no_endpoint`` and ``no_quorum`` of the cluster, ``full``.
 
-        Starts the actors, as the join would. A server with as many topics as it may have is ready: members can join
-        those.
+        Starts the actors, as the join would. A server with as many topics as it may have is ready while members can
+        join one of those.
         """
         if self.stopping:
             return "closing"
         try:
-            self.start()
+            supervisor = self.start()
         except OSError:
             return "no_endpoint"
         if self._node is not None and not self._node.has_quorum():
             return "no_quorum"
-        return "full" if self.admission.is_full() else "ready"
+        return "full" if self.admission.is_full() or supervisor.is_full() else "ready"
 
     async def stop(self) -> None:
         """Close every connection with 1012, wait until every actor has ended, and restore the signals.
@@ -260,10 +267,23 @@ def _strides(items: Iterable[T]) -> Iterator[list[T]]:
         yield stride
 
 
-async def _refuse(send: Send) -> None:
-    """Refuse a handshake: the ASGI server answers 403. Raises OSError if the host raises it: the peer is gone."""
+async def _deny(scope: Scope, send: Send, reason: str) -> None:
+    """Refuse a handshake with 403 and the reason, if the host can (ASGI, "WebSocket Denial Response")."""
+    if "websocket.http.response" not in (scope.get("extensions") or ()):
+        await _refuse(send)
+        return
+    body = f"{reason}\n".encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    start = {"type": "websocket.http.response.start", "status": 403, "headers": [*headers, *OF_EVERY_RESPONSE.items()]}
+    await _refuse(send, start, {"type": "websocket.http.response.body", "body": body})
+    answered(scope)
+
+
+async def _refuse(send: Send, *events: AsgiEvent) -> None:
+    """Refuse a handshake: by default the host answers 403. Raises OSError if the host raises it: the peer is gone."""
     try:
-        await send({"type": "websocket.close"})
+        for event in events or ({"type": "websocket.close"},):
+            await send(event)
     except Exception as lost:  # each ASGI server raises its own exception for a lost peer
         logger.bind(error=repr(lost)).debug("event not sent")
         if isinstance(lost, OSError):  # by ASGI; it then does not ask why the handshake has no answer

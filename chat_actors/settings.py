@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from chat_actors.origins import parse_host, parse_origin
 
 PREFIX = "CHAT_"
+DAY = 86400  # seconds
 TRUSTED = "FORWARDED_ALLOW_IPS"  # uvicorn's variable: the proxies whose X-Forwarded-* headers it trusts
 
 
@@ -38,16 +39,16 @@ class Settings(BaseSettings):
     The descriptions are shown by ``chat-actors --help`` and, for limits that a client can reach, by ``asyncapi``.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
 
     log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         "INFO", description="lowest level of log lines"
     )
     log_json: bool = Field(False, description="whether each log line is a JSON object")
-    message_ttl: float = Field(30.0, gt=0, le=86400, description="length of the window: seconds that a message is kept")
+    message_ttl: float = Field(30.0, gt=0, le=DAY, description="length of the window: seconds that a message is kept")
     message_chars: int = Field(4096, ge=1, le=65536, description="longest message, in characters")
     frame_bytes: int = Field(65536, ge=1024, le=1 << 20, description="longest frame from a client, in bytes")
-    join_timeout: float = Field(10.0, gt=0, description="seconds until a connection must have joined")
+    join_timeout: float = Field(10.0, gt=0, le=DAY, description="seconds until a connection must have joined")
     refused_frames: int = Field(20, ge=1, description="refused frames in a row after which a connection is closed")
     rate_limit: float = Field(20.0, ge=0, description="frames per second from one connection; 0: no limit")
     rate_burst: int = Field(100, ge=1, description="frames from one connection before its rate limit applies")
@@ -78,12 +79,14 @@ class Settings(BaseSettings):
     outbox_bytes: int = Field(
         1 << 20, ge=1024, description="bytes that wait for one reader, at most; beyond it the reader is aborted"
     )
-    stall_timeout: float = Field(10.0, gt=0, description="seconds without progress after which a reader is aborted")
+    stall_timeout: float = Field(
+        10.0, gt=0, le=DAY, description="seconds without progress after which a reader is aborted"
+    )
     ping_interval: float = Field(
-        20.0, gt=0, description="seconds of silence before a peer is pinged, and then until it is aborted"
+        20.0, gt=0, le=DAY, description="seconds of silence before a peer is pinged, and then until it is aborted"
     )
     idle_timeout: float = Field(
-        75.0, ge=0, description="seconds of silence before a peer is closed whose host cannot ping it; 0: never"
+        75.0, ge=0, le=DAY, description="seconds of silence before a peer is closed whose host cannot ping it; 0: never"
     )
     cluster: str = Field(
         "", description="endpoints of the cluster's nodes, comma-separated, such as tcp/host:7447; empty: no cluster"

@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import Iterator
+from typing import Callable
 
 import pytest
 from fastapi import FastAPI
@@ -14,7 +15,7 @@ from chat_actors.application import create_app
 from chat_actors.http_semantics import HttpSemantics
 from chat_actors.settings import Settings
 from tests.support.fakes import in_clean_loop
-from tests.support.server import Server, in_loop
+from tests.support.server import APP, Server, in_loop
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer releases of Starlette would rather have httpx2
@@ -166,6 +167,9 @@ async def ask(server: Server, request: str) -> tuple[int, str, str]:
     return int(head.split()[1]), head.lower(), body
 
 
+HANDSHAKE = (
+    "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\n"
+)
 H2C = "Host: a\nConnection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\n"
 
 
@@ -189,3 +193,15 @@ async def test_probes_of_all_kinds_are_answered(server: Server) -> None:
     _, head, body = await ask(server, f"GET /ws HTTP/1.1\nHost: a\n{close}\n")
     assert "\nupgrade: websocket" in head and "/protocol" in body
     assert f'"host":"127.0.0.1:{server.port}"' in (await ask(server, "GET /asyncapi.json HTTP/1.0\n\n"))[2]
+
+
+@pytest.mark.parametrize("implementation", ["websockets", "websockets-sansio", "wsproto"])
+@in_loop
+async def test_a_refused_handshake_says_why_and_is_a_response_as_any_other(
+    start: Callable[..., Server], implementation: str
+) -> None:
+    foreign = f"GET /ws HTTP/1.1\nHost: a\nOrigin: http://evil.example\n{HANDSHAKE}\n"
+    status, head, body = await ask(start(*APP, "--ws", implementation), foreign)
+    assert (status, body) == (403, "origin not allowed\n")
+    for header in ("x-content-type-options: nosniff", "x-frame-options: deny", "content-type: text/plain"):
+        assert f"\n{header}" in head

@@ -214,6 +214,12 @@ class Supervisor(Actor[SupervisorEvent]):
                 active.users -= 1
                 self._join(join)
 
+    def is_full(self) -> bool:
+        """Return whether no member can join: there are as many topics as there may be, and each is full."""
+        most = self._settings.topic_members
+        at_most = len(self._topics) >= self._settings.topics and most > 0
+        return at_most and all(active.users >= most for active in self._topics.values())
+
     def active_topics(self) -> list[TopicUsers]:
         """Return the active topics with the counts of their members, oldest first."""
         return [TopicUsers(name, active.users) for name, active in self._topics.items()]

@@ -5,18 +5,16 @@ without that value, so no path to a session skips one of the checks.
 """
 
 import hmac
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Optional, Union
 
 from msgspec import Struct
 
-from chat_actors.connection.addresses import customer, is_proxy
-from chat_actors.connection.hosts import Hosts, Socket
+from chat_actors.connection.addresses import customer, is_global, stands_for_others
+from chat_actors.connection.asgi import Headers, LocalAddress
+from chat_actors.connection.hosts import Hosts
 from chat_actors.origins import parse_host, parse_origin
 from chat_actors.settings import Settings, entries, without_slash
-
-Headers = Iterable[tuple[bytes, bytes]]  # as in an ASGI scope: names in lower case
 
 LOGGED = 200  # characters of a header in a log line
 _CACHED = 512  # bytes of the longest headers whose verdict is kept
@@ -25,8 +23,8 @@ _CACHED = 512  # bytes of the longest headers whose verdict is kept
 class HandshakeRefused(Struct, frozen=True):
     """Refusal of a handshake: the server answers 403.
 
-    ``reason``: a few words for the log. The peer does not see them. ``seen``: the headers that did not fit, for the
-    same line, by name: short, and without control characters.
+    ``reason``: a few words for the log and the peer. ``seen``: the headers that did not fit, for the log, by name:
+    short, and without control characters.
     """
 
     reason: str
@@ -76,11 +74,11 @@ class Admission:
         self.connections = 0
         self._by_address: dict[str, int] = {}
 
-    def decide(self, headers: Headers, server: Socket = None) -> Union[HandshakeRefused, Caller]:
+    def decide(self, headers: Headers, local: Optional[LocalAddress] = None) -> Union[HandshakeRefused, Caller]:
         """Decide on a WebSocket handshake by its ``Host``, its ``Origin`` (RFC 6455, section 10.2), then its token.
 
         A browser always sends ``Origin`` (RFC 6454, section 7). A program may omit it unless ``require_origin`` is set.
-        ``server``: local address and port of the connection, if they are known.
+        ``local``: this end of the connection, if it is known.
         """
         host, origin = b"", None
         for name, value in headers:
@@ -90,7 +88,7 @@ class Admission:
             elif name == b"origin":
                 origin = value
         judge = self._judge if len(host) + len(origin or b"") > _CACHED else self._judge_cached
-        return judge(host, origin, server and (server[0], server[1])) or self.authenticate(headers)
+        return judge(host, origin, local) or self.authenticate(headers)
 
     def authenticate(self, headers: Headers) -> Union[HandshakeRefused, Caller]:
         """Decide on the token alone, given as ``Authorization: Bearer …`` (RFC 6750, section 2.1).
@@ -101,11 +99,12 @@ class Admission:
         """
         if not self._secret:
             return Authenticated()
-        given = [
+        tokens = [
             value[6:].strip()  # bytes: of a text, ``strip`` would take the last byte of a token such as "voilà"
             for name, value in headers
             if name.lower() == b"authorization" and value[:7].rstrip().lower() == b"bearer"
         ]
+        given = [*filter(None, tokens)]
         if not given:
             return Anonymous(self._secret)
         right = any(hmac.compare_digest(token, self._secret) for token in given)
@@ -114,9 +113,10 @@ class Admission:
     def source(self, address: str, headers: Headers) -> tuple[Optional[str], bool]:
         """Return what the connections of a client are counted under, and whether it is a proxy that is not trusted.
 
-        None: they are not counted. So a proxy, a Unix socket or a limit of 0 makes no two clients one.
+        None: they are not counted. So a proxy, a Unix socket or a limit of 0 makes no two clients one. From a global
+        address the headers of a proxy may be a client's own word: such a client is counted.
         """
-        proxy = is_proxy(address, headers)
+        proxy = stands_for_others(address, headers) and not is_global(address)
         counted = not proxy and self._settings.connections_per_address
         return customer(address) if counted else None, proxy
 
@@ -144,14 +144,14 @@ class Admission:
             if not self._by_address[source]:
                 del self._by_address[source]
 
-    def _judge(self, host: bytes, origin: Optional[bytes], server: Socket) -> Optional[HandshakeRefused]:
+    def _judge(self, host: bytes, origin: Optional[bytes], local: Optional[LocalAddress]) -> Optional[HandshakeRefused]:
         place = _text(host)
-        if not self.hosts.allows(place, server):
+        if not self.hosts.allows(place, local):
             return HandshakeRefused("host not allowed", {"host": _shown(place)})
         if origin is None:
             return HandshakeRefused("no origin") if self._settings.require_origin else None
         page = _text(origin)
-        if self._is_allowed(page, place, None if server is None else server[1]):
+        if self._is_allowed(page, place, None if local is None else local.port):
             return None
         return HandshakeRefused("origin not allowed", {"origin": _shown(page), "host": _shown(place)})
 

@@ -1,23 +1,21 @@
 """The hosts that a request may name: the guard against DNS rebinding, for handshakes and for HTTP.
 
 A page whose name is rebound to this machine sends its own name as ``Host`` and as ``Origin``: each looks right beside
-the other. It connects straight to the server's port, so it can name no other port.
+the other. Its port is the server's own, or that of a tunnel to it (``ssh -L``).
 """
 
 import socket
-from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Optional
 
 from starlette.responses import JSONResponse
 
-from chat_actors.connection.asgi import App, Receive, Scope, Send
+from chat_actors.connection.addresses import is_loopback
+from chat_actors.connection.asgi import App, LocalAddress, Receive, Scope, Send, local_address
 from chat_actors.origins import DEFAULT_PORTS, parse_host
 from chat_actors.settings import Settings, entries
 
-Socket = Optional[Sequence[Any]]  # local address and port of a connection: ``server`` of an ASGI scope
-
 _MISDIRECTED = {"detail": "this Host is not served here: use localhost, or add the name to CHAT_ALLOWED_HOSTS"}
-_LOOPBACK = "127.", "::ffff:127."
+_PUBLIC_PORTS = (None, *DEFAULT_PORTS.values())  # None: a default port, or a proxy has taken it
 
 
 class Hosts:
@@ -34,21 +32,19 @@ class Hosts:
         plain = [parse_host(entry) for entry in ("localhost", socket.gethostname(), *listed)]
         self._names = {host.name for host in plain if host is not None}
 
-    def allows(self, header: str, server: Socket) -> bool:
+    def allows(self, header: str, local: Optional[LocalAddress]) -> bool:
         """Return whether a request with this ``Host`` is for this server. ``header``: empty if the request has none.
 
-        Without a list every host is allowed, except on a loopback address: there, one that names the socket's own port
-        comes straight from a client of this machine, not through a proxy, and must be allowed by its name.
+        Without a list every host is allowed, except on a loopback address. There a host must be allowed by its name,
+        unless it is a public site behind a proxy: it names a default port of the web, which is not the server's own.
         """
-        if self._any or not header or not (self._listed or _is_loopback(server)):
+        if self._any or not header or not (self._listed or (local is not None and is_loopback(local.address))):
             return True
         host = parse_host(header)
         if host is None:
             return False
-        if not self._listed and server is not None:
-            own = server[1]
-            if own != host.port if host.port is not None else own not in DEFAULT_PORTS.values():
-                return True
+        if not self._listed and local is not None and local.port not in _PUBLIC_PORTS and host.port in _PUBLIC_PORTS:
+            return True
         return host.name in self._names or host.name.endswith(self._suffixes) or host.is_address()
 
 
@@ -65,12 +61,7 @@ class HostGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-            if not self._hosts.allows(host.decode("latin-1"), scope.get("server")):
+            if not self._hosts.allows(host.decode("latin-1"), local_address(scope)):
                 await JSONResponse(_MISDIRECTED, 421)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def _is_loopback(server: Socket) -> bool:
-    address = "" if server is None else str(server[0])
-    return address == "::1" or address.startswith(_LOOPBACK)

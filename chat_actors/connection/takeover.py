@@ -13,6 +13,8 @@ connection, is used as follows, in each of uvicorn's three implementations:
   ``websocket.connect``, the queue is empty, unless the peer has not waited for the answer, as it must (RFC 6455,
   section 4.1). ``wsproto`` and ``websockets`` do not show such frames: there they are lost.
 - ``handshake_completed_event`` (``websockets``): a task of its own writes the answer, and sets this event then.
+- ``handshake_complete`` (``websockets-sansio``): set after a response that refuses the handshake. uvicorn forgets to,
+  and would log an error.
 - ``ping_interval``, ``ping_timeout``: set if uvicorn pings the peers of this protocol itself.
 
 Where one of these is missing the connection stays on the plain lane.
@@ -95,6 +97,13 @@ def has_waited(scope: Scope) -> bool:
     protocol: Any = scope.get(_KEY)
     queue: Optional[asyncio.Queue[Any]] = getattr(protocol, "queue", None)
     return queue is None or queue.empty() or protocol.transport.is_closing()  # closing: the event is that it has gone
+
+
+def answered(scope: Scope) -> None:
+    """Tell uvicorn that a response has refused the handshake."""
+    protocol: Any = scope.get(_KEY) or _caller()
+    if type(protocol).__module__ in IMPLEMENTATIONS:
+        protocol.handshake_complete = True
 
 
 async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:

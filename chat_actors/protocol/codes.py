@@ -27,7 +27,7 @@ class ErrorCode(str, enum.Enum):
     INVALID_TOPIC = "invalid_topic", "the topic breaks the rules for names"
     INVALID_MESSAGE = (
         "invalid_message",
-        "``message`` is missing or not a string, or ``ref`` is not a string of 1 to 64 characters",
+        "``message`` is missing or not a string, or ``ref`` is neither absent nor a string of 1 to 64 characters",
     )
     EMPTY_MESSAGE = "empty_message", "the message holds only white space"
     MESSAGE_TOO_LONG = "message_too_long", "the message has more characters than the server accepts"

@@ -4,7 +4,8 @@ from typing import Any, Optional
 
 import pytest
 
-from chat_actors.connection.admission import Admission, Anonymous, Authenticated, HandshakeRefused, Headers
+from chat_actors.connection.admission import Admission, Anonymous, Authenticated, HandshakeRefused
+from chat_actors.connection.asgi import Headers, LocalAddress
 from chat_actors.settings import Settings
 
 
@@ -81,7 +82,7 @@ def test_an_origin_is_a_place_and_its_default_port_is_none(
     origin: str, host: str, port: Optional[int], same: bool
 ) -> None:
     given = [(b"host", host.encode()), (b"origin", origin.encode())]
-    decision = admission().decide(given, ("10.0.0.1", port))
+    decision = admission().decide(given, LocalAddress("10.0.0.1", port))
     assert isinstance(decision, HandshakeRefused) is not same
 
 
@@ -108,7 +109,7 @@ def test_a_refused_header_is_told_with_the_reason() -> None:
 
 def test_a_rebound_name_is_refused_although_its_origin_fits() -> None:
     given = [(b"host", b"evil.example:8000"), (b"origin", b"http://evil.example:8000")]
-    assert admission().decide(given, ("127.0.0.1", 8000)) == HandshakeRefused(
+    assert admission().decide(given, LocalAddress("127.0.0.1", 8000)) == HandshakeRefused(
         "host not allowed", {"host": "evil.example:8000"}
     )
 
@@ -133,7 +134,7 @@ def test_the_token_in_the_handshake_is_enough(authorization: str) -> None:
     assert caller.may_join("")
 
 
-@pytest.mark.parametrize("authorization", ["Bearer wrong", "BEARER wrong", "Bearer", "Bearer secret2"])
+@pytest.mark.parametrize("authorization", ["Bearer wrong", "BEARER wrong", "Bearer secret2"])
 def test_a_wrong_token_in_the_handshake_is_refused(authorization: str) -> None:
     assert refusal(admission(token="secret"), headers(authorization=authorization)) == "wrong token"
 
@@ -183,14 +184,16 @@ def test_a_refused_origin_is_refused_whatever_the_token() -> None:
         assert refusal(guarded, given) == "origin not allowed"
 
 
-@pytest.mark.parametrize("authorization", ["Basic secret", "secret", "", "Negotiate YII=", "Bearers secret"])
+@pytest.mark.parametrize(
+    "authorization", ["Basic secret", "secret", "", "Negotiate YII=", "Bearers secret", "Bearer", "bearer \t"]
+)
 def test_credentials_that_are_no_token_leave_it_to_the_join_frame(authorization: str) -> None:
     guarded = admission(token="secret")
     for decide in (guarded.decide, guarded.authenticate):
         assert isinstance(decide(headers(authorization=authorization)), Anonymous)
 
 
-@pytest.mark.parametrize("authorization", ["Bearer wrong", "Bearer "])
+@pytest.mark.parametrize("authorization", ["Bearer wrong", "Bearer x"])
 def test_a_wrong_token_is_refused_in_every_request(authorization: str) -> None:
     given = headers(authorization=authorization)
     for decide in (admission(token="secret").decide, admission(token="secret").authenticate):
@@ -226,6 +229,7 @@ def test_a_source_is_counted_unless_it_is_unknown_or_a_proxy_or_nothing_is_limit
     assert fair.source("192.0.2.1", headers()) == ("192.0.2.1", False)
     assert fair.source("unknown", headers()) == (None, False)
     assert fair.source("10.0.0.1", [(b"x-forwarded-for", b"192.0.2.1")]) == (None, True)
+    assert fair.source("8.8.8.8", [(b"x-forwarded-for", b"192.0.2.1")]) == ("8.8.8.8", False)
     assert admission().source("192.0.2.1", headers()) == (None, False)
 
 

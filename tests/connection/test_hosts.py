@@ -2,11 +2,12 @@
 
 import socket
 import warnings
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
 from chat_actors.application import create_app
+from chat_actors.connection.asgi import LocalAddress, local_address
 from chat_actors.connection.hosts import Hosts
 from chat_actors.settings import Settings
 
@@ -16,14 +17,14 @@ with warnings.catch_warnings():
 
 from starlette.websockets import WebSocketDisconnect
 
-LOCAL = ("127.0.0.1", 8000)
+LOCAL = LocalAddress("127.0.0.1", 8000)
 
 
 def hosts(listed: str = "") -> Hosts:
     return Hosts(Settings.model_validate({"allowed_hosts": listed}))
 
 
-@pytest.mark.parametrize("server", [LOCAL, ("127.0.1.1", 8000), ("::1", 8000), ("::ffff:127.0.0.1", 8000)])
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize(
     ("host", "allowed"),
     [
@@ -37,8 +38,10 @@ def hosts(listed: str = "") -> Hosts:
         ("0.0.0.0:8000", True),  # as uvicorn prints it
         ("10.0.2.2:8000", True),  # as an emulator calls this machine; no DNS server answers for an address
         ("", True),
-        ("chat.example", True),  # a proxy has taken the port
-        ("chat.example:443", True),  # the proxy's own port
+        ("chat.example", True),  # a public site: a proxy has taken the port
+        ("chat.example:443", True),  # or gives its own
+        ("chat.example:80", True),
+        ("evil.example:9000", False),  # through ``ssh -L 9000:localhost:8000``
         ("evil.example:8000", False),
         ("localhost.evil.example:8000", False),
         ("127.0.0.1.evil.example:8000", False),
@@ -47,34 +50,44 @@ def hosts(listed: str = "") -> Hosts:
         ("evil.example/:8000", False),
     ],
 )
-def test_a_loopback_address_takes_no_foreign_name_with_its_own_port(
-    host: str, allowed: bool, server: tuple[str, int]
+def test_a_loopback_address_takes_a_foreign_name_only_from_a_public_site(
+    host: str, allowed: bool, address: str
 ) -> None:
-    assert hosts().allows(host, server) is allowed
+    assert hosts().allows(host, LocalAddress(address, 8000)) is allowed
 
 
 @pytest.mark.parametrize("port", [80, 443])
-def test_a_host_without_a_port_names_a_default_port(port: int) -> None:
-    assert not hosts().allows("evil.example", ("127.0.0.1", port))
-    assert hosts().allows("localhost", ("127.0.0.1", port))
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "evil.example:443"])
+def test_a_server_on_a_default_port_takes_no_foreign_name(host: str, port: int) -> None:
+    assert not hosts().allows(host, LocalAddress("127.0.0.1", port))
+    assert hosts().allows("localhost", LocalAddress("127.0.0.1", port))
 
 
-@pytest.mark.parametrize("server", [("10.0.0.1", 8000), ("/run/chat.sock", None), ("testserver", 80), None])
-def test_elsewhere_every_host_is_allowed_without_a_list(server: Optional[tuple[str, Optional[int]]]) -> None:
-    assert hosts().allows("chat.example:8000", server)
+@pytest.mark.parametrize(
+    "local", [("10.0.0.1", 8000), ("/run/chat.sock", None), ("testserver", 80), ("192.0.2.1", "8000"), None]
+)
+def test_elsewhere_every_host_is_allowed_without_a_list(local: Any) -> None:
+    assert hosts().allows("chat.example:8000", local_address({"server": local}))
+
+
+@pytest.mark.parametrize("port", [8000, "8000"])  # granian gives it as a text
+def test_a_host_may_give_its_port_as_a_number_or_a_text(port: Any) -> None:
+    local = local_address({"server": ["127.0.0.1", port]})
+    assert local == LOCAL
+    assert not hosts().allows("evil.example:8000", local)
 
 
 def test_the_name_of_the_machine_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "Box.local")
-    assert hosts().allows("box.local:8000", ("127.0.1.1", 8000))
+    assert hosts().allows("box.local:8000", LocalAddress("127.0.1.1", 8000))
 
 
-@pytest.mark.parametrize("server", [LOCAL, ("10.0.0.1", 8000), None])
-def test_a_list_names_all_hosts_that_are_allowed_anywhere(server: Optional[tuple[str, int]]) -> None:
+@pytest.mark.parametrize("local", [LOCAL, LocalAddress("10.0.0.1", 8000), None])
+def test_a_list_names_all_hosts_that_are_allowed_anywhere(local: Optional[LocalAddress]) -> None:
     listed = hosts(" chat.example,\n*.Friend.example ")
     allowed = ["chat.example:8000", "CHAT.example.", "a.friend.example", "localhost:8000", "10.0.0.7:8000", ""]
-    assert all(listed.allows(host, server) for host in allowed)
-    assert not any(listed.allows(host, server) for host in ("evil.example:443", "friend.example", "chat.example/"))
+    assert all(listed.allows(host, local) for host in allowed)
+    assert not any(listed.allows(host, local) for host in ("evil.example:443", "friend.example", "chat.example/"))
 
 
 def test_a_star_allows_every_host() -> None:

@@ -18,6 +18,7 @@ from chat_actors.connection.takeover import (
     PeerLost,
     Taken,
     accept,
+    answered,
     has_waited,
 )
 from chat_actors.connection.websocket import WebSocket
@@ -318,6 +319,36 @@ async def test_middleware_around_send_is_noticed_and_what_to_do_is_said(ws: str)
 @in_clean_loop
 async def test_with_the_fast_lane_outside_of_such_middleware_it_is_taken_over(ws: str) -> None:
     assert isinstance(await Handshake(ws, wrapped_send, FastLane).shake(), Taken)
+
+
+def in_front(app: App) -> App:
+    """Middleware around ``send``."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        async def pass_on(event: AsgiEvent) -> None:
+            await send(event)
+
+        await app(scope, receive, pass_on)
+
+    return call
+
+
+@each_implementation
+@pytest.mark.parametrize("wrap", [(FastLane,), (FastLane, in_front), ()], ids=["plain", "wrapped", "without"])
+@in_clean_loop
+async def test_a_response_that_refuses_the_handshake_is_no_error_of_uvicorns(
+    ws: str, wrap: tuple[Any, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": [(b"content-length", b"2")]})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+        answered(scope)
+
+    handshake = Handshake(ws, lambda _: refuse, *wrap)
+    handshake.protocol.data_received(HANDSHAKE)
+    await settle()
+    assert handshake.answer[0].startswith(b"HTTP/1.1 403") and handshake.transport.written.endswith(b"no")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 class Host:

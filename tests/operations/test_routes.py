@@ -60,6 +60,20 @@ def test_a_server_without_room_for_a_new_topic_is_ready_for_those_it_has() -> No
         assert server.get("/readyz").status_code == 200
 
 
+def test_a_server_whose_topics_are_all_full_is_not_ready() -> None:
+    with host(topics=2, topic_members=1) as server, contextlib.ExitStack() as members:
+        for topic in ("sports", "movies"):
+            assert server.get("/readyz").status_code == 200
+            member = members.enter_context(server.websocket_connect("/ws"))
+            member.send_json({"username": "alice", "topic": topic})
+            assert member.receive_json()["type"] == "joined"
+        assert server.get("/readyz").json() == {"status": "full"}
+        for topic in ("sports", "news"):
+            late = members.enter_context(server.websocket_connect("/ws"))
+            late.send_json({"username": "bob", "topic": topic})
+            assert late.receive_json()["error"] == "server_full"
+
+
 def test_a_server_without_a_lifespan_is_ready() -> None:
     assert TestClient(create_app(Settings.model_validate({}))).get("/readyz").status_code == 200
 

@@ -12,7 +12,7 @@ import uvicorn
 from chat_actors import __version__
 from chat_actors.__main__ import main
 from chat_actors.settings import CommandSettings
-from tests.support.server import Server, Visit, in_loop
+from tests.support.server import APP, Server, Visit, in_loop
 
 SAFE: dict[str, Any] = {
     "host": "127.0.0.1",
@@ -73,8 +73,8 @@ def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch
         ("0", None, ""),
         ("0", "10.0.0.0/8", ""),
         ("1", None, "127.0.0.1,::1"),  # in every version of uvicorn
-        ("1", "", "127.0.0.1,::1"),
-        ("1", "10.0.0.0/8", "10.0.0.0/8"),
+        ("1", " \n", "127.0.0.1,::1"),
+        ("1", "10.0.0.0/8\n", "10.0.0.0/8"),
     ],
 )
 def test_the_proxies_on_this_machine_are_trusted_unless_others_are_named(
@@ -131,6 +131,17 @@ async def test_a_start_says_which_proxies_are_trusted(
 ) -> None:
     server = start("chat_actors", CHAT_PORT="0", **setting)
     assert server.lines("unning on", f"trusted_proxies='{trusted}'")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({}, "as the host is set; uvicorn's default: 127.0.0.1"), ({"FORWARDED_ALLOW_IPS": "10.0.0.0/8"}, "10.0.0.0/8")],
+)
+@in_loop
+async def test_a_start_under_another_command_says_what_is_known_of_them(
+    start: Callable[..., Server], given: dict[str, str], said: str
+) -> None:
+    assert start(*APP, **given).lines("unning on", "trusted_proxies=", said)
 
 
 @in_loop

@@ -242,6 +242,23 @@ async def test_a_proxy_that_is_not_trusted_is_named_once_and_shuts_nobody_out() 
     assert line.startswith("WARNING")
 
 
+@pytest.mark.parametrize(("headers", "said"), [([(b"x-forwarded-for", b"203.0.113.1")], 1), ([], 0)])
+@in_clean_loop
+async def test_a_public_address_that_may_be_a_proxy_is_named_once_it_has_too_many(headers: Any, said: int) -> None:
+    clock = FakeClock()
+    server = Server(Settings.model_validate({"connections_per_address": 1}), clock)
+    with log_lines() as lines:
+        first = Connection(server, client=("8.8.8.8", 4711), headers=headers)
+        assert (await first.says(JOIN))["type"] == "joined"
+        assert not [line for line in lines if "proxy not trusted" in line]
+        for _ in range(2):
+            other = Connection(server, client=("8.8.8.8", 4711), headers=headers)
+            await other.goes()
+            assert [frame["error"] for frame in other.frames] == ["server_full"]
+    await end(server, clock)
+    assert len([line for line in lines if "proxy not trusted" in line]) == said
+
+
 @pytest.mark.parametrize("headers", [[], [(b"host", b"chat.example"), (b"origin", b"https://evil.example")]])
 @pytest.mark.parametrize("ended", [False, True])
 @in_clean_loop

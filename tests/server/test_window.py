@@ -47,9 +47,9 @@ async def test_a_member_that_was_cut_off_has_missed_nothing_and_sent_nothing_twi
             (2, "alice", True),
             (3, "bob", True),
         ]
-        assert all(20_000 < frame["remaining_ms"] <= 30_000 for frame in replay)
+        assert all(0 < frame["remaining_ms"] <= 30_000 for frame in replay)
         ack = await again.ask({"message": "2", "ref": "r2"})
-        assert 20_000 < ack["remaining_ms"] <= replay[0]["remaining_ms"]
+        assert 0 < ack["remaining_ms"] <= replay[0]["remaining_ms"]
         assert (ack["id"], ack["duplicate"], ack["recipients"]) == (2, True, 1)
         assert (await again.ask({"message": "4", "ref": "r3"}))["id"] == 4
         assert (await bob.recv())["id"] == 4
