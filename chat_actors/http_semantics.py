@@ -5,6 +5,7 @@ A route handles GET alone, and knows of none of this.
 
 import hashlib
 import re
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +20,7 @@ OF_EVERY_RESPONSE = {
     b"x-frame-options": b"DENY",
     b"content-security-policy": b"frame-ancestors 'none'",  # a page has a stricter policy of its own
 }
+_AUTHORITY = re.compile("^https?://[^/]*", re.IGNORECASE)
 # No character with a meaning in a policy or in a document.
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:\d{1,5})?")
 
@@ -48,8 +50,24 @@ class HttpSemantics:
                 event = {**event, "body": b""}
             await send(event)
 
+        scope = _in_origin_form(scope)
         # A copy: the host has to know that a response to HEAD has no content.
         await self._app({**scope, "method": "GET"} if method == "HEAD" else scope, receive, answer)
+
+
+def _in_origin_form(scope: Scope) -> Scope:
+    """Return a scope with a path, whatever form the request target has (RFC 9112, section 3.2).
+
+    A client of a proxy gives a whole URI, and one that asks about the server itself ``OPTIONS *``.
+    """
+    root = scope.get("root_path", "")
+    target = scope["path"].removeprefix(root)
+    if target == "*" and scope["method"] == "OPTIONS":
+        target = "/"
+    elif not _AUTHORITY.match(target):
+        return scope
+    path = root + (_AUTHORITY.sub("", target) or "/")
+    return {**scope, "path": path, "raw_path": quote(path).encode("ascii")}
 
 
 def _complete(start: AsgiEvent, method: str) -> AsgiEvent:

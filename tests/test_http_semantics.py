@@ -3,7 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import Iterator
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 from fastapi import FastAPI
@@ -154,6 +154,28 @@ async def test_a_websocket_and_a_lifespan_pass_through_untouched() -> None:
         assert seen[-3] is scope and seen[-2] is seen[-1] is unused
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "seen"),
+    [
+        ("", "http://chat.example/a b", "/a b"),
+        ("/chat", "/chathttp://chat.example/a", "/chat/a"),  # as uvicorn puts it together
+        ("/chat", "/chat*", "/chat/"),
+        ("/chat", "http://chat.example", "/chat/"),
+        ("/chat", "/chat/a", "/chat/a"),
+    ],
+)
+@in_clean_loop
+async def test_a_path_is_one_whatever_form_the_target_has(root: str, path: str, seen: str) -> None:
+    scopes: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+
+    scope = {"type": "http", "method": "OPTIONS", "root_path": root, "path": path}
+    await HttpSemantics(app)(scope, None, None)  # type: ignore[arg-type]
+    assert scopes[0]["path"] == seen
+
+
 # By hand, on a socket.
 
 
@@ -186,6 +208,11 @@ async def test_probes_of_all_kinds_are_answered(server: Server) -> None:
         (f"GET /ws HTTP/1.1\nHost: a\nUpgrade: h2c\n{close}\n", 426),
         (f"POST /ws HTTP/1.1\nHost: a\nContent-Length: 2\n{close}\nab", 405),
         (f"GET /asyncapi.json HTTP/1.1\nHost: a b<c>\n{close}\n", 421),
+        (f"GET http://127.0.0.1/healthz?x=1 HTTP/1.1\nHost: 127.0.0.1\n{close}\n", 200),  # as to a proxy
+        (f"GET HTTP://127.0.0.1:80 HTTP/1.1\nHost: 127.0.0.1\n{close}\n", 200),
+        (f"GET http://127.0.0.1/nothing HTTP/1.1\nHost: 127.0.0.1\n{close}\n", 404),
+        (f"OPTIONS * HTTP/1.1\nHost: 127.0.0.1\n{close}\n", 204),
+        (f"GET * HTTP/1.1\nHost: 127.0.0.1\n{close}\n", 404),
     ):
         got, head, body = await ask(server, request)
         assert (got, "x-content-type-options: nosniff" in head) == (status, True), request
