@@ -60,7 +60,7 @@ _VISIBLE = re.compile(
     r")*"
 )
 
-# What a topic loses: what asks for a form of the same letter, for what is shown anyway, or for what Unicode does not have.
+# What a topic loses: it asks for a form of the same letter, for what is shown anyway, or for what Unicode has not.
 _NEEDLESS = re.compile(
     r"[VIG]"
     r"|(?<!e)E|E(?=t)"
@@ -145,19 +145,16 @@ def _clean(kind: str, text: str, max_chars: int) -> str:
 
 def _needed(name: str) -> str:
     """Return a valid name without what is not seen in it, where that does not change what is seen."""
-    kinds = _kinds(name)
-    joined = [run.span() for run in _JOINED.finditer(kinds)]
-    if joined:
-        for start, end in reversed(joined):
-            name = name[:start] + _joined(name[start:end]) + name[end:]
-        kinds = _kinds(name)
-    kept = _NEEDLESS.sub("-", kinds)
+    kept = _NEEDLESS.sub("-", _kinds(name))
     name = "".join([character for character, kind in zip(name, kept) if kind != "-"])
+    if "\u200d" in name:
+        for run in reversed([*_JOINED.finditer(_kinds(name))]):
+            name = name[: run.start()] + _joined(name[run.start() : run.end()]) + name[run.end() :]
     return re.sub(_TAGS, _flag, name)
 
 
 def _joined(run: str) -> str:
-    """Return emoji without the joiners that make no sequence, and the sequences with all their presentation selectors."""
+    """Return emoji without the joiners that make no sequence, and with the presentation selectors of those that do."""
     emoji, shown = run.split("\u200d"), []
     while emoji:
         count = next((count for count in range(_LONGEST, 1, -1) if _skeleton(emoji[:count]) in _SEQUENCES), 1)

@@ -1,7 +1,7 @@
 """Make ``chat_actors/protocol/unicode_table.py`` from Unicode's own properties.
 
-The properties come from the packages ``regex`` and ``unicodedata2``, the sequences of emoji from ``emoji``, which must be
-of the same Unicode version; the characters that every supported Python knows come from the oldest of them, named as the
+The properties come from the packages ``regex`` and ``unicodedata2``, the sequences of emoji from ``emoji``; all must be
+of the same Unicode version. The characters that every supported Python knows come from the oldest of them, named as the
 argument:
 
     pip install regex unicodedata2 emoji
@@ -37,7 +37,7 @@ NEWER = """\\
 {newer}
 """
 
-SEQUENCES = """\
+SEQUENCES = """\\
 {sequences}
 """
 
@@ -133,7 +133,7 @@ def kinds() -> Iterator[str]:
 def brahmic_scripts() -> list[Callable[[str], bool]]:
     """Return the tests for the scripts that have a virama: the name of a virama begins with that of its script."""
     data = import_module("unicodedata2")
-    tests = {}
+    tests: dict[str, Callable[[str], bool]] = {}
     for code in EVERY:
         if data.combining(chr(code)) == 9:
             words = data.name(chr(code)).split()
@@ -163,7 +163,11 @@ def skeleton(text: str) -> str:
     """Return a sequence as a word of ``SEQUENCES``."""
     tones = TONE.findall(text)
     return "".join(
-        "-" if character == "\u200d" else f"{ord(character):X}" if character not in tones else "tT"[character != tones[0]]
+        "-"
+        if character == "\u200d"
+        else f"{ord(character):X}"
+        if character not in tones
+        else "tT"[character != tones[0]]
         for character in text
         if character != "\ufe0f"
     )
