@@ -107,8 +107,9 @@ def clean_topic(text: str) -> str:
         if len(text) > MAX_UNNORMALIZED:
             raise InvalidName(_wrong_length("topic", MAX_TOPIC, len(text)))
         name = _clean("topic", _each_known(_nfc, text), MAX_TOPIC)
-        if _UNSEEN.search(name):
-            name = _each_known(_nfc, _needed(name))
+        needed = _needed(name) if _UNSEEN.search(name) else name
+        if needed != name:
+            name = _each_known(_nfc, needed)
             if len(name) > MAX_TOPIC:  # with the selectors that were missing
                 raise InvalidName(_wrong_length("topic", MAX_TOPIC, len(name)))
     return " ".join(name.split())
