@@ -60,7 +60,8 @@ class JoinFrame(Struct):
     (Nickname) are the same; if another member of the topic has the name, the server appends the smallest free ``#n``,
     n from 2.
     ``topic``: the topic to join. It may hold every character that can be seen. Topics are the same if they are equal in
-    Unicode normalization form C (NFC); the server makes every run of spaces one plain space.
+    Unicode normalization form C (NFC); the server makes every run of spaces one plain space, and of what is not seen
+    it keeps only what changes what is seen.
     ``since``: the highest id of a message or an ack that the client has seen; 0 asks for all stored messages. After
     ``joined`` the server sends the stored messages with a higher id, oldest first and the client's own included,
     before any newer message.
@@ -136,7 +137,8 @@ class Joined(Struct, tag_field="type", tag="joined"):
     """Answer to a join: the client is a member now. An optional key is sent only if the join asked for the window.
 
     ``username``: the member's name: as requested, or with ``#n`` appended.
-    ``topic``: the topic in NFC, without the spaces around it and with one plain space for those within it.
+    ``topic``: the topic as the server compares it: in NFC, without the spaces around it, with one plain space for
+    those within it, and without what is not seen and changes nothing that is seen.
     ``users``: members of the topic now, this one included.
     ``ttl``: length of the window in seconds: the server keeps a message and its ``ref`` for so long, and the ``resume``
     token of a member that left.

@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import re
 import sys
 import unicodedata
 from bisect import bisect_right
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from precis_i18n import get_profile
 
 from chat_actors.protocol.names import MAX_UNNORMALIZED, InvalidName, clean_topic, clean_username, nickname_key
-from chat_actors.protocol.unicode_table import KINDS, NEWER, OLDEST, UNICODE
+from chat_actors.protocol.unicode_table import FLAGS, KINDS, NEWER, OLDEST, SEQUENCES, UNICODE
 from tests.support.server import ROOT
 
 nickname = get_profile("Nickname").enforce  # by the rules of the RFC as another implementation reads them
@@ -36,6 +38,8 @@ nickname = get_profile("Nickname").enforce  # by the rules of the RFC as another
         ("\u845b\U000e0100", "\u845b"),
         ("\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "\u0639\u0644\u06cc\u0631\u0636\u0627"),
         ("\U0001f468\u200d\U0001f469", "\U0001f468\U0001f469"),
+        ("\U0001f3f4\U000e0078\U000e0078\U000e007f", "\U0001f3f4"),  # the tags of no flag
+        ("\U0001f3f4\U000e0075\U000e0073\U000e0074\U000e0078\U000e007f", "\U0001f3f4"),  # of one that few devices show
     ],
 )
 def test_names_that_look_alike_are_one(name: str, same: str) -> None:
@@ -44,7 +48,12 @@ def test_names_that_look_alike_are_one(name: str, same: str) -> None:
 
 SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
 WALES = "\U0001f3f4\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f"
-OTHERS = [(SCOTLAND, WALES), ("\U0001f44b\U0001f3fb", "\U0001f44b\U0001f3ff"), ("\u2764", "\u2661")]
+OTHERS = [
+    (SCOTLAND, WALES),
+    (SCOTLAND, "\U0001f3f4"),
+    ("\U0001f44b\U0001f3fb", "\U0001f44b\U0001f3ff"),
+    ("\u2764", "\u2661"),
+]
 
 
 @pytest.mark.parametrize(
@@ -76,13 +85,62 @@ def test_a_username_is_shown_as_it_was_given_without_the_spaces_around_it(name: 
         ("\u231a\ufe0f", "\u231a"),  # a picture by default
         ("\u2764\ufe0e", "\u2764"),  # text by default
         ("\u1100\u1161\u11a8", "\uac01"),
+        ("\U0001f9c0\ufe0e", "\U0001f9c0"),  # a picture that has no text form
+        ("\U0001f9c0\ufe0f", "\U0001f9c0"),
+        ("\U0001faff\ufe0f", "\U0001faff"),  # reserved for an emoji
+        ("\u261d\ufe0f\U0001f3fd", "\u261d\U0001f3fd"),  # a skin tone asks for the picture
+        ("\u231a\ufe0e\U0001f3fd", "\u231a\U0001f3fd"),
+        ("\u2194\ufe0e\u0338", "\u21ae"),  # composed when the selector is gone
+        ("room1\ufe0e", "room1"),  # a keycap base without the keycap
+        ("room1\ufe0f", "room1"),
+        ("#\ufe0fa", "#a"),
+        ("1\ufe0e\u20e3", "1\u20e3"),
+        ("\U0001f600\u200d\U0001f600", "\U0001f600\U0001f600"),  # no sequence
+        ("\u2764\ufe0f\u200d\U0001f600", "\u2764\ufe0f\U0001f600"),
+        ("\U0001f469\U0001f3fd\u200d\U0001f469\u200d\U0001f467", "\U0001f469\U0001f3fd\U0001f469\u200d\U0001f467"),
+        ("\U0001f469\u200d\U0001f91d\u200d\U0001f468", "\U0001f469\U0001f91d\U0001f468"),  # only of two skin tones
+        ("\U0001f600\u200d\u2764\u200d\U0001f525", "\U0001f600\u2764\ufe0f\u200d\U0001f525"),  # a part is one
+        ("\u2764\u200d\U0001f525\u200d\U0001f525", "\u2764\ufe0f\u200d\U0001f525\U0001f525"),
+        ("\u2764\u200d\U0001f525 \u2764\u200d\U0001f525", "\u2764\ufe0f\u200d\U0001f525 \u2764\ufe0f\u200d\U0001f525"),
+        ("\U0001f441\u200d\U0001f5e8\ufe0f", "\U0001f441\ufe0f\u200d\U0001f5e8\ufe0f"),  # a selector is missing
+        ("\U0001f3f4\U000e0078\U000e0078\U000e007f", "\U0001f3f4"),  # the tags of no flag
+        ("\u6771\u4eac\ufe00", "\u6771\u4eac"),
+        ("\u845b\U000e0100\u57ce", "\u845b\u57ce"),  # a form of the same ideograph
+        ("\u5d19\ufe00", "\u5d19"),
+        ("\U00020bb7\U000e0101\u91ce\u5bb6", "\U00020bb7\u91ce\u5bb6"),
+        ("\u1019\ufe0d\u102c", "\u1019\u102c"),
+        ("\u1025\ufe00\u102e", "\u1026"),  # composed when the selector is gone
+        ("\u1000\ufe00", "\u1000"),
+        ("\u182e\u180f\u1823", "\u182e\u1823"),
+        ("\u182d\u180b\u1820", "\u182d\u1820"),
+        ("\u0b95\u0bcd\u200d", "\u0b95\u0bcd"),  # no half letters in Tamil
+        ("\u0b95\u0bcd\u200c", "\u0b95\u0bcd"),  # nothing behind that would join
+        ("\u0915\u094d\u200c a", "\u0915\u094d a"),
+        ("\u0915\u200d\u094d", "\u0915\u094d"),
     ],
+    ids=ascii,
 )
 def test_topics_that_look_the_same_are_the_same(topic: str, same: str) -> None:
     assert clean_topic(topic) == clean_topic(same) == same
 
 
-@pytest.mark.parametrize("topic", ["\ufb01", "\u2764", "\u2764\ufe0f", "\u231a\ufe0e", "Sports", "sports"])
+@pytest.mark.parametrize("sequence", SEQUENCES.split() + FLAGS.split())
+def test_an_emoji_sequence_of_unicode_is_a_name_of_its_own(sequence: str) -> None:
+    if sequence in FLAGS.split():
+        text = "\U0001f3f4" + "".join(chr(0xE0000 + ord(tag)) for tag in sequence) + "\U000e007f"
+    else:
+        tones = {"t": "\U0001f3fd", "T": "\U0001f3ff", "-": "\u200d"}
+        text = re.sub("[0-9A-F]+|.", lambda part: tones.get(part[0]) or chr(int(part[0], 16)), sequence)
+    assert clean_username(text) == text
+    for around in ("{}", "a {}b", "{0}{0}"):
+        topic = clean_topic(around.format(text))
+        assert topic.replace("\ufe0f", "") == around.format(text)
+        assert clean_topic(topic) == topic
+
+
+@pytest.mark.parametrize(
+    "topic", ["\ufb01", "\u2764", "\u2764\ufe0f", "\u231a\ufe0e", "Sports", "sports", "1\ufe0f\u20e3"]
+)
 def test_topics_that_look_different_are_left_as_they_are(topic: str) -> None:
     assert clean_topic(topic) == topic
 
@@ -99,13 +157,12 @@ VISIBLE_SEQUENCES = {
     "Persian": "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
     "Persian with vowel marks": "\u0639\u0644\u06cc\u0651\u064e\u200c\u064e\u0631\u0636\u0627",
     "Persian, twice": "\u0645\u06cc\u200c\u0628\u200c\u0631",
-    "Mongolian variant": "\u182d\u180b\u1820",
     "Mongolian vowel separator": "\u182c\u1820\u182f\u182c\u180e\u1820",
     "Mongolian non-joiner": "\u182c\u200c\u1820",
-    "ideograph, IVS": "\u845b\U000e0100\u57ce",
-    "ideograph, standardized": "\u5d19\ufe00",
-    "ideograph of an extension": "\U00020bb7\U000e0101\u91ce\u5bb6",
-    "Myanmar dotted form": "\u1000\ufe00",
+    "Myanmar, stacked": "\u1019\u1014\u1039\u1010\u101c\u1031\u1038",
+    "Myanmar, kinzi": "\u1021\u1004\u103a\u1039\u1002\u101c\u102d\u1015\u103a",
+    "Khmer, stacked": "\u1781\u17d2\u1798\u17c2\u179a",
+    "Tamil, without a ligature": "\u0b95\u0bcd\u200c\u0bb7",
     "Hangul jamo": "\u1112\u1161\u11ab",
     "heart": "alice \u2764\ufe0f",
     "sun": "\u2600\ufe0f",
@@ -135,6 +192,21 @@ def test_what_shows_may_be_in_a_name_of_a_user_or_a_topic(text: str) -> None:
     assert clean_topic(text) == unicodedata.normalize("NFC", text)
     for form in ("al {} ice", "x{}", "{} x"):
         clean_username(form.format(text)), clean_topic(form.format(text))
+
+
+FORMS = {
+    "Mongolian": "\u182d\u180b\u1820",
+    "Mongolian, before the vowel separator": "\u182d\u180b\u180e\u1820",
+    "ideograph, IVS": "\u845b\U000e0100\u57ce",
+    "ideograph, standardized": "\u5d19\ufe00",
+    "Myanmar": "\u1000\ufe00",
+}
+
+
+@pytest.mark.parametrize("text", FORMS.values(), ids=FORMS)
+def test_a_username_is_shown_with_the_form_of_a_letter_that_it_asks_for(text: str) -> None:
+    assert clean_username(text) == text
+    assert clean_topic(text) != text
 
 
 INVISIBLE = {
@@ -174,6 +246,8 @@ def test_what_is_not_seen_is_refused_wherever_it_stands(character: str, form: st
     "name",
     [
         "\u2764\ufe0f\ufe0f",  # a second selector
+        "\u2764\ufe0f\ufe0f\u200d\U0001f525",
+        "\U0001f469\U0001f3fd\U0001f3fd\u200d\U0001f680",  # a second skin tone
         "\u2764\u200d",  # nothing to join
         "\u200d\u2764",
         "\u2764\u200dx",
@@ -189,6 +263,13 @@ def test_what_is_not_seen_is_refused_wherever_it_stands(character: str, form: st
         "\u0915\u094d\u200d\u200d",
         "\u200d\u094d",  # no letter before
         "\u1820\u180e",
+        "general\u1039",  # a virama that only stacks
+        "gene\u1039ral",
+        "gene\u2d7fral",
+        "general\u2d7f\u200d",
+        "\u1000\u1039",
+        "\u1000\u1039a",
+        "general\u094d\u200d",
         "\u0301",  # a mark without a base
         " \u0301",
         "\u0301alice",
@@ -227,14 +308,14 @@ def is_newer(code: int) -> bool:
 
 def test_the_table_agrees_with_this_python_about_what_both_know() -> None:
     starts, kinds = zip(*((int(word[:-1], 16), word[-1]) for word in KINDS.split()))
-    expected = {"M": "mch", "Z": "_"}
+    expected = {"M": "mchyq", "Z": "_"}
     for code in range(sys.maxunicode + 1):
         kind, category = kinds[bisect_right(starts, code) - 1], unicodedata.category(chr(code))
-        if kind not in "-NJEFVIGMTU":
+        if kind not in "-NJEFVIGMTUS":
             if category == "Cn":
                 assert kind == "x" or is_newer(code), hex(code)  # x: reserved for an emoji
             else:
-                assert kind in expected.get(category[0], "bldrgviefkxtw"), hex(code)
+                assert kind in expected.get(category[0], "bldrgvaiefpkxtw"), hex(code)
 
 
 def test_what_the_oldest_python_knows_is_known_to_this_one() -> None:
@@ -249,6 +330,11 @@ def test_the_documentation_names_the_versions_of_unicode() -> None:
     assert f"newer than Unicode {OLDEST[:-2]} are" in page
 
 
+BESIDE = (
+    "a1\u0301\u20e3\u2764\u231a\U0001f9c0\U0001f469\U0001f525\U0001f3fd\u65e5\u1000\u1820\u0915\u094d\u0b95\u0bcd\u0639"
+)
+
+
 def test_every_python_gives_the_same_answers() -> None:
     """For every character: whether it may be in a name, its key and its topic, alone and beside others."""
     answers = hashlib.sha256()
@@ -258,7 +344,11 @@ def test_every_python_gives_the_same_answers() -> None:
             continue
         for text in (f"a{character}b", f"\u03a3{character}", f"A\u0327{character}\u0301"):
             answers.update(f"{nickname_key(text)}|{clean_topic(text)}\n".encode())
-    assert answers.hexdigest() == "f59cdc82c25d92dfb6665f340ab158eefb61e1f79b5ee07d5114786137546983"
+    for unseen, beside in product(INVISIBLE["joiner"] + INVISIBLE["variation selector"], BESIDE):
+        for text in (f"{before}{unseen}{beside}" for before in BESIDE):
+            if accepted(text):
+                answers.update(f"{nickname_key(text)}|{clean_topic(text)}\n".encode())
+    assert answers.hexdigest() == "35ab47a9670174a56d29e87e19a29fcd7aa70c9351bdd3fbb89f00ea350a1755"
 
 
 @pytest.mark.parametrize(
@@ -288,6 +378,13 @@ def test_a_topic_is_measured_in_nfc() -> None:
     assert clean_topic("e\u0301" * 64) == "\u00e9" * 64
 
 
+def test_a_topic_is_measured_with_the_selectors_that_it_gets() -> None:
+    heart = "\u2764\u200d\U0001f525"
+    assert len(clean_topic(heart * 16)) == 64
+    with pytest.raises(InvalidName, match=r"not 68$"):
+        clean_topic(heart * 17)
+
+
 def accepted(text: str) -> bool:
     try:
         clean_username(text)
@@ -315,6 +412,22 @@ def test_names_are_compared_as_the_rfc_says(name: str) -> None:
 @settings(deadline=None)
 def test_a_clean_username_stays_as_it_is(name: str) -> None:
     assert clean_username(name) == name
+
+
+UNSEEN = st.text(
+    st.sampled_from(BESIDE + SCOTLAND[1:])
+    | st.sampled_from("".join(INVISIBLE["joiner"] * 9 + INVISIBLE["variation selector"])),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(name=UNSEEN)
+@settings(deadline=None, max_examples=1000)
+def test_a_clean_topic_stays_as_it_is_and_so_does_what_it_is_compared_with(name: str) -> None:
+    if accepted(name):
+        assert clean_topic(clean_topic(name)) == clean_topic(name)
+        assert nickname_key(clean_topic(name)) == nickname_key(clean_username(name))
 
 
 @given(name=USERNAMES)
