@@ -69,6 +69,19 @@ class OneForEachNode:
         self._served: dict[int, asyncio.Task[None]] = {}  # by port, from its first connection on: the look for a place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
+        port = port_of(scope)
+        if port not in self._served:
+            self._served[port] = asyncio.ensure_future(self._look_at_served(port))
+        if not self._served[port].done():
+            await asyncio.wait({self._served[port]})
+        await self._app(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the lifespan, with the first look before it and the second after its start."""
+
         async def watched_send(event: AsgiEvent) -> None:
             if event["type"] == "lifespan.startup.complete":
                 before = {sock.address for sock in bound_sockets().values()}
@@ -77,16 +90,9 @@ class OneForEachNode:
                 await self._stop()
             await send(event)
 
-        if scope["type"] == "lifespan":
-            self._served.clear()
-            await self._take_place_or_end(bound_sockets())
-        else:
-            port = port_of(scope)
-            if port not in self._served:
-                self._served[port] = asyncio.ensure_future(self._look_at_served(port))
-            if not self._served[port].done():
-                await asyncio.wait({self._served[port]})
-        await self._app(scope, receive, watched_send if scope["type"] == "lifespan" else send)
+        self._served.clear()
+        await self._take_place_or_end(bound_sockets())
+        await self._app(scope, receive, watched_send)
 
     async def _stop(self) -> None:
         """Leave no task behind."""
