@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Optional, Union
 
-from chat_actors.connection.asgi import App, AsgiEvent, Receive, Scope, Send
+from chat_actors.connection.asgi import App, AsgiEvent, Receive, Scope, Send, local_address
 from chat_actors.settings import Settings, load_settings
 
 try:
@@ -133,10 +133,8 @@ class OneForEachNode:
 
 def port_of(scope: Scope) -> int:
     """Return the port of this host that a request came to; 0 for a Unix socket, or if the host does not tell."""
-    try:
-        return int(scope["server"][1])
-    except (KeyError, TypeError, ValueError):  # None, or (path, None); granian gives strings, gunicorn pieces of a path
-        return 0
+    local = local_address(scope)
+    return 0 if local is None else local.port or 0
 
 
 def bound_sockets() -> dict[int, BoundSocket]:

@@ -19,9 +19,12 @@ class LocalAddress(NamedTuple):
 
 
 def local_address(scope: Scope) -> Optional[LocalAddress]:
-    """Return what the host says of this end; None if it says nothing. Not every host gives the port as a number."""
-    server = scope.get("server")
-    if not server:
+    """Return what the host says of this end; None if it says nothing that can be understood.
+
+    granian gives the port as a text; gunicorn cuts the path of a Unix socket into pieces.
+    """
+    try:
+        address, port = scope["server"]
+        return LocalAddress(str(address), None if port is None else int(port))
+    except (KeyError, TypeError, ValueError):
         return None
-    address, port = server
-    return LocalAddress(str(address), None if port is None else int(port))
