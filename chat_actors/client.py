@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from chat_actors import handshake
+from chat_actors import client_handshake
 from chat_actors.clock import Clock
 from chat_actors.protocol import frames as wire
 from chat_actors.protocol.codes import CloseCode, ErrorCode
@@ -192,7 +192,7 @@ class Chat:
         self._events = events
         self._tuning = tuning or Tuning()
         # The connection, and the task that reads it and replaces it.
-        self._url, self._options = url, {**handshake.OPTIONS, **options}
+        self._url, self._options = url, {**client_handshake.OPTIONS, **options}
         since = 0 if self._tuning.replay else UNSET
         self._join = wire.JoinFrame(username, topic, since, UNSET, "", True if events else UNSET)  # sent next
         secret = (token or "").strip() or UNSET
@@ -306,11 +306,9 @@ class Chat:
     async def _write(self) -> None:
         """Write the request to the connection, if there is one. Each new connection writes it again."""
         if self._request is not None and self._socket is not None:
-            with (
-                suppress(ConnectionClosed, asyncio.TimeoutError),
-                self._bound(self._socket, "ping_timeout", "room for a frame"),
-            ):
-                await self._socket.send(self._request.payload)
+            with suppress(ConnectionClosed, asyncio.TimeoutError):
+                with self._bound(self._socket, "ping_timeout", "room for a frame"):  # noqa: SIM117
+                    await self._socket.send(self._request.payload)
 
     @contextmanager
     def _bound(self, socket: ClientConnection, option: str, missing: str) -> Iterator[None]:
@@ -378,7 +376,7 @@ class Chat:
         elif isinstance(lost, Refused):
             final = lost.code is not ErrorCode.SERVER_FULL
         else:
-            final = handshake.is_final(lost)
+            final = client_handshake.is_final(lost)
         if final or not self._was_in:
             raise lost
 
@@ -386,7 +384,7 @@ class Chat:
         """Connect, join and take frames until the connection ends; return the reason as an exception."""
         self._retry_after = 0.0
         try:
-            socket = await handshake.shake_hands(self._url, self._options)
+            socket = await client_handshake.shake_hands(self._url, self._options)
             began = self._tuning.clock.monotonic()
             try:
                 self._welcome(await self._ask_to_join(socket))
@@ -406,7 +404,7 @@ class Chat:
         except ConnectionClosed as closed:
             return Disconnected(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Disconnected(LOST, "")
         except Exception as why:
-            self._retry_after = handshake.retry_after(why, self._tuning.clock.wall())
+            self._retry_after = client_handshake.retry_after(why, self._tuning.clock.wall())
             return why
 
     async def _ask_to_join(self, socket: ClientConnection) -> wire.Joined:
@@ -463,7 +461,7 @@ class Chat:
         elif isinstance(frame, Renamed):
             self._take_name(frame)
         elif isinstance(frame, wire.Closing):
-            self._retry_after = min(frame.retry_after_ms / 1000, handshake.RETRY_AFTER_MOST)
+            self._retry_after = min(frame.retry_after_ms / 1000, client_handshake.RETRY_AFTER_MOST)
         elif not isinstance(frame, wire.Expired):
             if isinstance(frame, Ack):
                 if frame.duplicate is UNSET:

@@ -14,7 +14,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.http11 import Response
 
-from chat_actors import handshake
+from chat_actors import client_handshake
 from chat_actors.client import FINAL, Chat, Disconnected, Event, Gap, Members, Tuning, connect
 from chat_actors.protocol.codes import ErrorCode
 from chat_actors.protocol.decoding import Refused
@@ -973,7 +973,7 @@ async def test_unread_events_of_presence_become_one_however_many_come() -> None:
 @in_tidy_loop
 async def test_it_comes_back_after_an_error_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = [socket.gaierror("no such name"), OSError("no route"), asyncio.TimeoutError(), EOFError()]
-    shake_hands = handshake.shake_hands
+    shake_hands = client_handshake.shake_hands
 
     async def fail(*args: Any) -> ClientConnection:
         if errors:
@@ -981,7 +981,7 @@ async def test_it_comes_back_after_an_error_of_the_network(monkeypatch: pytest.M
         return await shake_hands(*args)
 
     async with scripted() as script, chatting(script) as (_, peer):
-        monkeypatch.setattr(handshake, "shake_hands", fail)
+        monkeypatch.setattr(client_handshake, "shake_hands", fail)
         await script.readmitted(peer)
         assert errors == []
 

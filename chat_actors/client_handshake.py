@@ -1,6 +1,6 @@
 """The client's opening handshake, on that of ``websockets``: its proxies, redirects and log, and what a failure means.
 
-No state. What follows the handshake is in ``client``.
+No state. What follows the handshake is in ``client``; the server's limits on headers are in ``connection.handshake``.
 """
 
 import asyncio
