@@ -402,7 +402,7 @@ class Chat:
             while True:
                 lost = await self._converse()
                 if self._left:  # a cancellation at the moment of a timeout ends as the timeout
-                    break
+                    return
                 self._raise_if_final(lost)
                 limit = min(most, first * 2 ** min(self._failures, 32))
                 self._failures += 1
