@@ -151,7 +151,8 @@ class _Request(Struct, eq=False):
     """Request to the server, sent on each new connection until it is answered."""
 
     payload: str
-    text: str  # of the message; empty for other requests
+    text: str  # of the message; empty for a list, as is its ref
+    ref: str
     answer: "asyncio.Future[Union[Ack, Topics, Exception]]"
 
 
@@ -255,12 +256,12 @@ class Chat:
             Exception: If another error ended the chat, that error.
         """
         try:
-            payload = msgspec.json.encode(wire.SendFrame(text, secrets.token_hex(8))).decode()
+            payload = msgspec.json.encode(wire.SendFrame(text, ref := secrets.token_hex(8))).decode()
         except UnicodeEncodeError as why:  # lone surrogates, as from a file name that is not UTF-8
             raise Refused(ErrorCode.INVALID_JSON, f"message has lone surrogates: remove them: {why}") from None
         if isinstance(decode_next(payload, self._tuning.longest), ListCommand):
             raise Refused(ErrorCode.UNKNOWN_COMMAND, "message is a command: call topics() for the list")
-        ack: Ack = await self._ask(payload, text)
+        ack: Ack = await self._ask(payload, text, ref)
         return ack
 
     async def topics(self) -> Topics:
@@ -321,13 +322,13 @@ class Chat:
         finally:
             self._staying.cancel()  # if leaving is cancelled, the connection is cut
 
-    async def _ask(self, payload: str, text: str = "") -> Any:
+    async def _ask(self, payload: str, text: str = "", ref: str = "") -> Any:
         self._raise_if_ended()
         async with self._turn:
             while self._request is not None:  # of a call that was cancelled
                 await self._change()
             self._raise_if_ended()
-            self._request = request = _Request(payload, text, asyncio.get_running_loop().create_future())
+            self._request = request = _Request(payload, text, ref, asyncio.get_running_loop().create_future())
             self._changed.set()
             await self._write()
             answer = await asyncio.shield(request.answer)
@@ -513,14 +514,20 @@ class Chat:
         elif isinstance(frame, wire.Closing):
             self._retry_after = min(frame.retry_after_ms, client_handshake.RETRY_AFTER_MOST * 1000) / 1000
         elif not isinstance(frame, wire.Expired):
-            if isinstance(frame, Ack):
-                if frame.duplicate is UNSET:
-                    self._seen = frame.id  # the ack of our message takes the message's place
-                for message in self._suspects:
-                    if message.id == frame.id:
-                        self._unread.remove(message)
-            self._settle(frame)
+            self._take_answer(frame)
         self._join.since = self._seen
+
+    def _take_answer(self, frame: Union[Ack, Topics]) -> None:
+        ref = frame.ref if isinstance(frame, Ack) else ""
+        if self._request is None or self._request.ref != ref:
+            return  # nobody asked: it says nothing about what this client has seen
+        if isinstance(frame, Ack):
+            if frame.duplicate is UNSET:
+                self._seen = frame.id  # the ack of our message takes the message's place
+            for message in self._suspects:
+                if message.id == frame.id:
+                    self._unread.remove(message)
+        self._settle(frame)
 
     def _take_presence(self, users: int, joined: list[str], left: list[str]) -> None:
         if not joined and not left:

@@ -264,6 +264,27 @@ async def test_a_refused_message_raises_and_the_chat_goes_on() -> None:
 
 
 @in_tidy_loop
+async def test_an_answer_that_nobody_asked_for_is_none() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.ack({"ref": "another"}, 9)
+        peer.send(NO_TOPICS, message(1))
+        assert await take(chat, 1) == [event(1)]
+        asking = asyncio.ensure_future(chat.topics())
+        await peer.recv()
+        peer.ack({"ref": "another"}, 9)
+        peer.send(message(2), {"type": "topics", "message": "…", "topics": [{"topic": "sports", "users": 4}]})
+        assert (await asking).topics == [TopicUsers("sports", 4)]
+        sending = asyncio.ensure_future(chat.send("1"))
+        sent = await peer.recv()
+        peer.send(NO_TOPICS)
+        peer.ack({"ref": "another"}, 9)
+        peer.ack(sent, 3)
+        assert (await sending).id == 3
+        peer.send(message(4))
+        assert await take(chat, 2) == [event(2), event(4)]
+
+
+@in_tidy_loop
 async def test_several_at_once_go_one_by_one_in_order() -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
         asked = asyncio.gather(chat.send("1"), chat.topics(), chat.send("2"), chat.send("3"))
