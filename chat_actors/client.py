@@ -403,7 +403,7 @@ class Chat:
             while True:
                 lost = await self._converse()
                 if self._left:  # a cancellation at the moment of a timeout ends as the timeout
-                    return
+                    raise ended
                 self._raise_if_final(lost)
                 limit = min(most, first * 2 ** min(self._failures, 32))
                 self._failures += 1
