@@ -401,10 +401,7 @@ class Chat:
         first, most = self._tuning.backoff
         try:
             while True:
-                lost = await self._converse()
-                if self._left:  # a cancellation at the moment of a timeout ends as the timeout
-                    raise ended
-                self._raise_if_final(lost)
+                self._raise_if_final(await self._converse())
                 limit = min(most, first * 2 ** min(self._failures, 32))
                 self._failures += 1
                 await self._tuning.clock.sleep(self._retry_after + self._tuning.random() * limit)
@@ -415,6 +412,8 @@ class Chat:
             self._settle(ended)
 
     def _raise_if_final(self, lost: Exception) -> None:
+        if self._left:  # a cancellation at the moment of a timeout ends as the timeout
+            raise Disconnected(LEFT, "left")
         if isinstance(lost, Disconnected):
             final = lost.code in FINAL
             if lost.code == CloseCode.RESUMED_ELSEWHERE and self._unanswered_joins:
