@@ -184,7 +184,10 @@ async def chat(url: str, username: str, topic: str) -> None:
     """Chat in the terminal until /quit or the end of the input. Raises ConnectionClosed if the server closes."""
     async with await open_connection(url) as socket:
         await socket.send(json.dumps({"username": username, "topic": topic}))
-        joined = decode(await socket.recv())
+        try:
+            joined = decode(await asyncio.wait_for(socket.recv(), PATIENCE))
+        except asyncio.TimeoutError as why:
+            raise Trouble(sentence(why)) from None
         if joined.get("type") != "joined":
             raise Trouble(f"The server did not let you join: {joined.get('detail')!r}")
         show(joined)
@@ -276,7 +279,7 @@ def write(text: str) -> None:
 async def open_connection(url: str) -> ClientConnection:
     try:
         return await connect(url, proxy=None)  # a proxy from the environment cannot reach this machine
-    except (OSError, asyncio.TimeoutError, WebSocketException) as why:
+    except (OSError, asyncio.TimeoutError, WebSocketException, ValueError) as why:  # ValueError: a port of letters
         advice = "Start one with: uvicorn chat_actors.app:app"
         raise Trouble(printable(f"No chat server answers at {url} ({why}). {advice}")) from None
 

@@ -19,16 +19,17 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Callable, Literal, Optional, Union, cast
+from typing import Any, Callable, Literal, Optional, Union, cast, get_args
 
 import msgspec
+from loguru import logger
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from chat_actors import handshake
-from chat_actors.clock import Clock
+from chat_actors import client_handshake
+from chat_actors.clock import Clock, Timer
 from chat_actors.protocol import frames as wire
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import Refused, decode_next
@@ -54,8 +55,32 @@ class _Error(Struct, tag_field="type", tag="error"):
 
 _Frame = Union[Message, Ack, Topics, wire.Presence, Renamed, wire.Expired, wire.Closing, _Error]
 
+
+class _Envelope(Struct):
+    """What every frame has, however new the server is."""
+
+    type: str
+
+
 _decode_first = msgspec.json.Decoder(Union[wire.Joined, _Error]).decode
 _decode_next = msgspec.json.Decoder(_Frame).decode
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_TYPES = {kind.__struct_config__.tag for kind in get_args(_Frame)}
+_UNDECODABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+
+def _pass_newer(data: Union[str, bytes]) -> None:
+    """Pass a frame that ``_decode_next`` refused if its type is newer than this client.
+
+    Raises ConnectionError for any other: a client that skipped it might lose a message.
+    """
+    kind = ""
+    with suppress(*_UNDECODABLE):
+        kind = _decode_envelope(data).type
+        if kind not in _TYPES:
+            return
+    logger.bind(type=kind).warning("frame not decodable: connecting again")
+    raise ConnectionError(f"the server sent a frame that cannot be decoded, of type {kind!r}")
 
 
 class Gap(Struct, frozen=True):
@@ -75,8 +100,8 @@ class Members(Struct, frozen=True):
     """Who is in the topic, at each join and after each change.
 
     ``members``: all names, oldest member first, the client's own included; None if the server does not name them,
-    because they are too many. ``joined`` and ``left``: the change since the last such event. A member with another name
-    is in both, with the new and the old one.
+    because they are too many. ``joined`` and ``left``: the change since the last such event, empty if one of the two
+    has no names. A member with another name is in both, with the new and the old one.
     """
 
     users: int
@@ -84,14 +109,8 @@ class Members(Struct, frozen=True):
     joined: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
 
-    def after(self, earlier: "Members") -> "Members":
-        """Return this event and an earlier one as one."""
-        joined = without(earlier.joined, self.left) + without(self.joined, earlier.left)
-        left = without(earlier.left, self.joined) + without(self.left, earlier.joined)
-        return Members(self.users, self.members, joined, left)
 
-
-def without(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+def _without(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names that are not among the others, in their order."""
     excluded = {*others}
     return tuple([name for name in names if name not in excluded])
@@ -132,7 +151,8 @@ class _Request(Struct, eq=False):
     """Request to the server, sent on each new connection until it is answered."""
 
     payload: str
-    text: str  # of the message; empty for other requests
+    text: str  # of the message; empty for a list, as is its ref
+    ref: str
     answer: "asyncio.Future[Union[Ack, Topics, Exception]]"
 
 
@@ -144,7 +164,10 @@ class Chat:
 
     Nothing waits without a bound. The handshake of an attempt takes at most the option ``open_timeout`` (10 seconds),
     the answer to the join as much again, and leaving ``close_timeout`` (2 seconds). A connection that does not answer
-    a ping, or does not take a frame, within ``ping_timeout`` (10 seconds) is lost. None for an option: no bound.
+    a ping, a message or a list within ``ping_timeout`` (10 seconds) is lost. None for an option: no bound.
+
+    A frame of a type that this client does not know is ignored: the server is newer. After any other frame that it
+    cannot decode the connection is lost.
 
     If ``most_unread`` messages wait, the client stops reading from the socket. If the connection ends because of that,
     the client reconnects once the messages are read. While ``send`` or ``topics`` waits for an answer, the client reads
@@ -192,7 +215,7 @@ class Chat:
         self._events = events
         self._tuning = tuning or Tuning()
         # The connection, and the task that reads it and replaces it.
-        self._url, self._options = url, {**handshake.OPTIONS, **options}
+        self._url, self._options = url, {**client_handshake.OPTIONS, **options}
         since = 0 if self._tuning.replay else UNSET
         self._join = wire.JoinFrame(username, topic, since, UNSET, "", True if events else UNSET)  # sent next
         secret = (token or "").strip() or UNSET
@@ -203,15 +226,18 @@ class Chat:
         self._retry_after = 0.0  # seconds, as the server or a proxy asks
         self._socket: Optional[ClientConnection] = None  # None until it has joined
         self._staying: Optional[asyncio.Task[None]] = None
+        self._left = False
         self._ended: Optional[Exception] = RuntimeError("not entered: use ``async with connect(…) as chat``")
         self._ended_at: Optional[TracebackType] = None
         # Requests, one at a time: an answer has no ref if it is an error, so only one request may wait for it.
         self._turn: asyncio.Lock  # created in ``__aenter__``: on Python 3.9 a lock belongs to the loop that runs then
         self._request: Optional[_Request] = None
+        self._answer_due: Optional[Timer] = None  # of the request, on this connection
         # Messages.
         self._seen = 0  # highest id seen, own messages included
         self._unread: deque[Event] = deque()
         self._suspects: list[Message] = []  # unread messages that may be our own: the ack of the request will tell
+        self._told: Optional[tuple[str, ...]] = None  # ``members`` of the last event of their kind that was read
         self._changed: asyncio.Event  # set at each change that a method may wait for
 
     @property
@@ -230,12 +256,12 @@ class Chat:
             Exception: If another error ended the chat, that error.
         """
         try:
-            payload = msgspec.json.encode(wire.SendFrame(text, secrets.token_hex(8))).decode()
+            payload = msgspec.json.encode(wire.SendFrame(text, ref := secrets.token_hex(8))).decode()
         except UnicodeEncodeError as why:  # lone surrogates, as from a file name that is not UTF-8
             raise Refused(ErrorCode.INVALID_JSON, f"message has lone surrogates: remove them: {why}") from None
         if isinstance(decode_next(payload, self._tuning.longest), ListCommand):
             raise Refused(ErrorCode.UNKNOWN_COMMAND, "message is a command: call topics() for the list")
-        ack: Ack = await self._ask(payload, text)
+        ack: Ack = await self._ask(payload, text, ref)
         return ack
 
     async def topics(self) -> Topics:
@@ -266,7 +292,13 @@ class Chat:
                 raise StopAsyncIteration
             await self._change()
         self._changed.set()
-        return self._unread.popleft()
+        event = self._unread.popleft()
+        if isinstance(event, Members):
+            former, self._told = self._told, event.members
+            if former is not None and event.members is not None:
+                left = _without(former, event.members)
+                event = Members(event.users, event.members, _without(event.members, former), left)
+        return event
 
     async def __aenter__(self) -> "Chat":
         if self._staying is not None:
@@ -283,19 +315,20 @@ class Chat:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._staying is not None
+        self._left = True
         self._staying.cancel()
         try:
             await asyncio.wait({self._staying})
         finally:
             self._staying.cancel()  # if leaving is cancelled, the connection is cut
 
-    async def _ask(self, payload: str, text: str = "") -> Any:
+    async def _ask(self, payload: str, text: str = "", ref: str = "") -> Any:
         self._raise_if_ended()
         async with self._turn:
             while self._request is not None:  # of a call that was cancelled
                 await self._change()
             self._raise_if_ended()
-            self._request = request = _Request(payload, text, asyncio.get_running_loop().create_future())
+            self._request = request = _Request(payload, text, ref, asyncio.get_running_loop().create_future())
             self._changed.set()
             await self._write()
             answer = await asyncio.shield(request.answer)
@@ -304,13 +337,21 @@ class Chat:
             return answer
 
     async def _write(self) -> None:
-        """Write the request to the connection, if there is one. Each new connection writes it again."""
+        """Write the request to the connection, if there is one. Each new connection writes it again.
+
+        The connection is cut if the answer does not come in time, for a proxy may answer the pings of a server that is
+        gone.
+        """
         if self._request is not None and self._socket is not None:
-            with (
-                suppress(ConnectionClosed, asyncio.TimeoutError),
-                self._bound(self._socket, "ping_timeout", "room for a frame"),
-            ):
+            seconds, cut = self._options["ping_timeout"], self._socket.transport.abort
+            self._answer_due = None if seconds is None else self._tuning.clock.call_later(seconds, cut)
+            with suppress(ConnectionClosed):
                 await self._socket.send(self._request.payload)
+
+    def _expect_no_answer(self) -> None:
+        if self._answer_due is not None:
+            self._answer_due.cancel()
+            self._answer_due = None
 
     @contextmanager
     def _bound(self, socket: ClientConnection, option: str, missing: str) -> Iterator[None]:
@@ -337,6 +378,7 @@ class Chat:
                 timer.cancel()
 
     def _settle(self, answer: Union[Ack, Topics, Exception]) -> None:
+        self._expect_no_answer()
         if self._request is not None:
             self._request.answer.set_result(answer)
             self._request = None
@@ -370,6 +412,8 @@ class Chat:
             self._settle(ended)
 
     def _raise_if_final(self, lost: Exception) -> None:
+        if self._left:  # a cancellation at the moment of a timeout ends as the timeout
+            raise Disconnected(LEFT, "left")
         if isinstance(lost, Disconnected):
             final = lost.code in FINAL
             if lost.code == CloseCode.RESUMED_ELSEWHERE and self._unanswered_joins:
@@ -378,7 +422,7 @@ class Chat:
         elif isinstance(lost, Refused):
             final = lost.code is not ErrorCode.SERVER_FULL
         else:
-            final = handshake.is_final(lost)
+            final = client_handshake.is_final(lost)
         if final or not self._was_in:
             raise lost
 
@@ -386,16 +430,23 @@ class Chat:
         """Connect, join and take frames until the connection ends; return the reason as an exception."""
         self._retry_after = 0.0
         try:
-            socket = await handshake.shake_hands(self._url, self._options)
+            socket = await client_handshake.shake_hands(self._url, self._options)
             began = self._tuning.clock.monotonic()
             try:
                 self._welcome(await self._ask_to_join(socket))
                 self._socket = socket
                 await self._write()
                 while True:
-                    await self._take(_decode_next(await socket.recv()))
+                    data = await socket.recv()
+                    try:
+                        frame = _decode_next(data)
+                    except _UNDECODABLE:
+                        _pass_newer(data)
+                    else:
+                        await self._take(frame)
             finally:
                 self._socket = None
+                self._expect_no_answer()
                 if self._tuning.clock.monotonic() - began >= self._tuning.backoff[1]:
                     self._failures = 0
                 try:
@@ -406,23 +457,22 @@ class Chat:
         except ConnectionClosed as closed:
             return Disconnected(closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else Disconnected(LOST, "")
         except Exception as why:
-            self._retry_after = handshake.retry_after(why, self._tuning.clock.wall())
+            if (asked := client_handshake.retry_after(why, self._tuning.clock.wall())) > 0:
+                self._retry_after = asked
             return why
 
     async def _ask_to_join(self, socket: ClientConnection) -> wire.Joined:
         """Send the join and return its answer. Raises Refused, or ConnectionError if another server answers."""
         self._unanswered_joins += 1
-        join = msgspec.json.encode(replace(self._join, token=self._token()))
         with self._bound(socket, "open_timeout", "answer to the join"):
             with suppress(ConnectionClosed):  # frames sent before the close can still be read
-                await socket.send(join.decode())
+                # In no variable, which a traceback might show: it holds the token.
+                await socket.send(msgspec.json.encode(replace(self._join, token=self._token())).decode())
             answer = await socket.recv()
         try:
             joined: Union[wire.Joined, _Error] = _decode_first(answer)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as why:
-            raise ConnectionError(
-                f"this is not a chat server: it answered the join with something else: {why}"
-            ) from None
+        except _UNDECODABLE:
+            raise ConnectionError("this is not a chat server: it answered the join with something else") from None
         self._unanswered_joins -= 1
         if isinstance(joined, _Error):
             raise joined.refused()
@@ -440,17 +490,15 @@ class Chat:
                 self._suspects.clear()  # of an earlier epoch: no ack can have these ids
             self._seen = joined.gap.to or 0
             self._unread.append(Gap(joined.gap.from_, joined.gap.to, joined.gap.reason))
-        former, self._members = self.members, None if joined.members is UNSET else dict.fromkeys(joined.members)
-        now = self.members
-        changes = (without(now, former), without(former, now)) if former is not None and now is not None else ()
-        self._count(joined.users, *changes)
+        self._members = None if joined.members is UNSET else dict.fromkeys(joined.members)
+        self._count(joined.users)
         self.username, self._was_in = joined.username, True
         self._join.epoch, self._join.resume, self._join.since = joined.epoch, joined.resume, self._seen
         self._changed.set()
 
-    def _count(self, users: int, joined: tuple[str, ...] = (), left: tuple[str, ...] = ()) -> None:
+    def _count(self, users: int) -> None:
         self.users = users
-        self._tell(Members(users, self.members, joined, left))
+        self._tell(Members(users, self.members))
 
     async def _take(self, frame: _Frame) -> None:
         if isinstance(frame, Message):
@@ -459,31 +507,35 @@ class Chat:
         elif isinstance(frame, _Error):
             self._settle(frame.refused())
         elif isinstance(frame, wire.Presence):
-            self._take_presence(frame.users, tuple(frame.joined or ()), tuple(frame.left or ()))
+            self._take_presence(frame.users, frame.joined or [], frame.left or [])
         elif isinstance(frame, Renamed):
             self._take_name(frame)
         elif isinstance(frame, wire.Closing):
-            self._retry_after = min(frame.retry_after_ms / 1000, handshake.RETRY_AFTER_MOST)
+            self._retry_after = min(frame.retry_after_ms, client_handshake.RETRY_AFTER_MOST * 1000) / 1000
         elif not isinstance(frame, wire.Expired):
-            if isinstance(frame, Ack):
-                if frame.duplicate is UNSET:
-                    self._seen = frame.id  # the ack of our message takes the message's place
-                for message in self._suspects:
-                    if message.id == frame.id:
-                        self._unread.remove(message)
-            self._settle(frame)
+            self._take_answer(frame)
         self._join.since = self._seen
 
-    def _take_presence(self, users: int, joined: tuple[str, ...], left: tuple[str, ...]) -> None:
+    def _take_answer(self, frame: Union[Ack, Topics]) -> None:
+        ref = frame.ref if isinstance(frame, Ack) else ""
+        if self._request is None or self._request.ref != ref:
+            return  # nobody asked: it says nothing about what this client has seen
+        if isinstance(frame, Ack):
+            if frame.duplicate is UNSET:
+                self._seen = frame.id  # the ack of our message takes the message's place
+            for message in self._suspects:
+                if message.id == frame.id:
+                    self._unread.remove(message)
+        self._settle(frame)
+
+    def _take_presence(self, users: int, joined: list[str], left: list[str]) -> None:
         if not joined and not left:
             self._members = None  # too many to be named; the next join may name them again
-        if self._members is None:
-            joined = left = ()
-        else:
+        if self._members is not None:
             for name in left:
                 self._members.pop(name, None)
             self._members.update(dict.fromkeys(joined))
-        self._count(users, joined, left)
+        self._count(users)
 
     def _take_name(self, frame: Renamed) -> None:
         if frame.username == self.username:
@@ -492,7 +544,7 @@ class Chat:
         if self._members is not None and frame.username in self._members:
             names = [frame.renamed if name == frame.username else name for name in self._members]
             self._members = dict.fromkeys(names)
-            self._count(self.users, (frame.renamed,), (frame.username,))
+            self._count(self.users)
 
     def _tell(self, event: Union[Members, Renamed]) -> None:
         """Add an event to the unread ones. It is merged with the last of its kind if that is the last of all, or if too
@@ -504,7 +556,7 @@ class Chat:
         for place in reversed(places):
             earlier = unread[place]
             if isinstance(earlier, Members) and isinstance(event, Members):
-                unread[place] = event.after(earlier)
+                unread[place] = event
                 break
             if isinstance(earlier, Renamed) and isinstance(event, Renamed):
                 unread[place] = Renamed(earlier.username, event.renamed)

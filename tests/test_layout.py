@@ -24,7 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("actors",),
     ("room",),
     ("client",),
-    ("handshake",),
+    ("client_handshake",),
     ("protocol",),
     ("settings", "clock", "counters", "version"),
     ("origins",),

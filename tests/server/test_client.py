@@ -2,24 +2,26 @@
 
 import asyncio
 import socket
+import ssl
+import traceback
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
-import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidStatus, InvalidURI
+from websockets.exceptions import InvalidProxy, InvalidStatus, InvalidURI, SecurityError
 from websockets.http11 import Response
 
-from chat_actors import handshake
+from chat_actors import client_handshake
 from chat_actors.client import FINAL, Chat, Disconnected, Event, Gap, Members, Tuning, connect
 from chat_actors.protocol.codes import ErrorCode
 from chat_actors.protocol.decoding import Refused
 from chat_actors.protocol.frames import Ack, Message, Renamed, TopicUsers
-from tests.support.fakes import settle, tasks
+from tests.support.fakes import log_lines, settle, tasks
 from tests.support.script import TIMESTAMP, Naps, Peer, Script, chatting, in_tidy_loop, message, scripted
 from tests.support.server import APP, Server
 
@@ -259,6 +261,27 @@ async def test_a_refused_message_raises_and_the_chat_goes_on() -> None:
         assert refused.value.args == (ErrorCode.MESSAGE_TOO_LONG, ERROR["detail"])
         await peer.deliver(1)
         assert (await sends[1]).id == 1
+
+
+@in_tidy_loop
+async def test_an_answer_that_nobody_asked_for_is_none() -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.ack({"ref": "another"}, 9)
+        peer.send(NO_TOPICS, message(1))
+        assert await take(chat, 1) == [event(1)]
+        asking = asyncio.ensure_future(chat.topics())
+        await peer.recv()
+        peer.ack({"ref": "another"}, 9)
+        peer.send(message(2), {"type": "topics", "message": "…", "topics": [{"topic": "sports", "users": 4}]})
+        assert (await asking).topics == [TopicUsers("sports", 4)]
+        sending = asyncio.ensure_future(chat.send("1"))
+        sent = await peer.recv()
+        peer.send(NO_TOPICS)
+        peer.ack({"ref": "another"}, 9)
+        peer.ack(sent, 3)
+        assert (await sending).id == 3
+        peer.send(message(4))
+        assert await take(chat, 2) == [event(2), event(4)]
 
 
 @in_tidy_loop
@@ -752,10 +775,12 @@ class Waits(Naps):
     def __init__(self) -> None:
         super().__init__()
         self.timers: dict[float, Callable[..., object]] = {}
+        self.handles: list[asyncio.TimerHandle] = []
 
     def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> Any:
         self.timers[seconds] = call
-        return super().call_later(1000, call, *args)
+        self.handles.append(asyncio.get_running_loop().call_later(1000, call, *args))
+        return self.handles[-1]
 
 
 @in_tidy_loop
@@ -804,6 +829,77 @@ async def test_a_connection_that_takes_no_frame_is_replaced() -> None:
         clock.timers[11]()
         await script.admitted()
         sending.cancel()
+
+
+@in_tidy_loop
+async def test_a_connection_whose_server_answers_pings_but_no_request_is_replaced() -> None:
+    clock = Waits()
+    tuning = Tuning(clock=clock)
+    async with scripted() as script, chatting(script, tuning, ping_timeout=11) as (chat, peer):
+        first = asyncio.ensure_future(chat.send("1"))
+        sent = await peer.recv()
+        first.cancel()  # a caller that is out of patience leaves its message behind
+        second = asyncio.ensure_future(chat.send("2"))
+        await (await peer.connection.ping())
+        clock.timers[11]()
+        peer = await script.admitted()
+        assert await peer.deliver(1) == sent
+        assert (await peer.deliver(2))["message"] == "2"
+        assert (await second).id == 2
+        asking = asyncio.ensure_future(chat.topics())
+        await peer.recv()
+        clock.timers[11]()
+        peer = await script.admitted()
+        assert await peer.recv() == "/list"
+        peer.send(NO_TOPICS)
+        assert (await asking).topics == []
+    assert all(handle.cancelled() for handle in clock.handles)
+
+
+@in_tidy_loop
+async def test_a_handshake_that_comes_byte_by_byte_is_given_up() -> None:
+    ended = asyncio.Event()
+
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.001)
+        writer.transport.abort()
+        ended.set()
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+        with pytest.raises(asyncio.TimeoutError):
+            await connect(url, "alice", "sports", open_timeout=0.05).__aenter__()
+        await ended.wait()
+
+
+@in_tidy_loop
+async def test_leaving_is_not_lost_in_a_timeout_of_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    called = asyncio.Event()
+
+    async def time_out(*_: Any) -> ClientConnection:
+        nonlocal calls
+        calls += 1
+        called.set()
+        try:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            if calls > 1:
+                raise
+            raise asyncio.TimeoutError from None
+
+    async with scripted() as script, chatting(script) as (chat, peer):
+        monkeypatch.setattr(client_handshake, "shake_hands", time_out)
+        peer.cut()
+        await called.wait()
+        await chat.__aexit__()
+        with pytest.raises(Disconnected) as ended:
+            await chat.send("1")
+        assert (ended.value.code, calls) == (1000, 1)
 
 
 @in_tidy_loop
@@ -879,11 +975,83 @@ async def test_a_redirect_is_followed_within_the_origin_only() -> None:
         assert other.handshakes == 0
 
 
+@pytest.mark.parametrize("option", [{}, {"host": "127.0.0.1"}], ids=["no option", "host"])
+@pytest.mark.parametrize(
+    "locations",
+    [
+        ["https://example.org/login"],
+        ["ws://example.org/login"],
+        ["ws://example.org:port/"],
+        ["//[/"],
+        ["/\xe9"],
+        ["/a", "/b"],
+    ],
+    ids=repr,
+)
 @in_tidy_loop
-async def test_the_password_of_a_wrong_address_is_not_shown() -> None:
+async def test_a_redirect_to_nowhere_is_tried_again(locations: list[str], option: dict[str, Any]) -> None:
+    async with scripted() as script, chatting(script, **option) as (_, peer):
+        script.refuse = answers(Response(302, "x", Headers([("Location", one) for one in locations])))
+        await script.readmitted(peer)
+        assert script.handshakes == 3
+
+
+@in_tidy_loop
+async def test_redirects_in_a_circle_end_and_are_tried_again() -> None:
+    async with scripted() as script, chatting(script) as (_, peer):
+        script.refuse = answers(*[answer(307, Location="/ws")] * 10)
+        await script.readmitted(peer)
+        script.refuse = lambda: answer(307, Location="/ws")
+        with pytest.raises(SecurityError):
+            await connect(script.url, "alice", "sports").__aenter__()
+
+
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("http://alice:s3cret@127.0.0.1/ws", "http://…@127.0.0.1/ws"),
+        ("ws://alice:s3/cret@127.0.0.1/ws", "ws://…@127.0.0.1/ws"),
+        ("ws://alice:s3#cret@127.0.0.1/ws", "ws://…@127.0.0.1/ws"),
+        ("ws://alice:s3?cret@127.0.0.1/ws", "ws://…@127.0.0.1/ws"),
+        ("ws://alice:s3@cret@127.0.0.1:port/ws", "ws://…@127.0.0.1:port/ws"),
+        ("ws://alice:s3cret@[127.0.0.1/ws", "ws://…@[127.0.0.1/ws"),
+        ("ws://s3cret@127.0.0.1/ws", "ws://…@127.0.0.1/ws"),
+        ("alice:s3cret@127.0.0.1/ws", "…@127.0.0.1/ws"),
+        ("ws:///ws", "ws:///ws"),
+    ],
+)
+@in_tidy_loop
+async def test_the_password_of_a_wrong_address_is_not_shown(url: str, shown: str) -> None:
     with pytest.raises(InvalidURI) as wrong:
-        await connect("http://alice:s3cret@127.0.0.1/ws", "alice", "sports").__aenter__()
-    assert str(wrong.value) == "http://127.0.0.1/ws isn't a valid URI: scheme isn't ws or wss"
+        await connect(url, "alice", "sports").__aenter__()
+    assert wrong.value.uri == shown
+    assert str(wrong.value).startswith(f"{shown} isn't a valid URI: ")
+    text = "".join(traceback.format_exception(InvalidURI, wrong.value, None))
+    assert "s3" not in text
+    assert "cret" not in text.replace("secret", "")
+
+
+@in_tidy_loop
+async def test_the_password_of_a_wrong_proxy_is_not_shown() -> None:
+    with pytest.raises(InvalidProxy) as wrong:
+        await connect("ws://chat.example/ws", "alice", "sports", proxy="http://alice:s3#cret@proxy:1").__aenter__()
+    assert wrong.value.proxy == "http://…@proxy:1"
+    assert "cret" not in "".join(traceback.format_exception(InvalidProxy, wrong.value, None))
+
+
+@in_tidy_loop
+async def test_no_variable_of_the_client_shows_the_token_where_a_traceback_has_them() -> None:
+    async with scripted() as script:
+        entering = asyncio.ensure_future(connect(script.url, "alice", "sports", token="s3cret").__aenter__())
+        peer = await script.peer()
+        assert (await peer.recv())["token"] == "s3cret"
+        peer.send({"type": "error", "error": "unauthorized", "detail": "wrong token"})
+        with pytest.raises(Refused) as failed:
+            await entering
+    told = traceback.TracebackException.from_exception(failed.value, capture_locals=True)
+    frames = [frame for frame in told.stack if "chat_actors" in frame.filename]
+    assert "_ask_to_join" in [frame.name for frame in frames]
+    assert not [frame.name for frame in frames if "s3cret" in str(frame.locals)]
 
 
 # Who is there.
@@ -966,14 +1134,51 @@ async def test_unread_events_of_presence_become_one_however_many_come() -> None:
         await settle()
         heard = await take(chat, 4)
         assert [type(one) for one in heard] == [Members, Message, Message, Renamed]
-        assert heard[0] == Members(2 - 1, ("alice#9", "carol"), ("carol", "alice#9"), ("alice",))
+        assert heard[0] == Members(1, ("alice#9", "carol"), ("alice#9", "carol"), ("alice",))
         assert heard[3] == Renamed("alice", "alice#9")
 
 
 @in_tidy_loop
+async def test_changes_are_those_since_the_last_event_whatever_came_between() -> None:
+    async with scripted() as script, chatting(script, joined=joined("alice", "bob"), events=True) as (chat, peer):
+        await take(chat, 1)
+        peer.send({"type": "presence", "joined": ["carol"], "left": ["bob"], "users": 2})
+        peer.send({"type": "presence", "users": 1502})
+        peer = await script.readmitted(peer, **joined("alice", "dan"))
+        await settle()
+        assert await take(chat, 1) == [Members(2, ("alice", "dan"), ("dan",), ("bob",))]
+        peer.send({"type": "presence", "joined": ["carol"], "users": 3}, {"type": "presence", "users": 1502})
+        await settle()
+        assert await take(chat, 1) == [Members(1502, None)]
+        await script.readmitted(peer, **joined("alice"))
+        assert await take(chat, 1) == [Members(1, ("alice",))]
+
+
+@in_tidy_loop
+async def test_a_new_name_and_the_next_reconnect_are_one_change_of_the_members() -> None:
+    async with scripted() as script, chatting(script, joined=joined("alice", "bob"), events=True) as (chat, peer):
+        await take(chat, 1)
+        peer.send({"type": "renamed", "username": "alice", "renamed": "alice#2"})
+        peer = await script.readmitted(peer, username="alice", **joined("bob", "alice"))
+        heard = await take(chat, 4)
+        assert heard[0] == Renamed("alice", "alice#2")
+        assert heard[1] == Members(2, ("alice#2", "bob"), ("alice#2",), ("alice",))
+        assert heard[2] == Renamed("alice#2", "alice")
+        assert heard[3] == Members(2, ("bob", "alice"), ("alice",), ("alice#2",))
+        assert (chat.username, chat.members) == ("alice", ("bob", "alice"))
+
+
+@in_tidy_loop
 async def test_it_comes_back_after_an_error_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = [socket.gaierror("no such name"), OSError("no route"), asyncio.TimeoutError(), EOFError()]
-    shake_hands = handshake.shake_hands
+    errors = [
+        socket.gaierror("no such name"),
+        OSError("no route"),
+        ssl.SSLCertVerificationError("expired"),
+        ssl.SSLEOFError(),
+        asyncio.TimeoutError(),
+        EOFError(),
+    ]
+    shake_hands = client_handshake.shake_hands
 
     async def fail(*args: Any) -> ClientConnection:
         if errors:
@@ -981,7 +1186,7 @@ async def test_it_comes_back_after_an_error_of_the_network(monkeypatch: pytest.M
         return await shake_hands(*args)
 
     async with scripted() as script, chatting(script) as (_, peer):
-        monkeypatch.setattr(handshake, "shake_hands", fail)
+        monkeypatch.setattr(client_handshake, "shake_hands", fail)
         await script.readmitted(peer)
         assert errors == []
 
@@ -1013,12 +1218,77 @@ async def test_it_waits_as_long_as_a_server_asks_that_is_about_to_close() -> Non
 
 
 @in_tidy_loop
-async def test_a_server_that_speaks_of_something_else_is_the_end() -> None:
+async def test_it_waits_as_long_as_asked_also_if_the_last_frame_is_broken() -> None:
+    clock = Naps()
+    tuning = Tuning(random=lambda: 1.0, clock=clock)
+    async with scripted() as script, chatting(script, tuning, events=True) as (_, peer):
+        peer.send({"type": "closing", "retry_after_ms": 10**18}, {"type": "closing"})
+        await script.admitted()
+        assert clock.naps == [300 + 0.5]
+
+
+@pytest.mark.parametrize("newer", ['{"type": "retracted", "id": 1}', '{"id": [1.5], "type": "hello"}', b'{"type": ""}'])
+@in_tidy_loop
+async def test_a_frame_of_a_type_that_the_client_does_not_know_is_ignored(newer: Union[str, bytes]) -> None:
     async with scripted() as script, chatting(script) as (chat, peer):
-        peer.send({"type": "weather"})
-        with pytest.raises(msgspec.ValidationError):
-            await chat.__anext__()
-        await peer.connection.wait_closed()
+        with log_lines() as lines:
+            await peer.connection.send(newer)
+            peer.send(message(1))
+            assert await take(chat, 1) == [event(1)]
+        assert (script.handshakes, lines) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "data, kind",
+    [
+        ("s3cret", ""),
+        ("", ""),
+        ('["s3cret"]', ""),
+        ('{"no": "s3cret"}', ""),
+        ('{"type": 7, "message": "s3cret"}', ""),
+        ('{"type": "message", "id": 1, "username": "bob", "message": "s3cret", "timestamp": 1.5}', "message"),
+        ('{"type": "message", "id": 0, "username": "bob", "message": "s3cret", "timestamp": 1}', "message"),
+        ('{"type": "closing", "retry_after_ms": 1.5, "reason": "s3cret"}', "closing"),
+        (b"s3cret\xff\xfe", ""),
+        ('{"type": "topics", "message": "s3cret", "topics": ' + "[" * 100_000, ""),
+    ],
+    ids=repr,
+)
+@in_tidy_loop
+async def test_a_frame_that_cannot_be_decoded_is_a_lost_connection(data: Union[str, bytes], kind: str) -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.send(message(1))
+        with log_lines() as lines:
+            await peer.connection.send(data)
+            peer = await script.admitted()
+        assert lines == [f"WARNING frame not decodable: connecting again {{'type': '{kind}'}}\n"]
+        assert peer.join["since"] == 1
+        peer.send(message(2))
+        assert await take(chat, 2) == [event(1), event(2)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"\x81\x02\xff\xfe", b"\x83\x00", b"\xc1\x00", b"\x89\x7e\x01\x00", b"\x81\x7f" + b"\x7f" * 8],
+    ids=["not UTF-8", "unknown opcode", "reserved bit", "ping too long", "too big"],
+)
+@in_tidy_loop
+async def test_a_frame_that_breaks_the_protocol_is_a_lost_connection(broken: bytes) -> None:
+    async with scripted() as script, chatting(script) as (chat, peer):
+        peer.connection.transport.write(broken)
+        peer = await script.admitted()
+        peer.send(message(1))
+        assert await take(chat, 1) == [event(1)]
+
+
+@in_tidy_loop
+async def test_a_server_whose_every_connection_breaks_is_tried_ever_more_rarely() -> None:
+    clock = Naps()
+    async with scripted() as script, chatting(script, Tuning(random=lambda: 1.0, clock=clock)) as (_, peer):
+        for _ in range(6):
+            await peer.connection.send("not json")
+            peer = await script.admitted()
+        assert clock.naps == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
 
 @in_tidy_loop

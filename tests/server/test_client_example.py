@@ -349,6 +349,21 @@ async def test_a_connection_that_the_server_ends_is_reported(
         assert await alice.end() == (1, "You are alice in games, users: 1.\n", last_words + "\n")
 
 
+@in_loop
+async def test_a_server_that_does_not_answer_the_join_ends_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_example, "PATIENCE", 0.1)
+    async with serve(ServerConnection.wait_closed, "127.0.0.1", 0) as listening:
+        with pytest.raises(client_example.Trouble, match=r"No answer came in time\."):
+            await client_example.chat(address(listening), "alice", "games")
+
+
+@in_loop
+async def test_an_address_that_is_none_ends_with_a_sentence() -> None:
+    for url in ("ws://127.0.0.1:port/ws", "127.0.0.1:8000", "ws://[::1/ws"):
+        with pytest.raises(client_example.Trouble, match="No chat server answers at"):
+            await client_example.chat(url, "alice", "games")
+
+
 # The chat, in a terminal
 
 

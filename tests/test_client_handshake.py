@@ -8,7 +8,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidProxyStatus, InvalidStatus
 from websockets.http11 import Response
 
-from chat_actors.handshake import OPTIONS, RETRY_AFTER_MOST, _is_loopback, is_final, retry_after
+from chat_actors.client_handshake import OPTIONS, RETRY_AFTER_MOST, _is_loopback, is_final, retry_after
 
 NOW = 784_111_777  # the date below
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -25,6 +25,8 @@ DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
         ("Sun Nov  6 08:50:00 1994", 23),
         ("Sun, 06 Nov 1994 08:00:00 GMT", 0),
         ("Sun, 06 Nov 99999 08:49:37 GMT", 0),
+        ("Sun, 06 Nov , 08:49:37 GMT", 0),
+        ("Feb ( , Sun,  GMT -1", 0),
         ("-5", 0),
         ("1.5", 0),
         ("soon", 0),

@@ -1,6 +1,6 @@
 """The client's opening handshake, on that of ``websockets``: its proxies, redirects and log, and what a failure means.
 
-No state. What follows the handshake is in ``client``.
+No state. What follows the handshake is in ``client``; the server's limits on headers are in ``connection.handshake``.
 """
 
 import asyncio
@@ -11,10 +11,9 @@ from contextlib import suppress
 from email.utils import parsedate
 from ipaddress import ip_address
 from typing import Any, Optional, Union
-from urllib.parse import urlsplit
 
 from websockets.asyncio import client as websockets
-from websockets.exceptions import InvalidProxyStatus, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import InvalidProxy, InvalidProxyStatus, InvalidStatus, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
 RETRY_AFTER_MOST = 300.0  # seconds. A proxy under maintenance may ask for an hour, and be back in a minute
@@ -46,9 +45,9 @@ class _Connect(websockets.connect):
     """Connection that follows a redirect only within its origin: headers, tokens and messages go nowhere else."""
 
     def process_redirect(self, exc: Exception) -> Union[Exception, str]:
-        with suppress(InvalidURI, ValueError):  # a Location that is no address of a WebSocket
+        with suppress(InvalidURI, ValueError, LookupError):  # a Location that is no address of a WebSocket, or several
             target = super().process_redirect(exc)
-            if isinstance(target, Exception) or _origin(target) == _origin(self.uri):
+            if isinstance(target, str) and _origin(target) == _origin(self.uri):
                 return target
         return exc
 
@@ -62,14 +61,25 @@ async def shake_hands(url: str, options: dict[str, Any]) -> websockets.ClientCon
     """Open a connection; ``options`` are those of ``websockets.asyncio.client.connect``.
 
     A server on this machine is reached directly, unless ``options`` name a proxy. Raises what ``websockets`` raises,
-    without the password of the URL.
+    without the password of a wrong URL.
     """
     try:
-        if _is_loopback(options.get("host") or urlsplit(url).hostname or ""):
-            options = {"proxy": None, **options}
-        return await _Connect(url, **options)
+        host = parse_uri(url).host
     except InvalidURI as why:
-        raise InvalidURI(re.sub("//[^/?#]*@", "//", why.uri), why.msg) from None
+        raise InvalidURI(_without_password(url), why.msg) from None
+    except ValueError:  # its text may hold a part of the password
+        raise InvalidURI(_without_password(url), "host or port is wrong, or user or password needs quoting") from None
+    if _is_loopback(options.get("host") or host):
+        options = {"proxy": None, **options}
+    try:
+        return await _Connect(url, **options)
+    except InvalidProxy as why:
+        raise InvalidProxy(_without_password(why.proxy), why.msg) from None
+
+
+def _without_password(url: str) -> str:
+    """Hide what stands before the last @: in a wrong URL the password may hold any character."""
+    return re.sub("^([a-zA-Z0-9+.-]+://)?.*@", r"\1…@", url, flags=re.DOTALL)
 
 
 def _is_loopback(host: str) -> bool:
@@ -119,5 +129,5 @@ def _unix_time(date: str) -> Optional[int]:
     try:
         parsed = parsedate(date)
         return None if parsed is None else calendar.timegm(parsed)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, IndexError):  # IndexError: up to Python 3.9
         return None
