@@ -115,6 +115,13 @@ async function join(who) {
   show(room);
 }
 
+/** @returns {string} the topic as the server writes it (docs/protocol.md, "Names") */
+function clean(topic) {
+  const spaced = topic.normalize("NFC").trim().replace(/\p{Zs}+/gu, " ");
+  const isShownSo = /(\p{Emoji_Presentation})\uFE0F|((?![#*0-9]|\p{Emoji_Presentation})\p{Emoji})\uFE0E/gu;
+  return spaced.replace(isShownSo, "$1$2"); // without a selector that asks for what is shown without it
+}
+
 /**
  * Take the token that somebody has entered, and show the room of a topic.
  * @param {string} topic as somebody has typed it
@@ -122,7 +129,7 @@ async function join(who) {
  * @returns {boolean} false if there is no such room
  */
 function goTo(topic, entered = "") {
-  const room = find(topic.normalize("NFC").trim().replace(/\p{Zs}+/gu, " "));
+  const room = find(clean(topic));
   token.give(entered);
   if (entered.trim()) for (const one of rooms) if (one.connection.isUnauthorized) one.joinAgain();
   if (!room) return false;
