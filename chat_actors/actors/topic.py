@@ -422,6 +422,8 @@ class Topic(TopicActor):
                 joined.gap, since = ReplayGap(since + 1, None, "restarted"), 0
             elif window.epoch is not UNSET:
                 joined.gap = self._history.gap(since, now + self._margin) or UNSET
+                if since and member.events:  # it has not heard what was deleted while it was away
+                    joined.expired_through = self._history.deleted_through or UNSET
             gone = self._history.gone_through(now + self._margin)
             follower.seen = min(follower.newest, max(since, gone))
         return finished_joined(joined, names) if member.events and names else finished(joined)

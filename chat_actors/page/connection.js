@@ -35,9 +35,11 @@ const CHECK = 2_000; // between two checks
 
 export class Connection {
   username = ""; // given by the server
+  token = ""; // what the last join gave as the server's token
 
   // The connection.
   #url;
+  #getToken;
   #tell;
   #socket = null;
   #isIn = false;
@@ -64,14 +66,16 @@ export class Connection {
 
   /**
    * @param {string} url
-   * @param {{username: string, topic: string, token?: string, resume?: string, name?: string, ttl?: number}} who
-   *   `token`: the server's secret; `resume`: token of the member to resume, `name` and `ttl` as it last had them
+   * @param {{username: string, topic: string, resume?: string, name?: string, ttl?: number}} who
+   *   `resume`: token of the member to resume, `name` and `ttl` as it last had them
+   * @param {() => string} getToken returns the server's token for a join, empty if there is none
    * @param {(event: Event) => void} tell
    */
-  constructor(url, { username, topic, token, resume = "", name = "", ttl = 0 }, tell) {
+  constructor(url, { username, topic, resume = "", name = "", ttl = 0 }, getToken, tell) {
     this.#url = url;
+    this.#getToken = getToken;
     this.#tell = tell;
-    this.#join = { username, topic, since: 0, resume, events: true, ...(token ? { token } : {}) };
+    this.#join = { username, topic, since: 0, resume, events: true };
     this.#wasIn = Boolean(resume);
     this.username = name;
     this.#ttl = ttl * 1000;
@@ -80,18 +84,13 @@ export class Connection {
 
   /** What a later connection needs to resume this member. `since` is 0: a new page has none of the messages. */
   get identity() {
-    const { username, topic, resume, token } = this.#join;
-    return { username, name: this.username, topic, resume, token, ttl: this.#ttl / 1000 };
+    const { username, topic, resume } = this.#join;
+    return { username, name: this.username, topic, resume, ttl: this.#ttl / 1000 };
   }
 
-  /** The server's secret, for the next join. */
-  set token(token) {
-    if (token) this.#join.token = token;
-  }
-
-  /** Whether it has ended: only `open` goes on. */
-  get isOver() {
-    return !this.#socket && !this.#retry;
+  /** Whether it has ended for want of the server's token. */
+  get isUnauthorized() {
+    return this.#refusal?.error === "unauthorized";
   }
 
   get isIn() {
@@ -108,7 +107,8 @@ export class Connection {
     const socket = (this.#socket = new WebSocket(this.#url));
     socket.onopen = () => {
       this.#unansweredJoins += 1;
-      socket.send(JSON.stringify(this.#join));
+      this.token = this.#getToken();
+      socket.send(JSON.stringify({ ...this.#join, ...(this.token ? { token: this.token } : {}) }));
     };
     socket.onmessage = ({ data }) => {
       this.#heard = performance.now();
@@ -218,13 +218,15 @@ export class Connection {
     Object.assign(this.#join, { topic: frame.topic, epoch: frame.epoch, resume: frame.resume });
     this.#tell({ type: "joined", username: frame.username, topic: frame.topic, users: frame.users, ttl: frame.ttl });
     this.#tellMembers();
+    // `performance.now()` may stand still while the machine sleeps: no countdown knows then what the server has deleted.
+    if (frame.expired_through) this.#tell({ type: "expired", through: frame.expired_through });
     if (frame.gap) {
       this.#seen = frame.gap.to ?? 0;
       if (frame.gap.reason === "restarted") this.#held = [];
       this.#tell({ type: "gap", ...frame.gap });
     }
     // The server recognises a ref only from a member that it knows, and only until it deletes the message of that ref.
-    // `performance.now()` may stand still while the machine sleeps; then the gap tells that messages are deleted.
+    // Where `performance.now()` has stood still, the gap tells that messages are deleted.
     const [request] = this.#queue;
     const isForgotten = () => performance.now() - request.written > this.#ttl * 0.9 || frame.gap;
     if (request?.written && (!this.#isSameMember || isForgotten())) {

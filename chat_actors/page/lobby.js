@@ -13,8 +13,9 @@ export class Lobby {
   #onOpen;
 
   /**
-   * @param {(who: {username: string, topic: string, token: string}) => void} onJoin
-   * @param {(topic: string, token?: string) => boolean} onOpen shows the topic's room; returns false if there is none
+   * @param {(who: {username: string, topic: string}) => void} onJoin
+   * @param {(topic: string, token?: string) => boolean} onOpen takes what was entered as the server's token, and shows
+   *   the topic's room; returns false if there is none
    */
   constructor(onJoin, onOpen) {
     this.#onJoin = onJoin;
@@ -33,13 +34,14 @@ export class Lobby {
     return this.#fields.username.value;
   }
 
-  set username(name) {
-    this.#fields.username.value = name;
+  /** Show the name that was used before, unless something has been entered. */
+  showUsername(name) {
+    this.#fields.username.value ||= name;
   }
 
-  /** The server's secret as it was entered; once there is one, it can be changed. */
-  set token(token) {
-    this.#fields.token.value = token;
+  /** Show the server's token, unless something has been entered; once there is one, it can be changed. */
+  showToken(token) {
+    this.#fields.token.value ||= token;
     this.askForToken();
   }
 
@@ -67,13 +69,15 @@ export class Lobby {
     this.#fields.topic.value = "";
   }
 
-  /** Show why the join failed, at the field with the problem. */
-  refuse(error, detail, topic) {
-    this.#fields.topic.value = topic;
+  /**
+   * Show why the join of `topic` failed, at the field with the problem.
+   * @param {string} token what the join gave as the server's token
+   */
+  refuse(error, detail, topic, token) {
+    this.#fields.topic.value ||= topic;
     if (error === "unauthorized") {
       this.askForToken();
-      const isWrong = Boolean(this.#fields.token.value);
-      return this.#complain("token", isWrong ? "Wrong token. Check it and try again." : "This server needs a token.");
+      return this.#complain("token", token ? "Wrong token. Check it and try again." : "This server needs a token.");
     }
     this.#complain(FIELDS[error] ?? "form", detail);
   }
@@ -131,7 +135,7 @@ export class Lobby {
     if (this.#onOpen(topic, token)) return this.clear();
     if (!username.trim()) return this.#complain("username", "Enter your name first.");
     if (!topic.trim()) return this.#complain("topic", "Enter a topic, or choose an active one.");
-    this.#onJoin({ username, topic, token });
+    this.#onJoin({ username, topic });
   }
 
   /**

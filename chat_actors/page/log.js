@@ -92,7 +92,9 @@ export class MessageLog {
       view.vanish();
     }
     this.#flood = this.#flood.filter(({ id }) => id > through);
-    if (through >= this.#cut) this.#cutNotice.hidden = true;
+    if (through < this.#cut) return;
+    this.#cut = 0; // in another epoch the ids begin again
+    this.#cutNotice.hidden = true;
   }
 
   /** Add a line by the page itself; it expires like a message. */

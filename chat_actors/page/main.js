@@ -7,6 +7,7 @@ import { Connection } from "./connection.js";
 import { Lobby } from "./lobby.js";
 import { Memory } from "./memory.js";
 import { Room } from "./room.js";
+import { Token } from "./token.js";
 import { TopicWatch } from "./topics.js";
 
 const SAVING = 500; // milliseconds that a change of what is only convenient waits to be stored with others
@@ -30,19 +31,23 @@ const find = (topic) => rooms.find((room) => room.topic === topic);
 const findJoined = () => rooms.find((room) => room.connection.isIn)?.connection;
 const watch = new TopicWatch(url.href, findJoined, takeTopics);
 const memory = new Memory(url.href);
+const token = new Token();
+const connect = (who, take) => new Connection(url.href, who, () => token.value, take);
 const fieldOf = (room) => room.element.querySelector(".field");
 
 /** Join a topic. @returns {Promise<?Room>} the topic's room, once the server has let in; null if it has not */
 function enter(who) {
   return new Promise((done) => {
     let room = null;
-    const connection = new Connection(url.href, who, (event) => {
+    const connection = connect(who, (event) => {
       if (room) return take(room, event);
       if (event.type === "joined") {
         room = add(connection, event);
         done(find(event.topic)); // as the server writes it
       } else if (event.type === "ended") {
-        lobby.refuse(event.error, event.detail || "The server cannot be reached. Try again in a moment.", who.topic);
+        const detail = event.detail || "The server cannot be reached. Try again in a moment.";
+        if (event.error === "unauthorized") token.refuse(connection.token);
+        lobby.refuse(event.error, detail, who.topic, connection.token);
         done(null);
       }
     });
@@ -53,12 +58,11 @@ function enter(who) {
 function bringBack({ draft, isShown, ...who }) {
   if (find(who.topic)) return;
   let room = null;
-  const connection = new Connection(url.href, who, (event) => take(room, event));
+  const connection = connect(who, (event) => take(room, event));
   room = add(connection, { type: "joined", username: who.name, topic: who.topic, users: 0, ttl: who.ttl });
   room.take({ type: "lost", detail: "", wait: 0 });
   fieldOf(room).value = draft;
-  lobby.username = who.username;
-  if (who.token) lobby.token = who.token;
+  lobby.showUsername(who.username);
   if (isShown) show(room);
 }
 
@@ -79,6 +83,7 @@ function take(room, event) {
   room.take(event);
   saveSoon();
   if (event.type === "joined") {
+    token.accept(room.connection.token);
     save();
     refresh();
     const first = find(room.topic);
@@ -86,16 +91,23 @@ function take(room, event) {
     leave(room); // the server has given it a topic that another room has
     show(first);
   } else if (event.type === "ended" && event.error === "unauthorized") {
-    if (room === shown) show(null);
-    lobby.refuse(event.error, event.detail, room.topic);
+    askForToken(room, event);
   }
+}
+
+/** The server has refused the token of a room's connection. */
+function askForToken(room, { error, detail }) {
+  if (token.refuse(room.connection.token)) return room.joinAgain(); // the page has another one by now
+  if (shown && room !== shown) return lobby.askForToken(); // the room that is shown is refused too, or will be
+  if (shown) show(null);
+  lobby.refuse(error, detail, room.topic, room.connection.token);
 }
 
 async function join(who) {
   lobby.setBusy(true);
   watch.watch(false); // a browser opens its connections to a server one after the other
   await restored;
-  const room = goTo(who.topic, who.token) ? shown : await enter(who);
+  const room = goTo(who.topic) ? shown : await enter(who);
   lobby.setBusy(false);
   watchIfSeen();
   if (!room) return;
@@ -103,20 +115,24 @@ async function join(who) {
   show(room);
 }
 
+/** @returns {string} the topic as the server writes it (docs/protocol.md, "Names") */
+function clean(topic) {
+  const spaced = topic.normalize("NFC").trim().replace(/\p{Zs}+/gu, " ");
+  const isShownSo = /(\p{Emoji_Presentation})\uFE0F|((?![#*0-9]|\p{Emoji_Presentation})\p{Emoji})\uFE0E/gu;
+  return spaced.replace(isShownSo, "$1$2"); // without a selector that asks for what is shown without it
+}
+
 /**
- * Show the room of a topic, and join again if its connection has ended for want of the token.
+ * Take the token that somebody has entered, and show the room of a topic.
  * @param {string} topic as somebody has typed it
- * @param {string} [token]
+ * @param {string} [entered] the rooms that have ended for want of a token try this one
  * @returns {boolean} false if there is no such room
  */
-function goTo(topic, token) {
-  const room = find(topic.normalize("NFC").trim().replace(/\p{Zs}+/gu, " "));
+function goTo(topic, entered = "") {
+  const room = find(clean(topic));
+  token.give(entered);
+  if (entered.trim()) for (const one of rooms) if (one.connection.isUnauthorized) one.joinAgain();
   if (!room) return false;
-  if (token && room.connection.isOver) {
-    room.connection.token = token;
-    room.take({ type: "lost", detail: "", wait: 0 });
-    room.connection.open();
-  }
   show(room);
   return true;
 }
@@ -148,8 +164,8 @@ function takeTopics({ topics, error }) {
   if (topics) {
     active = topics;
     trouble = "";
-  } else if (error === "not_joined" || error === "unauthorized") {
-    if (error === "unauthorized") lobby.askForToken();
+  } else if (error === "unauthorized") {
+    lobby.askForToken();
     active = null;
     trouble = "Join a topic to see this list.";
     watch.watch(false);
@@ -180,7 +196,7 @@ function save() {
   clearTimeout(saving);
   saving = 0;
   const kept = (room) => ({ ...room.connection.identity, draft: fieldOf(room).value, isShown: room === shown });
-  memory.save(rooms.map(kept));
+  memory.save(rooms.map(kept), token.accepted);
 }
 
 function saveSoon() {
@@ -226,7 +242,10 @@ addEventListener("pageshow", ({ persisted }) => {
 });
 
 async function restore() {
-  for (const kept of await memory.open()) bringBack(kept);
+  const before = await memory.open();
+  token.accept(before.token);
+  if (before.token) lobby.showToken(before.token);
+  for (const kept of before.rooms) bringBack(kept);
   save(); // a copy that is another tab's goes
 }
 

@@ -7,11 +7,11 @@
  * Web Locks (http from another machine) the rooms belong to the page after one that said goodbye, that was discarded,
  * or that was reloaded.
  *
- * @typedef {{username: string, name: string, topic: string, resume: string, token?: string, ttl: number,
- *            draft: string, isShown: boolean}} Kept a room, as `Connection.identity` with the text in its field
+ * @typedef {{username: string, name: string, topic: string, resume: string, ttl: number, draft: string,
+ *            isShown: boolean}} Kept a room, as `Connection.identity` with the text in its field
  */
 
-const VERSION = 1; // of what is stored
+const VERSION = 2; // of what is stored
 const PATIENCE = 2_000; // milliseconds for the page before this one to let go of its lock
 
 export class Memory {
@@ -24,14 +24,17 @@ export class Memory {
     this.#key = key;
   }
 
-  /** Take over the rooms of the page before this one in this tab. @returns {Promise<Kept[]>} empty if there are none */
+  /**
+   * Take over the rooms of the page before this one in this tab, and the server's token.
+   * @returns {Promise<{rooms: Kept[], token: string}>} empty if there are none
+   */
   async open() {
     const kept = this.#read();
     const isOurs = kept !== null && (navigator.locks ? await hold(kept.tab) : kept.isClosed || isSameTab());
     const tab = isOurs ? kept.tab : crypto.getRandomValues(new Uint32Array(4)).join("-");
     if (!isOurs) hold(tab);
     this.#tab = tab;
-    return isOurs ? kept.rooms : [];
+    return isOurs ? kept : { rooms: [], token: "" };
   }
 
   /** The page goes, so far as it knows: the next page in this tab may have what is saved from now on. */
@@ -48,12 +51,13 @@ export class Memory {
   /**
    * Store the rooms; no-op before `open` is done. Where nothing can be stored, nothing comes back.
    * @param {Kept[]} rooms
+   * @param {string} token the server's, empty if there is none
    */
-  save(rooms) {
+  save(rooms, token) {
     if (!this.#tab) return;
     try {
       sessionStorage.removeItem(this.#key); // if the rest fails, an old state is worse than none
-      const state = { version: VERSION, tab: this.#tab, isClosed: this.#isClosed, rooms };
+      const state = { version: VERSION, tab: this.#tab, isClosed: this.#isClosed, token, rooms };
       if (rooms.length) sessionStorage.setItem(this.#key, JSON.stringify(state));
     } catch {
       // Blocked or full.
@@ -63,7 +67,8 @@ export class Memory {
   #read() {
     try {
       const kept = JSON.parse(sessionStorage.getItem(this.#key));
-      return kept?.version === VERSION && typeof kept.tab === "string" && kept.rooms.every(isKept) ? kept : null;
+      const isSound = kept?.version === VERSION && [kept.tab, kept.token].every(isText) && kept.rooms.every(isKept);
+      return isSound ? kept : null;
     } catch {
       return null; // blocked, or not ours
     }
@@ -71,8 +76,11 @@ export class Memory {
 }
 
 function isKept(room) {
-  const texts = [room.username, room.name, room.topic, room.resume, room.draft, room.token ?? ""];
-  return texts.every((text) => typeof text === "string") && room.ttl > 0;
+  return [room.username, room.name, room.topic, room.resume, room.draft].every(isText) && room.ttl > 0;
+}
+
+function isText(value) {
+  return typeof value === "string";
 }
 
 /** Hold the lock of a tab as long as the page lives. @returns {Promise<boolean>} false if another page keeps it */

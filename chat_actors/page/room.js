@@ -43,7 +43,10 @@ export class Room {
     part("field").setAttribute("aria-describedby", part("problem").id);
     part("leave").onclick = left;
     part("back").onclick = back;
-    part("again").onclick = () => this.#openAgain();
+    part("again").onclick = () => {
+      this.joinAgain();
+      part("field").focus();
+    };
     part("composer").onsubmit = (event) => {
       event.preventDefault();
       this.#submit();
@@ -85,6 +88,13 @@ export class Room {
   focus() {
     // On a touch screen a focused field opens the on-screen keyboard.
     this.#part(matchMedia("(pointer: coarse)").matches ? "title" : "field").focus();
+  }
+
+  /** Open the connection again after it has ended. */
+  joinAgain() {
+    this.#part("again").hidden = true;
+    this.#part("status").textContent = "Connecting…";
+    this.connection.open();
   }
 
   /** Update the countdowns. Called once a second. */
@@ -249,12 +259,5 @@ export class Room {
     this.#part("again").hidden = !isFinal;
     this.element.classList.toggle("down", this.isDown);
     this.#changed();
-  }
-
-  #openAgain() {
-    this.#part("again").hidden = true;
-    this.#part("status").textContent = "Connecting…";
-    this.#part("field").focus();
-    this.connection.open();
   }
 }

@@ -38,25 +38,28 @@ export class TopicWatch {
   /** Take an answer, over whichever connection it came. */
   take(answer) {
     this.#settle();
+    this.#drop();
     this.#wait = INTERVAL;
     this.#tell(answer);
   }
 
   #ask() {
+    clearTimeout(this.#timer);
     const connection = this.#findJoined();
     if (connection) this.#wait = INTERVAL;
+    if (connection && this.#socket) {
+      this.#settle();
+      this.#drop();
+    }
     this.#timer = setTimeout(() => this.#ask(), this.#wait);
     this.#overdue ||= setTimeout(() => this.#giveUp("unanswered"), ANSWER);
     if (connection) return connection.askTopics(); // the answer is an event of that connection
     if (this.#socket) return;
     const socket = (this.#socket = new WebSocket(this.#url));
     socket.onopen = () => socket.send("/list");
-    socket.onmessage = ({ data }) => {
-      const answer = JSON.parse(data);
-      this.#drop();
-      this.take(answer);
-    };
-    socket.onclose = () => this.#giveUp("unreachable");
+    socket.onmessage = ({ data }) => this.take(JSON.parse(data));
+    // Once a room has joined, that connection is asked in place of this one.
+    socket.onclose = () => (this.#findJoined() ? this.#ask() : this.#giveUp("unreachable"));
   }
 
   #giveUp(error) {

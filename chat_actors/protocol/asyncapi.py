@@ -82,7 +82,7 @@ _EXAMPLES: tuple[Struct, ...] = (
     SendFrame("Hello World", ref="m1"),
     ListCommand(),
     Joined("alice#2", "sports", 2, 30),
-    Joined("alice", "sports", 2, 30, _EPOCH, 23, _RESUME, ReplayGap(18, 20, "expired"), ["bob", "alice"]),
+    Joined("alice", "sports", 2, 30, _EPOCH, 23, _RESUME, ReplayGap(18, 20, "expired"), 20, ["bob", "alice"]),
     Joined("alice", "sports", 1, 30, _EPOCH, 0, _RESUME, ReplayGap(18, None, "restarted")),
     Message(17, "alice", "Hello World", _TIME),
     Replayed(id=17, username="alice", message="Hello World", timestamp=_TIME, remaining_ms=12345),

@@ -146,6 +146,9 @@ class Joined(Struct, tag_field="type", tag="joined"):
     name has another epoch, and ids of different epochs are not comparable.
     ``last_id``: id of the topic's newest message; 0 if there is none.
     ``resume``: token of this member; a join that gives it comes back as the same member.
+    ``expired_through``: the highest deleted id: the messages up to it are deleted too. Sent only if the join asked for
+    ``events`` and gave this ``epoch`` and a ``since`` above 0, and any message is deleted: that member has had
+    messages, and has not been told which of them have expired since.
     ``members``: the usernames of all members, oldest member first; sent only if the join asked for ``events`` and the
     topic has not too many members to name them.
     """
@@ -158,6 +161,7 @@ class Joined(Struct, tag_field="type", tag="joined"):
     last_id: Union[Annotated[int, Meta(ge=0)], UnsetType] = UNSET
     resume: Union[str, UnsetType] = UNSET
     gap: Union[ReplayGap, UnsetType] = UNSET
+    expired_through: Union[Id, UnsetType] = UNSET
     members: Union[list[str], UnsetType] = UNSET
 
 

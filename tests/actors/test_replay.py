@@ -4,8 +4,9 @@ import json
 from typing import Optional
 
 import pytest
+from msgspec import UNSET
 
-from chat_actors.actors.events import Join
+from chat_actors.actors.events import Expire, Join
 from chat_actors.protocol.frames import Window
 from tests.support.fakes import FakeMember, Frame, in_clean_loop, settle
 from tests.support.harness import TopicHarness
@@ -138,6 +139,53 @@ async def test_a_gap_has_exact_ids_and_is_sent_only_if_messages_are_lost(
     assert "gap" not in joined(carol) and "gap" not in joined(dave)
     assert [frame["id"] for frame in carol.frames[1:]] == replayed
     assert short(dave) == ["joined"]
+
+
+@pytest.mark.parametrize(
+    "seconds, limits, through",
+    [(14, {}, None), (15, {}, 2), (30, {}, 4), (0, {"history_messages": 1}, 3)],
+    ids=["nothing", "half", "all", "evicted"],
+)
+@in_clean_loop
+async def test_a_member_that_has_seen_messages_is_told_which_are_deleted(
+    seconds: int, limits: dict[str, int], through: Optional[int]
+) -> None:
+    room = TopicHarness(**limits)
+    alice, bob = room.ask("alice"), room.join("bob")
+    await settle()
+    room.send(bob, "1", "2")
+    await settle()
+    await room.clock.advance(15)
+    room.send(bob, "3", "4")
+    await settle()
+    epoch, resume = joined(alice)["epoch"], token(alice)
+    room.leave(alice)
+    await room.clock.advance(seconds)
+    told = {"since": 4, "epoch": epoch, "events": True}
+    others = [
+        room.ask("carol", **{**told, **wants})
+        for wants in ({"since": 0}, {"since": UNSET}, {"epoch": UNSET}, {"epoch": "another"}, {"events": False})
+    ]
+    others.append(room.join("dave"))
+    again = room.ask("alice", resume=resume, **told)  # it has missed nothing: there is no gap
+    await settle()
+    assert "gap" not in joined(again) and short(again) == ["joined"]
+    assert joined(again).get("expired_through") == through
+    assert not any("expired_through" in joined(other) for other in others)  # they have nothing, or do not ask
+
+
+@in_clean_loop
+async def test_what_expires_in_the_turn_of_a_return_is_told_to_the_member_that_returns() -> None:
+    room = TopicHarness()
+    alice, bob = room.ask("alice", events=True), room.join("bob")
+    await settle()
+    room.send(bob, "1")
+    await settle()
+    room.clock.now += 30
+    again = room.ask("alice", resume=token(alice), since=1, epoch=joined(alice)["epoch"], events=True)
+    room.topic.post(Expire())
+    await settle()
+    assert joined(again)["expired_through"] == 1
 
 
 @pytest.mark.parametrize("since", [0, 1, 2, 17])

@@ -732,6 +732,29 @@ async def test_what_is_said_in_the_window_is_forgotten_in_time_after_a_topic_has
 
 
 @world()
+async def test_a_member_that_returns_is_told_what_has_expired_on_whichever_node(nodes: World) -> None:
+    here, there, new, topic = await nodes.moving_topic()
+    alice, bob = Person(there), Person(here)
+    before = await alice.joins("alice", topic, events=True)
+    await bob.joins("bob", topic)
+    bob.says("one")
+    await settle()
+    await nodes.pass_time(10)
+    bob.says("two")
+    await settle()
+    alice.leaves()
+    await nodes.pass_time(20.5)
+    again = {"since": 2, "epoch": before["epoch"], "events": True}
+    for node in (here, there):
+        joined = await Person(node).joins("alice", topic, **again)
+        assert (joined["expired_through"], "gap" in joined) == (1, False)
+    await nodes.join(new)
+    for node in (here, there, new):
+        joined = await Person(node).joins("alice", topic, **again)
+        assert (joined["expired_through"], "gap" in joined) == (1, False)
+
+
+@world()
 async def test_a_topic_that_moves_twice_at_once_loses_nothing(nodes: World) -> None:
     here, there, new, newer, topic = await nodes.topic_that_moves_twice()
     alice, bob, late = Person(here), Person(there), Person(there)

@@ -196,12 +196,27 @@ def test_several_topics_at_once_each_with_what_is_new_in_it(people: People, bots
     expect(alice.page.get_by_role("heading", name="Say it while it lasts.")).to_be_visible()
 
 
-def test_a_topic_that_is_open_already_is_shown_and_not_joined_twice(people: People, bots: Bots) -> None:
-    alice = people.come().enters("alice", "café")
-    alice.enters("alice", "other")
-    alice.joins("alice", "  cafe\u0301 ")
-    alice.is_in("café")
-    expect(alice.room.locator(".count")).to_have_text("1 here")
+@pytest.mark.parametrize(
+    ("topic", "again"),
+    [
+        ("open café", "  open cafe\u0301 "),
+        ("my open room", "my \u00a0 open\u3000room"),
+        ("open 😀🏴", "open 😀\ufe0f🏴\ufe0f"),
+        ("open ☎#", "open ☎\ufe0e#"),
+    ],
+    ids=["normalization", "spaces", "emoji", "text"],
+)
+def test_a_topic_that_is_open_already_is_not_joined_twice(people: People, bots: Bots, topic: str, again: str) -> None:
+    bob = bots("bob", topic, events=True)
+    alice = people.come().enters("alice", topic).enters("alice", "other")
+    alice.joins("alice", again)
+    alice.is_in(topic)
+    expect(alice.room.locator(".count")).to_have_text("2 here")
+    alice.says("done")
+    bob.hears("message")
+    assert [frame for frame in bob.frames if frame["type"] == "presence"] == [
+        {"type": "presence", "joined": ["alice"], "users": 2}
+    ]
 
 
 def test_the_command_list_is_answered_in_the_room(people: People) -> None:

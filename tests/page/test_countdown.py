@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.support.page.bot import Bot
 from tests.support.page.browser import People, Person
+from tests.support.page.line import Line
 from tests.support.page.stand_in import StandIn
 from tests.support.server import AHEAD_APP, Server, put_forward
 
@@ -115,13 +116,41 @@ def test_a_step_of_the_wall_clock_makes_no_message_unsure_or_doubled(people: Peo
     assert server.join(3).messages == []
 
 
-def test_after_a_sleep_in_which_her_clocks_stood_the_gap_tells_what_is_over(people: People) -> None:
+def test_after_a_sleep_in_which_her_clocks_stood_the_server_tells_what_is_over(
+    people: People, start: Callable[..., Server], line_to: Callable[[Server], Line], bots: Callable[..., Bot]
+) -> None:
+    server = start(*AHEAD_APP)
+    line = line_to(server)
+    alice = people.person(line.url)
+    alice.page.clock.install()
+    alice.comes().enters("alice", "asleep")
+    bob = bots("bob", "asleep", server.url, events=True)
+    bob.says("long over")
+    alice.sees("long over")
+    alice.page.clock.pause_at(alice.page.evaluate("Date.now()") / 1000 + 1)
+    put_forward(server, 20)
+    bob.says("still there")
+    alice.sees("long over", "still there")
+    line.cut()
+    expect(alice.status).to_have_text(re.compile("^Connection lost"))
+    put_forward(server, 10)
+    bob.hears("expired")
+    line.mend()
+    alice.page.clock.run_for(500)
+    expect(alice.status).to_have_text("")
+    expect(alice.message("long over")).to_have_class(GONE)
+    alice.page.clock.run_for(1_000)
+    alice.sees("still there")
+    expect(alice.notes).to_have_count(0)  # she has missed nothing
+
+
+def test_a_message_that_may_have_expired_in_a_sleep_is_not_sent_again_unasked(people: People) -> None:
     alice, server = in_room(people)
     server.join(1).says("message", **message(1, "before"))
     alice.sees("before")
     alice.says("sent")
     expect(alice.message("sent")).to_have_attribute("data-state", "sending")
-    comes_back(alice, server, last_id=3, gap={"from": 2, "to": 2, "reason": "expired"})
+    comes_back(alice, server, last_id=3, gap={"from": 2, "to": 2, "reason": "expired"}, expired_through=2)
     server.join(2).says("message", **message(3, "after", replayed=True, remaining_ms=20_000))
     expect(alice.message("before")).to_have_class(GONE)
     alice.page.clock.run_for(1_000)

@@ -1,5 +1,6 @@
 """The page in a room of thousands: no turn's work grows with the room, or with what comes at once."""
 
+import re
 from typing import Any
 
 from playwright.sync_api import Locator, expect
@@ -154,6 +155,25 @@ def test_a_flood_of_messages_is_drawn_in_portions(people: People) -> None:
     assert shown == [*map(str, range(2002 - SHOWN, 2001)), "before 1"]
     crowd.floods(2002, 2003)  # the flood is over: it is shown at once
     expect(crowd.alice.message("2002")).to_have_count(1)
+
+
+def test_the_notice_of_older_messages_goes_in_a_later_epoch_too(people: People) -> None:
+    crowd = Crowd(people, 1)
+    notice = crowd.alice.room.get_by_text("Older messages are not shown.")
+    crowd.floods(1, 2001)
+    expect(notice).to_be_visible()
+    crowd.server.join(1).closes(1011)
+    expect(crowd.alice.status).to_have_text(re.compile("^Connection lost"))
+    crowd.alice.page.clock.run_for(500)
+    gap = {"from": 2002, "to": None, "reason": "restarted"}
+    crowd.server.join(2).answers_join(epoch="e2", resume="t2", gap=gap)
+    expect(notice).to_be_hidden()
+    for number in range(1, 1001):
+        message = {"id": number, "username": "bob", "message": f"new {number}", "timestamp": 1}
+        crowd.server.join(2).says("message", **message)
+    expect(notice).to_be_visible()
+    crowd.server.join(2).says("expired", through=999)
+    expect(notice).to_be_hidden()
 
 
 def test_what_expires_in_a_flood_is_never_drawn(people: People) -> None:

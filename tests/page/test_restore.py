@@ -202,7 +202,7 @@ def test_where_storage_is_full_the_page_works_and_nothing_comes_back(people: Peo
 
 
 ROOM = {"username": "a", "name": "a", "topic": "t", "resume": "r", "ttl": 30, "draft": "", "isShown": True}
-STATE = {"version": 1, "tab": "x", "isClosed": True, "rooms": [ROOM]}
+STATE = {"version": 2, "tab": "x", "isClosed": True, "token": "", "rooms": [ROOM]}
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,13 @@ STATE = {"version": 1, "tab": "x", "isClosed": True, "rooms": [ROOM]}
         "null",
         "[]",
         "7",
-        json.dumps({**STATE, "version": 0}),
+        json.dumps({**STATE, "version": 1}),
         json.dumps({**STATE, "tab": None}),
         json.dumps({**STATE, "rooms": None}),
         json.dumps({**STATE, "rooms": [None]}),
         json.dumps({**STATE, "rooms": [{**ROOM, "resume": 5}]}),
         json.dumps({**STATE, "rooms": [{**ROOM, "ttl": "30"}]}),
-        json.dumps({**STATE, "rooms": [{**ROOM, "token": {}}]}),
+        json.dumps({**STATE, "token": {}}),
     ],
 )
 def test_what_is_stored_and_cannot_be_read_brings_nothing_back(people: People, stored: str) -> None:

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 from tests.support.page.bot import Bot
 from tests.support.page.browser import People, Person
 from tests.support.page.line import Line
-from tests.support.page.stand_in import StandIn
+from tests.support.page.stand_in import Connection, StandIn
 from tests.support.server import Server
 
 Lines = Callable[[Server], Line]
@@ -72,6 +72,56 @@ def test_a_list_that_is_not_answered_is_asked_again(people: People) -> None:
     alice.page.clock.run_for(3_000)
     server.wait(lambda: len(server.all) > 2)
     expect(alice.page.locator("#active-word")).to_have_text("No topics yet. Enter one to start it.")
+
+
+def asked_twice(people: People) -> tuple[Person, StandIn, Connection]:
+    """Alice, reloaded, in a room again; the list was asked for before, over a connection that gives no answer.
+
+    Her clock stands still.
+    """
+    alice = people.person()
+    server = StandIn(alice.page)
+    alice.page.clock.install()
+    alice.comes().enters("alice", "one")
+    server.lets_in = server.lists = False
+    before = len(server.all)
+    alice.page.reload()
+    joined = server.join(2)
+    server.wait(lambda: len(server.all) == before + 2)
+    (short,) = (one for one in server.all[before:] if one is not joined)
+    server.wait(lambda: "/list" in short.frames)
+    joined.answers_join()
+    expect(alice.room.locator(".count")).to_have_text("1 here")
+    alice.page.clock.pause_at(alice.page.evaluate("Date.now()") / 1000 + 1)
+    return alice, server, short
+
+
+def test_a_room_that_has_joined_is_asked_in_place_of_the_connection_before(people: People) -> None:
+    alice, server, short = asked_twice(people)
+    alice.page.clock.run_for(5_000)
+    server.wait(lambda: "/list" in server.join(2).frames)
+    server.wait(lambda: short.is_closed)
+    alice.page.clock.run_for(4_000)  # more than the first one had for its answer
+    expect(alice.page.locator("#active-word")).to_have_text("")
+
+
+def test_the_end_of_the_connection_before_says_nothing_once_a_room_has_joined(people: People) -> None:
+    alice, server, short = asked_twice(people)
+    short.closes(1011)
+    server.wait(lambda: "/list" in server.join(2).frames)
+    alice.page.clock.run_for(100)
+    expect(alice.page.locator("#active-word")).to_have_text("")
+    server.join(2).says("topics", message="", topics=[{"topic": "other", "users": 1}])
+    alice.page.clock.run_for(100)
+    expect(alice.page.locator("#active li")).to_have_count(1)
+
+
+def test_an_answer_over_a_room_ends_the_connection_before(people: People) -> None:
+    alice, server, short = asked_twice(people)
+    alice.says("/list")
+    server.wait(lambda: "/list" in server.join(2).frames)
+    server.join(2).says("topics", message="", topics=[])
+    server.wait(lambda: short.is_closed)
 
 
 def test_a_list_that_is_not_renewed_in_a_room_says_that_it_is_old(people: People) -> None:

@@ -214,7 +214,7 @@ async def converse(server: Server) -> list[Frame]:
         for wrong in ("{", "/who", {"message": ""}, {"message": 17}, {"username": "a", "topic": "b"}):
             await alice.ask(wrong)
         await alice.ask("/list")
-        again = await join("again", since=0, epoch=alice.joined["epoch"], events=True)
+        again = await join("again", since=1, epoch=alice.joined["epoch"], events=True)
         other = await join("again", since=9, epoch="another")
         for one in (again, again, other, other):
             await one.recv()  # replayed
@@ -241,7 +241,7 @@ async def test_a_server_sends_exactly_the_frames_of_its_document(start: Callable
     kinds = [contract.kinds(frame) for frame in frames]
     assert {len(some) for some in kinds} == {1}
     assert {kind for (kind,) in kinds} == {frame.__name__ for frame in get_args(ServerFrame)}
-    window = {"epoch", "last_id", "resume", "gap", "members", "joined", "left"}
+    window = {"epoch", "last_id", "resume", "gap", "expired_through", "members", "joined", "left"}
     optional = {*window, "ref", "duplicate", "partial"}  # all of them were seen
     assert not optional - {key for frame in frames for key in frame}
     assert [frame for frame in frames if "duplicate" in frame and "remaining_ms" in frame]

@@ -165,6 +165,21 @@ async def test_expired_messages_are_announced_and_are_a_gap_for_a_later_client(s
 
 
 @in_loop
+async def test_a_member_that_returns_is_told_what_has_expired_meanwhile(start: StartServer) -> None:
+    server = start(*AHEAD_APP)
+    async with Visit(server) as visit:
+        alice, bob = await ask(visit, "alice", events=True), await visit.join("bob", "sports")
+        await bob.ask({"message": "1"})
+        assert (await alice.recv())["type"] == "presence"
+        seen = (await alice.recv())["id"]
+        await visit.leave(alice)
+        await asyncio.to_thread(put_forward, server, 31)
+        again = {"since": seen, "epoch": alice.joined["epoch"], "resume": alice.joined["resume"], "events": True}
+        joined = (await ask(visit, "alice", **again)).joined
+        assert (joined["last_id"], joined["expired_through"], "gap" in joined) == (1, 1, False)
+
+
+@in_loop
 async def test_a_replayed_message_and_a_duplicate_say_how_long_the_server_keeps_them(start: StartServer) -> None:
     server = start(*AHEAD_APP)
     async with Visit(server) as visit:

@@ -92,6 +92,8 @@ class Model:
         elif epoch == "this" and lost:
             reason = "evicted" if "evicted" in lost else "expired"
             joined["gap"] = {"from": since + 1, "to": through, "reason": reason}
+        if epoch == "this" and since and self.lost and member in self.watchers:
+            joined["expired_through"] = len(self.lost)
         since = max(since, through)
         replay = [one for one in self.stored if one.frame["id"] > since]
         self.seen[member] += [{**one.frame, "replayed": True, **self.remaining(one)} for one in replay]
