@@ -1,6 +1,7 @@
 /**
- * What a tab remembers of its rooms, in its session storage, so that a reload comes back into them as the same members.
- * It is stored at each change: a tab that the browser discards, or that crashes, gets no chance to store it at its end.
+ * What a tab remembers of its rooms, so that a reload comes back into them as the same members: in its session storage or,
+ * where that is blocked or full, with the page's entry in the tab's history. It is stored at each change: a tab that the
+ * browser discards, or that crashes, gets no chance to store it at its end.
  *
  * A duplicated tab has a copy of the storage, and must not take the place of the first tab. So a tab holds a Web Lock
  * named in what it stores: the lock ends with the page, however the page ends, and a duplicate cannot have it. Without
@@ -30,7 +31,7 @@ export class Memory {
    */
   async open() {
     const kept = this.#read();
-    const isOurs = kept !== null && (navigator.locks ? await hold(kept.tab) : kept.isClosed || isSameTab());
+    const isOurs = kept !== null && ((await hold(kept.tab)) ?? (kept.isClosed || isSameTab()));
     const tab = isOurs ? kept.tab : crypto.getRandomValues(new Uint32Array(4)).join("-");
     if (!isOurs) hold(tab);
     this.#tab = tab;
@@ -49,28 +50,23 @@ export class Memory {
   }
 
   /**
-   * Store the rooms; no-op before `open` is done. Where nothing can be stored, nothing comes back.
+   * Store the rooms; no-op before `open` is done.
    * @param {Kept[]} rooms
    * @param {string} token the server's, empty if there is none
    */
   save(rooms, token) {
     if (!this.#tab) return;
-    try {
-      sessionStorage.removeItem(this.#key); // if the rest fails, an old state is worse than none
-      const state = { version: VERSION, tab: this.#tab, isClosed: this.#isClosed, token, rooms };
-      if (rooms.length) sessionStorage.setItem(this.#key, JSON.stringify(state));
-    } catch {
-      // Blocked or full.
-    }
+    const state = { version: VERSION, tab: this.#tab, isClosed: this.#isClosed, token, rooms };
+    write(this.#key, rooms.length ? JSON.stringify(state) : "");
   }
 
   #read() {
     try {
-      const kept = JSON.parse(sessionStorage.getItem(this.#key));
+      const kept = JSON.parse(read(this.#key));
       const isSound = kept?.version === VERSION && [kept.tab, kept.token].every(isText) && kept.rooms.every(isKept);
       return isSound ? kept : null;
     } catch {
-      return null; // blocked, or not ours
+      return null; // not ours
     }
   }
 }
@@ -83,15 +79,46 @@ function isText(value) {
   return typeof value === "string";
 }
 
-/** Hold the lock of a tab as long as the page lives. @returns {Promise<boolean>} false if another page keeps it */
-function hold(tab) {
+/** Keep a text for the next page in this tab; empty: keep none. */
+function write(key, text) {
+  let rest = text; // what the session storage does not take
+  try {
+    sessionStorage.removeItem(key); // if the rest fails, an old state is worse than none
+    if (text) sessionStorage.setItem(key, text);
+    rest = "";
+  } catch {
+    // Blocked or full.
+  }
+  try {
+    if ((history.state?.[key] ?? "") !== rest) history.replaceState({ ...history.state, [key]: rest }, "");
+  } catch {
+    // Too long, or too often for this browser: the next change is stored again.
+  }
+}
+
+/** @returns {?string} the text that was kept under a key */
+function read(key) {
+  try {
+    return sessionStorage.getItem(key) ?? history.state?.[key];
+  } catch {
+    return history.state?.[key];
+  }
+}
+
+/**
+ * Hold the lock of a tab as long as the page lives.
+ * @returns {Promise<?boolean>} false if another page keeps it; null if the browser has no locks, or denies them
+ */
+async function hold(tab) {
+  if (!navigator.locks) return null;
   return new Promise((done) => {
     const held = () => {
       done(true);
       return new Promise(() => {});
     };
     const signal = AbortSignal.timeout(PATIENCE);
-    navigator.locks?.request(`chat_actors ${tab}`, { signal }, held).catch(() => done(false));
+    const fail = ({ name }) => done(name === "SecurityError" ? null : false);
+    navigator.locks.request(`chat_actors ${tab}`, { signal }, held).catch(fail);
   });
 }
 

@@ -19,6 +19,7 @@ NO_LOCKS = "Object.defineProperty(Navigator.prototype, 'locks', { value: undefin
 BLOCKED = """Object.defineProperty(window, "sessionStorage", {
     get() { throw new DOMException("Access is denied for this document.", "SecurityError"); },
 });"""
+DENIED = """LockManager.prototype.request = () => Promise.reject(new DOMException("denied", "SecurityError"));"""
 FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }"
 STORED = "JSON.stringify({ ...sessionStorage })"
 
@@ -52,7 +53,11 @@ def scripted(people: People, *topics: str) -> tuple[Person, StandIn]:
 # How the page before has ended.
 
 
-@pytest.mark.parametrize("scripts", [(), (SILENT_END,), (NO_LOCKS,), (NO_LOCKS, SILENT_END)])
+@pytest.mark.parametrize(
+    "scripts",
+    [(), (SILENT_END,), (NO_LOCKS,), (NO_LOCKS, SILENT_END), (BLOCKED,), (BLOCKED, DENIED, SILENT_END), (FULL,)],
+    ids=["plain", "silent", "no locks", "no locks, silent", "blocked", "blocked, locks denied, silent", "full"],
+)
 def test_a_reload_comes_back_as_the_same_member(people: People, bots: Bots, scripts: tuple[str, ...]) -> None:
     topic = f"reload {len(scripts)} {sum(map(len, scripts))}"
     bob = bots("bob", topic)
@@ -174,31 +179,7 @@ def test_a_name_that_the_server_gave_is_no_news_after_a_reload(people: People, b
     expect(alice.notes).to_have_count(0)
 
 
-# Where nothing is stored, or nonsense.
-
-
-def test_where_storage_is_blocked_the_page_works_and_nothing_comes_back(people: People, bots: Bots) -> None:
-    bots("bob", "blocked")
-    alice = people.person()
-    alice.page.add_init_script(BLOCKED)
-    alice.comes().enters("alice", "blocked")
-    alice.says("works")
-    expect(alice.message("works")).to_have_attribute("data-state", "delivered")
-    alice.page.reload()
-    is_in_the_lobby(alice.page)
-    alice.enters("alice", "blocked").sees("works")
-
-
-def test_where_storage_is_full_the_page_works_and_nothing_comes_back(people: People, bots: Bots) -> None:
-    bots("bob", "full")
-    alice = people.person()
-    alice.page.add_init_script(FULL)
-    alice.comes().enters("alice", "full")
-    alice.says("works")
-    expect(alice.message("works")).to_have_attribute("data-state", "delivered")
-    alice.page.reload()
-    is_in_the_lobby(alice.page)
-    alice.enters("alice", "full").sees("works")
+# What is stored is nonsense.
 
 
 ROOM = {"username": "a", "name": "a", "topic": "t", "resume": "r", "ttl": 30, "draft": "", "isShown": True}
