@@ -108,6 +108,15 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
             assert any((folder / name).exists() for folder in folders), name
 
 
+def test_every_test_that_is_named_exists_in_its_file() -> None:
+    for _, _, cell in rows("reliability.md", "## The edge"):
+        for part in cell.split("; "):
+            file, *tests = names(part)
+            assert tests
+            for test in tests:
+                assert f"def {test}(" in text(ROOT / file), test
+
+
 @each_page
 def test_every_command_that_is_named_exists_and_has_its_options(page: Path) -> None:
     for module, options in re.findall(r"python -m (tests\.tools[\w.]*)((?: [\w.-]+)*)", text(page)):
