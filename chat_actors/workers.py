@@ -65,6 +65,7 @@ class OneForEachNode:
     def __init__(self, app: App, nodes: int) -> None:
         self._app = app
         self._nodes = nodes
+        self._timer: Optional[asyncio.TimerHandle] = None  # of the second look
         self._second_look: Optional[asyncio.Task[None]] = None
         self._served: dict[int, asyncio.Task[None]] = {}  # by port, from its first connection on: the look for a place
 
@@ -85,26 +86,31 @@ class OneForEachNode:
         async def watched_send(event: AsgiEvent) -> None:
             if event["type"] == "lifespan.startup.complete":
                 before = {sock.address for sock in bound_sockets().values()}
-                self._second_look = asyncio.ensure_future(self._look_at_listening(before))
+                self._timer = asyncio.get_running_loop().call_later(LISTEN_SECONDS, self._begin_second_look, before)
             else:  # the start has failed, or this is the end
                 await self._stop()
             await send(event)
 
+        self._second_look = None
         self._served.clear()
         await self._take_place_or_end(bound_sockets())
         await self._app(scope, receive, watched_send)
 
     async def _stop(self) -> None:
-        """Leave no task behind."""
+        """Leave no timer and no task behind."""
+        if self._timer is not None:
+            self._timer.cancel()
         looks = {*self._served.values(), *filter(None, [self._second_look])}
         for look in looks:
             look.cancel()
         if looks:
             await asyncio.wait(looks)
 
+    def _begin_second_look(self, before: set[Union[int, str, bytes]]) -> None:
+        self._second_look = asyncio.ensure_future(self._look_at_listening(before))
+
     async def _look_at_listening(self, before: set[Union[int, str, bytes]]) -> None:
         """Take a place on what the server listens on. ``before``: addresses when the start was complete."""
-        await asyncio.sleep(LISTEN_SECONDS)
         sockets = listening_sockets()
         own = {fd: sock for fd, sock in sockets.items() if sock.address not in before}
         if own and 0 not in self._served:

@@ -176,7 +176,8 @@ class Host:
 
     async def listen(self) -> None:
         """Wait for the second look."""
-        assert self.app._second_look is not None
+        while self.app._second_look is None:
+            await asyncio.sleep(0)
         await self.app._second_look
 
     async def stop(self) -> None:
@@ -289,6 +290,18 @@ async def test_a_start_that_fails_or_a_stop_leaves_no_task(
         await host.stop()
         before.add(connecting)
     assert host.tasks <= before
+
+
+@in_loop
+async def test_a_stop_before_the_second_look_leaves_no_timer(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
+    host = Host(monkeypatch)
+    monkeypatch.setattr(workers, "LISTEN_SECONDS", 0.005)
+    await host.start()
+    await host.stop()
+    await asyncio.sleep(0.01)
+    assert host.app._second_look is None
 
 
 @pytest.mark.parametrize("first", ["start", "connect"])  # a host may have no lifespan
