@@ -1,5 +1,6 @@
 """Servers for the tests on real sockets."""
 
+import signal
 from collections.abc import Iterator
 from typing import Callable
 
@@ -24,6 +25,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and "chromium" in item.fixturenames:
             item.add_marker("browser")
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """No signal is ignored, in this process and in the servers that it starts.
+
+    Else some are where the tests run in the background of a shell (QUIT) or under nohup (HUP).
+    """
+    ignored = [one for one in (signal.SIGHUP, signal.SIGQUIT) if signal.getsignal(one) is signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
+    yield
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session", params=[Server, Pair], ids=["one process", "two nodes"])

@@ -34,7 +34,7 @@ class Host:
 
 
 @pytest.fixture(autouse=True)
-def undo() -> Iterator[None]:
+def undo(default_signals: None) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (*BOTH, *UNHANDLED)}
     yield
     for number, handler in before.items():

@@ -84,6 +84,7 @@ async def test_every_connection_is_closed_with_1012_at_a_shutdown(
     assert len(server.lines("topic removed")) == 2
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("lifespan", ["on", "off"])
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGINT])
 @in_loop
