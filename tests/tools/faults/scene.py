@@ -79,7 +79,7 @@ class Scene:
             self.witness = Group(self.port, "witness", 2, WITNESS_EVERY, self.witnessed)
             await self.witness.ready()
             await asyncio.wait_for(self.witness.talkers[0].wait_for_id(2), PATIENCE)
-            self.before = await self.alive()
+            self.before = await self.settled()
             self.memory_before = memory(self.server.pid)
             reset_peak(self.server.pid)
         except BaseException:
@@ -100,6 +100,13 @@ class Scene:
         counts = dict(re.findall(r"(\w+)=(\d+)", line))
         descriptors = len(os.listdir(f"/proc/{self.server.pid}/fd"))
         return Alive(**{name: int(counts[name]) for name in Alive._fields[:-1]}, descriptors=descriptors)
+
+    async def settled(self) -> Alive:
+        """Ask until two answers are the same: a process that has just started opens some things for a moment."""
+        before = await self.alive()
+        while (now := await self.alive()) != before:
+            before = now
+        return now
 
     def end(self) -> None:
         """SIGTERM, and wait for the end of the process."""

@@ -117,7 +117,7 @@ class Attack:
         self.witnesses = Witnesses(carol, dave)
         await self.witnesses.say()  # so that an expiry waits, now as in the end
         await self.witnesses.heard()
-        self.before = await Process.of(self.server)
+        self.before = await self._settled()
         return self
 
     async def times(self, count: int, case: Case, joined: bool) -> "Counter[str]":
@@ -153,6 +153,13 @@ class Attack:
             await self._look()
         await self.witnesses.stop()
         await self._stack.__aexit__(*failure)  # type: ignore[arg-type]
+
+    async def _settled(self) -> Process:
+        """Look until two looks are the same: a process that has just started opens some things for a moment."""
+        before = await Process.of(self.server)
+        while (now := await Process.of(self.server))[:2] != before[:2]:
+            before = now
+        return now
 
     async def _calm(self) -> Process:
         """Wait until the process has no more than before, or for a while."""
