@@ -22,7 +22,7 @@ from chat_actors.connection.descriptors import lingerers
 from chat_actors.connection.plain import PlainConnection
 from chat_actors.connection.session import Session
 from chat_actors.connection.signals import ExitSignals
-from chat_actors.connection.takeover import PeerLost, Taken, accept, answered, has_waited
+from chat_actors.connection.takeover import PeerLost, Taken, accept, has_waited, note_refusal
 from chat_actors.connection.websocket import WebSocket
 from chat_actors.counters import Counters, Statistics, Totals
 from chat_actors.http_semantics import OF_EVERY_RESPONSE
@@ -276,7 +276,7 @@ async def _deny(scope: Scope, send: Send, reason: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
     start = {"type": "websocket.http.response.start", "status": 403, "headers": [*headers, *OF_EVERY_RESPONSE.items()]}
     await _refuse(send, start, {"type": "websocket.http.response.body", "body": body})
-    answered(scope)
+    note_refusal(scope)
 
 
 async def _refuse(send: Send, *events: AsgiEvent) -> None:

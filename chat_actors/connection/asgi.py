@@ -1,4 +1,4 @@
-"""The types of ASGI: how a host calls the application."""
+"""ASGI: how a host calls the application, and what it says of its own end of a connection."""
 
 from collections.abc import Awaitable, Iterable, MutableMapping
 from typing import Any, Callable, NamedTuple, Optional

@@ -99,7 +99,7 @@ def has_waited(scope: Scope) -> bool:
     return queue is None or queue.empty() or protocol.transport.is_closing()  # closing: the event is that it has gone
 
 
-def answered(scope: Scope) -> None:
+def note_refusal(scope: Scope) -> None:
     """Tell uvicorn that a response has refused the handshake."""
     protocol: Any = scope.get(_KEY) or _caller()
     if type(protocol).__module__ in IMPLEMENTATIONS:

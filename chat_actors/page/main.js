@@ -115,7 +115,10 @@ async function join(who) {
   show(room);
 }
 
-/** @returns {string} the topic as the server writes it (docs/protocol.md, "Names") */
+/**
+ * @returns {string} the topic as the server nearly always writes it (docs/protocol.md, "Names"). It saves a join of a
+ *   topic that is open; what decides is the topic in the server's answer.
+ */
 function clean(topic) {
   const spaced = topic.normalize("NFC").trim().replace(/\p{Zs}+/gu, " ");
   const isShownSo = /(\p{Emoji_Presentation})\uFE0F|((?![#*0-9]|\p{Emoji_Presentation})\p{Emoji})\uFE0E/gu;

@@ -18,8 +18,8 @@ from chat_actors.connection.takeover import (
     PeerLost,
     Taken,
     accept,
-    answered,
     has_waited,
+    note_refusal,
 )
 from chat_actors.connection.websocket import WebSocket
 from tests.support.fakes import FakeClock, FakeReceiver, FakeServer, FakeTransport, in_clean_loop, settle
@@ -334,7 +334,7 @@ async def test_a_response_that_refuses_the_handshake_is_no_error_of_uvicorns(
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.http.response.start", "status": 403, "headers": [(b"content-length", b"2")]})
         await send({"type": "websocket.http.response.body", "body": b"no"})
-        answered(scope)
+        note_refusal(scope)
 
     handshake = Handshake(ws, lambda _: refuse, *wrap)
     handshake.protocol.data_received(HANDSHAKE)
