@@ -3,8 +3,10 @@
 Each application has one ``Counters``. Actors and connections update it at most once in a turn, or at rare events.
 """
 
+import operator
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from msgspec import Struct
 
@@ -50,6 +52,26 @@ class Counters:
         self.fan_outs = Histogram(1e-6, 24)  # seconds from the first to the last member of a fan-out
         self.lag = Histogram(1e-6, 24)  # seconds that the event loop was late
 
+    def values(self) -> dict[str, Any]:
+        """Return all values, by name: a histogram's are its counts and its sum."""
+        return {
+            name: [value.counts, value.sum] if isinstance(value, Histogram) else value
+            for name, value in vars(self).items()
+        }
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Add the values of other counters."""
+        for name, value in values.items():
+            own = getattr(self, name)
+            if isinstance(own, Histogram):
+                counts, total = value
+                own.counts = [*map(operator.add, own.counts, counts)]
+                own.sum += total
+            elif isinstance(own, Counter):
+                own.update(value)
+            else:
+                setattr(self, name, own + value)
+
 
 class TopicStatistics(Struct, frozen=True):
     """Snapshot of one topic."""
@@ -71,6 +93,12 @@ class Totals(Struct):
     max_messages: int = 0
     max_mail: int = 0
 
+    def add_all(self, other: "Totals") -> None:
+        """Add the topics of another process."""
+        for name in self.__struct_fields__:
+            combine = max if name.startswith("max_") or name == "mail_age" else operator.add
+            setattr(self, name, combine(getattr(self, name), getattr(other, name)))
+
     def add(self, some: Iterable[TopicStatistics]) -> None:
         """Add topics to those so far."""
         for one in some:
@@ -83,7 +111,7 @@ class Totals(Struct):
             self.max_mail = max(self.max_mail, one.mail)
 
 
-class Statistics(Struct, frozen=True):
+class Statistics(Struct):
     """Snapshot of one application."""
 
     connections: int
@@ -91,3 +119,19 @@ class Statistics(Struct, frozen=True):
     max_waiting: int  # bytes that wait for one connection, at most
     mail: int  # events that wait in the supervisor's mailbox
     bytes_out: int  # since the start
+
+    def add(self, other: "Statistics") -> None:
+        """Add what another process of the same server has."""
+        self.connections += other.connections
+        self.totals.add_all(other.totals)
+        self.max_waiting = max(self.max_waiting, other.max_waiting)
+        self.mail += other.mail
+        self.bytes_out += other.bytes_out
+
+
+class Measurements(Struct):
+    """What is measured of a server, in all of its processes."""
+
+    statistics: Statistics
+    counters: Counters
+    processes: dict[int, int] = {}  # of a server with several, by worker: those whose own metrics are to be shown
