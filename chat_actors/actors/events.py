@@ -33,7 +33,8 @@ class Join(Struct, eq=False):
     """Request to add a member.
 
     ``accepted``: whether ``joined`` is written. ``reply`` then gets the topic's mailbox, as soon as the replay is
-    written too; or it raises JoinFailed. If it is done before, nobody waits for the join any more.
+    written too; or it raises JoinFailed, or Elsewhere. If it is done before, nobody waits for the join any
+    more.
     """
 
     topic: str
@@ -42,6 +43,7 @@ class Join(Struct, eq=False):
     reply: "asyncio.Future[Mailbox[TopicEvent]]"
     window: Optional[Window] = None  # None: the plain contract
     accepted: bool = False
+    arrived: bool = False  # with a connection that another process has sent: the topic is here, or is to begin here
 
     def refuse(self, code: CloseCode, detail: str = "") -> None:
         """Make ``reply`` raise JoinFailed. No-op if it is done, for example because the session has ended."""
@@ -123,8 +125,8 @@ class Shutdown(Struct):
     ``first``, ``step``: the delay of the first member, and its increase from one member to the next, in milliseconds.
     """
 
-    first: int
-    step: int
+    first: float
+    step: float
     code: CloseCode = CloseCode.RESTARTING
 
 

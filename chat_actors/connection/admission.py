@@ -60,8 +60,54 @@ class Authenticated:
 Caller = Union[Anonymous, Authenticated]
 
 
+class Tally:
+    """Count of the open connections, in all and by where they come from; a subclass may count those of others too."""
+
+    def __init__(self) -> None:
+        self.connections = 0  # of this process
+        self._by_source: dict[str, int] = {}
+
+    def enter(self, source: Optional[str]) -> tuple[int, int]:
+        """Count a connection; return how many there are then, and how many from its source (0 if that is None)."""
+        self.connections += 1
+        if source is None:
+            return self.connections, 0
+        count = self._by_source[source] = self._by_source.get(source, 0) + 1
+        return self.connections, count
+
+    def leave(self, source: Optional[str]) -> None:
+        """Stop counting a connection from ``source``."""
+        self.connections -= 1
+        if source is not None:
+            self._by_source[source] -= 1
+            if not self._by_source[source]:
+                del self._by_source[source]
+
+    def total(self) -> int:
+        """Return how many connections there are."""
+        return self.connections
+
+
+class Place:
+    """Place of one connection in the count, from its handshake until its descriptor is closed, by whatever process.
+
+    ``source``: what it is counted under, as ``Admission.source`` returns it. ``within``: whether it is within limits.
+    """
+
+    __slots__ = ("_tally", "source", "within")
+
+    def __init__(self, tally: Tally, source: Optional[str], within: bool) -> None:
+        self.source = source
+        self.within = within
+        self._tally = tally
+
+    def leave(self) -> None:
+        """Stop counting the connection. Call it once."""
+        self._tally.leave(self.source)
+
+
 class Admission:
-    """Admission rules of one application, and the count of its open connections."""
+    """Admission rules of one application. ``tally``: the count of its open connections."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -71,8 +117,7 @@ class Admission:
         self._any_origin = "*" in listed
         self._origins = {parse_origin(without_slash(origin)) for origin in listed if origin != "*"}
         self._judge_cached = lru_cache(256)(self._judge)  # in a storm of joins all name the same two
-        self.connections = 0
-        self._by_address: dict[str, int] = {}
+        self.tally = Tally()
 
     def decide(self, headers: Headers, local: Optional[LocalAddress] = None) -> Union[HandshakeRefused, Caller]:
         """Decide on a WebSocket handshake by its ``Host``, its ``Origin`` (RFC 6455, section 10.2), then its token.
@@ -120,29 +165,15 @@ class Admission:
         counted = not proxy and self._settings.connections_per_address
         return customer(address) if counted else None, proxy
 
-    def enter(self, source: Optional[str]) -> bool:
-        """Count a connection; return False if it exceeds a limit. Pair each call with a ``leave``, also after False.
-
-        ``source``: as ``source`` returns it.
-        """
-        self.connections += 1
-        within = self.connections <= self._settings.connections
-        if source is None:
-            return within
-        count = self._by_address[source] = self._by_address.get(source, 0) + 1
-        return within and count <= self._settings.connections_per_address
+    def enter(self, source: Optional[str]) -> Place:
+        """Return the place of a new connection. ``source``: as ``source`` returns it."""
+        connections, count = self.tally.enter(source)
+        of_source = source is None or count <= self._settings.connections_per_address
+        return Place(self.tally, source, connections <= self._settings.connections and of_source)
 
     def is_full(self) -> bool:
-        """Return whether ``enter`` would refuse the next connection, from whatever address."""
-        return self.connections >= self._settings.connections
-
-    def leave(self, source: Optional[str]) -> None:
-        """Stop counting a connection from ``source``."""
-        self.connections -= 1
-        if source is not None:
-            self._by_address[source] -= 1
-            if not self._by_address[source]:
-                del self._by_address[source]
+        """Return whether the next connection would not be within limits, wherever it comes from."""
+        return self.tally.total() >= self._settings.connections
 
     def _judge(self, host: bytes, origin: Optional[bytes], local: Optional[LocalAddress]) -> Optional[HandshakeRefused]:
         place = _text(host)

@@ -31,11 +31,13 @@ class State(enum.IntEnum):
     """State of a connection."""
 
     OPEN = 0
-    CLOSING = 1  # the server has sent a close frame, and waits for the peer's
-    OVER = 2  # nothing more is read or written; the peer has yet to let go of the socket
+    MOVING = 1  # another process may have the socket: nothing is read or written here
+    CLOSING = 2  # the server has sent a close frame, and waits for the peer's
+    OVER = 3  # nothing more is read or written; the peer has yet to let go of the socket
 
 
-OPEN, CLOSING, OVER = State.OPEN, State.CLOSING, State.OVER  # globals: ``write`` compares them for each member
+# Globals: ``write`` compares them for each member.
+OPEN, MOVING, CLOSING, OVER = State.OPEN, State.MOVING, State.CLOSING, State.OVER
 
 
 class Receiver:
@@ -63,6 +65,10 @@ class Receiver:
 
 
 _NOBODY = Receiver()
+
+
+def _forgotten() -> None:
+    """Stands for what is called at the end of a connection that goes on in another process."""
 
 
 class Connection(Outbox):
@@ -130,7 +136,7 @@ class Connection(Outbox):
 
     def abort(self, reason: str) -> None:
         """End the connection at once and discard unsent frames. ``reason``: for the log, if it was open."""
-        if self._state is OPEN:
+        if self._state < CLOSING:
             self.reason = reason
         self._enter(OVER)
         self._cut()
@@ -169,6 +175,29 @@ class Connection(Outbox):
         """Cancel the deadline."""
         self._deadline = _NEVER
 
+    # The way to another process
+
+    def give(self) -> Optional[tuple[int, bytes]]:
+        """Return the descriptor, and what was read and not delivered; stop writing.
+
+        Only while the connection is held and all is sent. None if it has ended, or cannot be given away: no change.
+        From now on another process may have the socket too, until ``take_back`` or ``forget``.
+        """
+        return None
+
+    def take_back(self) -> None:
+        """Go on after ``give``, held: this process alone speaks to the peer. No-op if the connection has ended."""
+
+    def forget(self) -> Callable[[], None]:
+        """End this side of a connection that another process has taken, and tell nobody.
+
+        Return what is to be called once that has closed it.
+        """
+        self.receiver = _NOBODY
+        closed, self._closed = self._closed, _forgotten
+        self.abort("")
+        return closed
+
     # The end
 
     def _enter(self, state: State) -> None:
@@ -187,7 +216,8 @@ class Connection(Outbox):
         self._tell_end()
         self._sweep.connections.discard(self)
         self._sweep.counters.bytes_out += self._written
-        self._closed()
+        closed, self._closed = self._closed, _forgotten
+        closed()
 
     @abstractmethod
     def _send_close(self, code: CloseCode) -> None:

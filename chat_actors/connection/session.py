@@ -6,13 +6,14 @@ supervisor's mailbox and, after the join, to the topic's. Everything it sends go
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from loguru import logger
 from msgspec import UNSET
 
 from chat_actors.actors.base import Mailbox
 from chat_actors.actors.events import Join, JoinFailed, Leave, Send, TopicEvent
+from chat_actors.actors.handover import Elsewhere, Luggage, Traveller
 from chat_actors.actors.supervisor import ListTopics, SupervisorEvent
 from chat_actors.clock import Clock, Timer
 from chat_actors.connection.admission import Anonymous, Caller
@@ -21,7 +22,7 @@ from chat_actors.connection.rate import TokenBucket
 from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import Data, Refused, decode_first, decode_next, is_heartbeat
-from chat_actors.protocol.frames import Error, JoinFrame, SendFrame, finished
+from chat_actors.protocol.frames import Error, JoinFrame, SendFrame, Window, finished
 from chat_actors.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 FORGET_SECONDS = 10.0  # after which a refused frame does not count any more
 
 
-class Session(Receiver):
-    """Session of one peer, from its first frame to its leave. Posts exactly one leave if it has posted a join."""
+class Session(Receiver, Traveller):
+    """Session of one peer, from its first frame to its leave. Posts a leave at its end if it has posted a join."""
 
     __slots__ = (
         "_bucket",
@@ -44,6 +45,7 @@ class Session(Receiver):
         "_refused",
         "_refused_at",
         "_settings",
+        "_source",
         "_supervisor",
         "_timer",
         "_topic",
@@ -58,7 +60,9 @@ class Session(Receiver):
         clock: Clock,
         caller: Caller,
         peer: str,
+        source: Optional[str],
     ) -> None:
+        """``peer``: for the log. ``source``: what the connection is counted under."""
         # Of the application.
         self._supervisor = supervisor
         self._settings = settings
@@ -68,6 +72,7 @@ class Session(Receiver):
         self._connection = connection
         self._caller = caller
         self._peer = peer
+        self._source = source
         # Of the session itself.
         rate = settings.rate_limit
         self._bucket = TokenBucket(rate, settings.rate_burst, clock.monotonic()) if rate else None
@@ -108,7 +113,7 @@ class Session(Receiver):
         if self._join is None:
             self._connection.close(CloseCode.NO_JOIN)
         elif not self._join.accepted:
-            self._join.refuse(CloseCode.OVERLOADED, "join not answered in time: try again later")
+            self.refuse(CloseCode.OVERLOADED, "join not answered in time: try again later")
 
     def end(self, reason: str) -> None:
         if self._timer is not None:
@@ -148,10 +153,13 @@ class Session(Receiver):
 
     def _ask_to_join(self, frame: JoinFrame) -> None:
         self._refused = 0
+        self._connection.hold()
+        self._post_join(frame.topic, frame.username, frame.window)
+
+    def _post_join(self, topic: str, username: str, window: Optional[Window], arrived: bool = False) -> None:
         reply: asyncio.Future[Mailbox[TopicEvent]] = asyncio.get_running_loop().create_future()
         reply.add_done_callback(self._take_reply)
-        self._join = Join(frame.topic, frame.username, self._connection, reply, frame.window)
-        self._connection.hold()
+        self._join = Join(topic, username, self._connection, reply, window, arrived=arrived)
         self._connection.set_deadline(self._settings.join_timeout)
         self._supervisor.put_nowait(self._join)
 
@@ -161,13 +169,50 @@ class Session(Receiver):
         if self._connection.receiver is not self:
             return
         if isinstance(failed, JoinFailed):
-            if failed.detail:
-                self._refuse(Refused(ErrorCode.SERVER_FULL, failed.detail))
-            self._connection.close(failed.code)
+            self.refuse(failed.code, failed.detail)
+        elif isinstance(failed, Elsewhere):
+            self._connection.when_room(lambda: failed.road(self))
         else:
             self._topic = reply.result()
             self._connection.clear_deadline()
             self._connection.release()
+
+    # Traveller
+
+    def arrive(self, luggage: Luggage) -> None:
+        """Go on with what another process has begun: the peer's join, and what it sent behind it."""
+        if self._bucket is not None:
+            self._bucket.tokens, self._bucket.at = luggage.tokens, luggage.counted_at
+        self._connection.hold()
+        self._post_join(luggage.topic, luggage.username, luggage.window, arrived=True)
+
+    def pack(self) -> Optional[tuple[int, Luggage]]:
+        join, bucket = self._join, self._bucket
+        given = self._connection.give()
+        if given is None or join is None:
+            if self._connection.receiver is self:
+                self._log.error("connection of another worker's topic, and not on the fast lane")
+                self.refuse(CloseCode.OVERLOADED, "join not possible here: try again later")
+            return None
+        descriptor, unread = given
+        tokens, at = (0.0, 0.0) if bucket is None else (bucket.tokens, bucket.at)
+        source = self._source
+        return descriptor, Luggage(join.topic, join.username, join.window, self._peer, source, tokens, at, unread)
+
+    def arrived(self) -> Callable[[], None]:
+        return self._connection.forget()
+
+    def ask_again(self) -> None:
+        self._connection.take_back()
+        if self._connection.receiver is self and self._join is not None:
+            self._post_join(self._join.topic, self._join.username, self._join.window)
+
+    def refuse(self, code: CloseCode, detail: str = "") -> None:
+        self._connection.take_back()
+        if self._connection.receiver is self:
+            if detail:
+                self._refuse(Refused(ErrorCode.SERVER_FULL, detail))
+            self._connection.close(code)
 
     # The member
 

@@ -6,6 +6,7 @@ frames are written straight to the transport; all members of a fan-out share the
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import MutableSet
 from contextlib import suppress
@@ -16,7 +17,7 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.protocol import State as JudgeState
 
-from chat_actors.connection.base import CLOSING, OPEN, OVER, Connection, Sweep
+from chat_actors.connection.base import CLOSING, MOVING, OPEN, OVER, Connection, Sweep
 from chat_actors.protocol.codes import CloseCode
 
 try:
@@ -62,6 +63,7 @@ class WebSocket(Connection, asyncio.Protocol):
         "_missing",
         "_on_room",
         "_paused",
+        "_shared",
         "_skipped",
         "_text",
         "_transport",
@@ -75,6 +77,7 @@ class WebSocket(Connection, asyncio.Protocol):
         super().__init__(sweep, closed)
         self._transport = transport
         self._host = host
+        self._shared = False  # another process may have a copy of the descriptor
         self._measure_at = 0  # measure the transport's buffer again once ``_written`` is above this
         # Flow control.
         self._brakes = 0  # why nothing is read: _HELD, _CHOKED, _YIELDED
@@ -141,7 +144,16 @@ class WebSocket(Connection, asyncio.Protocol):
             self._transport.write(data)
 
     def _cut(self) -> None:
+        if self._shared:
+            self._shut_down()
         self._transport.abort()
+
+    def _shut_down(self) -> None:
+        """End the TCP connection itself: a copy of the descriptor may be on its way to another process."""
+        sock = self._transport.get_extra_info("socket")
+        with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+        self._shared = False  # the descriptor is somebody else's soon
 
     def _let_go(self) -> None:
         """End the TCP connection after what was written. Nothing that the peer says matters any more.
@@ -200,6 +212,25 @@ class WebSocket(Connection, asyncio.Protocol):
                 with suppress(AttributeError):
                     self._transport.resume_reading()
 
+    # The way to another process
+
+    def give(self) -> Optional[tuple[int, bytes]]:
+        transport = self._transport
+        sock = transport.get_extra_info("socket")
+        if self._state is not OPEN or transport.is_closing() or sock is None or transport.get_extra_info("ssl_object"):
+            return None
+        self._state, self._shared = MOVING, True
+        self.clear_deadline()
+        return sock.fileno(), self._unread[self._at :]
+
+    def take_back(self) -> None:
+        if self._state is MOVING:
+            self._state = OPEN
+
+    def forget(self) -> Callable[[], None]:
+        self._shared = False
+        return super().forget()
+
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
@@ -217,6 +248,7 @@ class WebSocket(Connection, asyncio.Protocol):
         return None  # the transport closes itself after what was written
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
+        self._shared = False
         self._host.discard(self)
         self._unread = self._head = b""
         self._judge = self._message = None

@@ -218,10 +218,12 @@ def test_a_server_without_a_token_asks_no_caller_for_one() -> None:
 
 def test_connections_are_counted_in_and_out() -> None:
     small = admission(connections=2)
-    assert [small.enter(None), small.enter(None), small.enter(None)] == [True, True, False]
-    small.leave(None)
-    small.leave(None)
-    assert small.enter(None)
+    places = [small.enter(None) for _ in range(3)]
+    assert [place.within for place in places] == [True, True, False]
+    for place in places[:2]:
+        place.leave()
+    assert small.tally.connections == 1
+    assert small.enter(None).within
 
 
 def test_a_source_is_counted_unless_it_is_unknown_or_a_proxy_or_nothing_is_limited() -> None:
@@ -235,7 +237,8 @@ def test_a_source_is_counted_unless_it_is_unknown_or_a_proxy_or_nothing_is_limit
 
 def test_one_address_does_not_take_all_the_connections() -> None:
     fair = admission(connections_per_address=2)
-    assert [fair.enter("a"), fair.enter("a"), fair.enter("a"), fair.enter("b")] == [True, True, False, True]
-    for address in "aaab":
-        fair.leave(address)
-    assert fair.enter("a")
+    places = [fair.enter(address) for address in "aaab"]
+    assert [place.within for place in places] == [True, True, False, True]
+    for place in places:
+        place.leave()
+    assert fair.enter("a").within

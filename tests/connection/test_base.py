@@ -772,3 +772,8 @@ async def test_the_sweep_measures_how_late_the_loop_is() -> None:
     await clock.advance(SWEEP_SECONDS + 0.25)
     assert (sum(counters.lag.counts), counters.lag.sum) == (2, 0.25)
     running.cancel()
+
+
+@in_clean_loop
+async def test_a_connection_whose_socket_is_its_hosts_cannot_be_given_away() -> None:
+    assert Bare(sweep_of(FakeClock(), Counters())).give() is None

@@ -3,15 +3,16 @@
 import asyncio
 import json
 from collections import deque
-from typing import Any
+from typing import Any, Callable, Optional
 
 import pytest
 
 from chat_actors.actors.base import HIGH_WATER, Mailbox
 from chat_actors.actors.events import Join, JoinFailed, Leave, TopicEvent
+from chat_actors.actors.handover import Elsewhere, Luggage, Traveller
 from chat_actors.actors.supervisor import ListTopics, SupervisorEvent
 from chat_actors.connection.admission import Admission, HandshakeRefused
-from chat_actors.connection.base import OPEN, Connection, Sweep
+from chat_actors.connection.base import MOVING, OPEN, Connection, Sweep
 from chat_actors.connection.session import FORGET_SECONDS, Session
 from chat_actors.counters import Counters
 from chat_actors.protocol.codes import CloseCode
@@ -26,7 +27,7 @@ JOIN = '{"username": "alice", "topic": "sports"}'
 class FakeConnection(Connection):
     """Connection that delivers what the test says for the peer, while the session does not hold it."""
 
-    __slots__ = ("close_codes", "frames", "held", "said")
+    __slots__ = ("close_codes", "frames", "given", "held", "on_room", "said")
 
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep, lambda: None)
@@ -34,6 +35,8 @@ class FakeConnection(Connection):
         self.held = False
         self.frames: list[dict[str, Any]] = []
         self.close_codes: list[CloseCode] = []
+        self.on_room: list[Callable[[], None]] = []  # to be called once all that was written is sent
+        self.given: Optional[tuple[int, bytes]] = None  # the descriptor and the bytes, if it can be given away
 
     def deliver(self) -> None:
         while self.said and not self.held and self._state is OPEN:
@@ -51,6 +54,19 @@ class FakeConnection(Connection):
 
     def buffered(self) -> int:
         return 0
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        self.on_room.append(call)
+
+    def give(self) -> Optional[tuple[int, bytes]]:
+        if self._state is OPEN and self.given is not None:
+            self._state = MOVING
+            return self.given
+        return None
+
+    def take_back(self) -> None:
+        if self._state is MOVING:
+            self._state = OPEN
 
     def _send_close(self, code: CloseCode) -> None:
         self.close_codes.append(code)
@@ -74,7 +90,10 @@ class Alone:
         self.topic: Mailbox[TopicEvent] = Mailbox()
         caller = Admission(chosen).decide([])
         assert not isinstance(caller, HandshakeRefused)
-        Session(self.connection, self.supervisor, chosen, self.counters, self.clock, caller, "10.0.0.1:5000")
+        peer, source = "10.0.0.1:5000", "10.0.0.1"
+        self.session = Session(
+            self.connection, self.supervisor, chosen, self.counters, self.clock, caller, peer, source
+        )
 
     def says(self, *frames: Data) -> None:
         self.connection.said.extend(frames)
@@ -273,7 +292,7 @@ async def test_a_late_join_is_answered_within_the_join_timeout_or_refused() -> N
     await alone.clock.elapse(10)
     assert not asked.reply.done()
     await alone.clock.elapse(1)
-    assert isinstance(asked.reply.exception(), JoinFailed)
+    assert asked.reply.cancelled()  # nobody waits for it any more
     assert alone.close_codes == [CloseCode.OVERLOADED]
     assert [code for code, _ in alone.errors] == ["server_full"]
     assert alone.leaves() == "overloaded"
@@ -495,3 +514,133 @@ async def test_a_join_itself_is_free_of_the_rate() -> None:
     alone = Alone(rate_limit=0.001, rate_burst=1)
     alone.says("/list", JOIN)
     assert [type(event) for event in mail(alone.supervisor)] == [ListTopics, Join]
+
+
+# On the way to another worker.
+
+
+async def is_sent_elsewhere(alone: Alone, given: Optional[tuple[int, bytes]] = (7, b"behind")) -> Traveller:
+    """Answer the join with the way to another worker; return who takes it, once all that was written is sent."""
+    travellers: list[Traveller] = []
+    alone.connection.given = given
+    alone.asks_to_join().reply.set_exception(Elsewhere(travellers.append))
+    await settle()
+    (call,) = alone.connection.on_room
+    assert travellers == []
+    call()
+    assert travellers == [alone.session]
+    return travellers[0]
+
+
+@in_clean_loop
+async def test_a_join_of_another_workers_topic_goes_there_with_all_that_belongs_to_it() -> None:
+    alone = Alone(rate_limit=10, rate_burst=5)
+    alone.says("/list", "/list")
+    traveller = await is_sent_elsewhere(alone)
+    assert traveller.pack() == (
+        7,
+        Luggage("sports", "alice", None, "10.0.0.1:5000", "10.0.0.1", 3.0, alone.clock.monotonic(), b"behind"),
+    )
+    traveller.arrived()
+    alone.goes()
+    assert (mail(alone.supervisor), alone.close_codes, alone.errors) == ([], [], [])  # no leave: it goes on there
+
+
+@in_clean_loop
+async def test_a_server_without_a_rate_sends_none_along() -> None:
+    alone = Alone(rate_limit=0)
+    packed = (await is_sent_elsewhere(alone)).pack()
+    assert packed is not None
+    assert (packed[1].tokens, packed[1].counted_at) == (0.0, 0.0)
+
+
+@in_clean_loop
+async def test_a_connection_that_arrives_joins_and_goes_on_at_its_rate() -> None:
+    alone = Alone(rate_limit=10, rate_burst=5)
+    counted_at = alone.clock.monotonic()
+    alone.session.arrive(Luggage("sports", "alice", None, "10.0.0.1:5000", None, -3.0, counted_at, b""))
+    alone.says(message("1"), message("2"))
+    (join,) = mail(alone.supervisor)
+    assert (join.topic, join.username, join.outbox, join.arrived) == ("sports", "alice", alone.connection, True)
+    assert alone.messages == []  # held until the join is answered
+    join.reply.set_result(alone.topic)
+    await settle()
+    assert alone.messages == ["1"]
+    await alone.clock.advance(0.3)
+    assert alone.messages == []  # 4 frames above its burst: 0.4 s
+    await alone.clock.advance(0.11)
+    assert alone.messages == ["2"]
+
+
+@in_clean_loop
+async def test_a_connection_that_arrives_has_no_rate_where_there_is_none() -> None:
+    alone = Alone(rate_limit=0)
+    alone.session.arrive(Luggage("sports", "alice", None, "10.0.0.1:5000", None, 0.0, 0.0, b""))
+    (join,) = mail(alone.supervisor)
+    join.reply.set_result(alone.topic)
+    await settle()
+    alone.says(*[message(str(number)) for number in range(200)])
+    assert len(alone.messages) == 200
+
+
+@in_clean_loop
+async def test_a_connection_that_was_not_taken_asks_again_and_is_held_until_then() -> None:
+    alone = Alone()
+    traveller = await is_sent_elsewhere(alone)
+    assert traveller.pack() is not None
+    traveller.ask_again()
+    alone.says(message("1"))
+    (join,) = mail(alone.supervisor)
+    assert (join.topic, join.username, join.arrived, alone.messages) == ("sports", "alice", False, [])
+    join.reply.set_result(alone.topic)
+    await settle()
+    assert alone.messages == ["1"]
+
+
+@pytest.mark.parametrize("detail", ["", "try again later"])
+@in_clean_loop
+async def test_a_connection_that_is_refused_on_its_way_is_closed_with_the_code(detail: str) -> None:
+    alone = Alone()
+    traveller = await is_sent_elsewhere(alone)
+    assert traveller.pack() is not None
+    traveller.refuse(CloseCode.RESTARTING, detail)
+    assert alone.close_codes == [CloseCode.RESTARTING]
+    assert alone.errors == [("server_full", detail)] * bool(detail)
+    assert alone.leaves() == "restarting"
+
+
+@in_clean_loop
+async def test_a_connection_that_cannot_be_sent_is_refused_and_the_log_says_why() -> None:
+    alone = Alone()
+    traveller = await is_sent_elsewhere(alone, given=None)
+    with log_lines() as lines:
+        assert traveller.pack() is None
+    assert any("not on the fast lane" in line for line in lines)
+    assert alone.close_codes == [CloseCode.OVERLOADED]
+    assert alone.errors == [("server_full", "join not possible here: try again later")]
+
+
+@in_clean_loop
+async def test_a_connection_that_waits_too_long_for_its_way_is_refused() -> None:
+    alone = Alone(join_timeout=10)
+    traveller = await is_sent_elsewhere(alone)
+    await alone.clock.elapse(11)
+    assert (alone.close_codes, alone.codes) == ([CloseCode.OVERLOADED], ["server_full"])
+    assert alone.leaves() == "overloaded"
+    assert traveller.pack() is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@in_clean_loop
+async def test_whatever_comes_of_the_way_of_a_peer_that_has_gone_does_nothing(packed: bool) -> None:
+    alone = Alone()
+    traveller = await is_sent_elsewhere(alone)
+    if packed:
+        assert traveller.pack() is not None
+    alone.goes()
+    assert alone.leaves() == "closed by peer"
+    with log_lines() as lines:
+        assert traveller.pack() is None
+        traveller.ask_again()
+        traveller.refuse(CloseCode.OVERLOADED, "try again later")
+    assert (mail(alone.supervisor), alone.close_codes, alone.errors, lines) == ([], [], [], [])

@@ -1,6 +1,7 @@
 """A WebSocket on a fake transport: what is heard, what is answered, how it ends, and in which order."""
 
 import socket
+from collections.abc import Iterator
 from itertools import count
 from typing import Any, Optional
 
@@ -763,3 +764,99 @@ def test_a_stream_has_one_outcome_however_it_is_cut(pieces: list[bytes]) -> None
     whole = outcome([data])
     assert outcome(pieces) == whole
     assert outcome([bytes([byte]) for byte in data]) == whole
+
+
+# The way to another worker.
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a connection."""
+    own, peer = socket.socketpair()
+    with own, peer:
+        yield own, peer
+
+
+def on_socket(own: socket.socket, transport: Optional[FakeTransport] = None) -> Stage:
+    transport = transport or FakeTransport()
+    transport.sock = own
+    return Stage(transport)
+
+
+Sockets = tuple[socket.socket, socket.socket]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_a_held_connection_is_given_away_with_what_was_read_behind(at_once: int, sockets: Sockets) -> None:
+    stage = on_socket(sockets[0])
+    stage.receiver.on_message = stage.connection.hold
+    stage.connection.set_deadline(10)
+    rest = text("second") + text("third")[:4]
+    stage.read(text("first") + rest[:at_once], rest[at_once:])
+    assert stage.connection.give() == (sockets[0].fileno(), rest)
+    stage.connection.write(A_MESSAGE)  # another process may write now
+    stage.seconds_pass(3600)
+    assert (stage.heard, stage.sent, stage.transport.aborted) == (["first"], [], False)
+
+
+def test_a_connection_that_is_taken_back_goes_on_where_it_was(sockets: Sockets) -> None:
+    stage = on_socket(sockets[0])
+    stage.receiver.on_message = stage.connection.hold
+    stage.read(text("first") + text("second"))
+    assert stage.connection.give() is not None
+    stage.connection.take_back()
+    stage.connection.write(A_MESSAGE)
+    stage.connection.release()
+    assert stage.heard == ["first", "second"]
+    assert stage.transport.written == A_MESSAGE
+
+
+def test_the_end_of_a_connection_that_another_process_has_tells_nobody(sockets: Sockets) -> None:
+    own, peer = sockets
+    stage = on_socket(own)
+    assert stage.connection.give() is not None
+    closed = stage.connection.forget()
+    assert stage.transport.aborted
+    stage.transport.lose()
+    assert (stage.receiver.ended, stage.closed, stage.sweep.connections) == ([], 0, set())
+    own.send(b"still open")
+    assert peer.recv(100) == b"still open"
+    closed()
+    assert stage.closed == 1
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_connection_that_ends_on_its_way_is_shut_down_for_every_process(back: bool, sockets: Sockets) -> None:
+    own, peer = sockets
+    stage = on_socket(own)
+    assert stage.connection.give() is not None
+    if back:
+        stage.connection.take_back()  # the other process may still have a copy of the descriptor
+    stage.connection.abort("a test")
+    assert (peer.recv(100), stage.receiver.ended, stage.transport.aborted) == (b"", ["a test"], True)
+    stage.connection.take_back()
+    assert stage.connection.give() is None
+
+
+def test_a_socket_that_is_gone_already_needs_no_end(sockets: Sockets) -> None:
+    stage = on_socket(sockets[0])
+    assert stage.connection.give() is not None
+    sockets[0].close()
+    stage.connection.abort("a test")
+    assert stage.transport.aborted
+
+
+class TlsTransport(FakeTransport):
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return object() if name == "ssl_object" else super().get_extra_info(name, default)
+
+
+@pytest.mark.parametrize("why", ["tls", "no socket", "closing", "closed by the server"])
+def test_a_connection_that_cannot_change_its_process_is_not_given(why: str, sockets: Sockets) -> None:
+    stage = on_socket(sockets[0], TlsTransport() if why == "tls" else None)
+    if why == "no socket":
+        stage.transport.sock = None
+    stage.transport.closing = why == "closing"
+    if why == "closed by the server":
+        stage.connection.close(CloseCode.RESTARTING)
+    assert stage.connection.give() is None

@@ -98,7 +98,7 @@ class Model:
         elif type(event) is Shutdown:
             for place, (outbox, member) in enumerate(self.present.items()):
                 if member.events:
-                    self.closing[outbox] = event.first + place * event.step
+                    self.closing[outbox] = int(event.first + place * event.step)
             self.present.clear()
 
     def _send(self, event: Said, now: float) -> None:

@@ -189,6 +189,7 @@ class World:
             self.clock,
             Authenticated(),
             "peer",
+            None,
         )
         client = Client(len(self.clients), peer, connection, session)
         if isinstance(connection, PlainConnection):
