@@ -106,7 +106,7 @@ class Actor(ABC, Generic[Event]):
         """
         taken, mailbox = 1, self.mailbox
         self.attempt(event)
-        while self.running and taken < TURN_EVENTS and not mailbox.empty() and not self.is_full():
+        while self.running and taken < TURN_EVENTS and not mailbox.empty() and not self.turn_is_full():
             if self._clock.monotonic() - now > TURN_SECONDS:
                 break
             following = mailbox.get_nowait()
@@ -117,7 +117,7 @@ class Actor(ABC, Generic[Event]):
             self.attempt(following)
         return taken
 
-    def is_full(self) -> bool:
+    def turn_is_full(self) -> bool:
         """Return whether a turn must take no more mail; a subclass may have bounds of its own."""
         return False
 

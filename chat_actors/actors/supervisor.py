@@ -73,12 +73,14 @@ class Supervisor(Actor[SupervisorEvent]):
         await super().turn(event)
         for active in self._changed:
             active.listed = ListedTopic(active.topic.name, active.users)
-        self._changed.clear()
+        if self._changed:
+            self.announce({active.topic.name for active in self._changed})
+            self._changed.clear()
         if self._askers:
             await self._answer_askers()
 
     async def _answer_askers(self) -> None:
-        """Write the list to all who asked in this turn, and let other tasks run between."""
+        """Write the list to all who have asked, and let other tasks run between; a subclass may do so later."""
         askers, self._askers = self._askers, []
         answer, written = self.topics_frame(), 0
         for outbox in askers:
@@ -107,14 +109,24 @@ class Supervisor(Actor[SupervisorEvent]):
     def _join(self, event: Join) -> None:
         if event.reply.done():  # nobody waits for it any more
             return
-        active, max_topics = self._topics.get(event.topic), self._settings.topics
-        if active is None and len(self._topics) >= max_topics:
-            event.refuse(CloseCode.OVERLOADED, f"too many topics ({max_topics}): join an active topic")
-            return
+        active = self._topics.get(event.topic)
         if active is None:
+            if not self.may_open(event):
+                return
             active = self._create(event.topic)
         self._count_in(event.outbox, active)
         active.topic.post(event)
+
+    def may_open(self, join: Join) -> bool:
+        """Return whether a join may open its topic here; answer it if not."""
+        return self.within_limit(join, len(self._topics))
+
+    def within_limit(self, join: Join, topics: int) -> bool:
+        """Return whether there may be one more than so many topics; refuse the join if not."""
+        most = self._settings.topics
+        if topics >= most:
+            join.refuse(CloseCode.OVERLOADED, f"too many topics ({most}): join an active topic")
+        return topics < most
 
     def _restore(self, event: Restore) -> None:
         active = self._topics.get(event.topic) or self._create(event.topic)
@@ -183,6 +195,12 @@ class Supervisor(Actor[SupervisorEvent]):
         """Start the actor of a topic; a subclass may start another kind."""
         return Topic(name, self._settings, self._clock, self._counters, self.post)
 
+    def closed(self, name: str) -> None:
+        """Do what is to be done once a topic is active here no more; nothing by default."""
+
+    def announce(self, topics: set[str]) -> None:
+        """Tell others what has changed in this turn, before any member hears of it; nobody by default."""
+
     def note(self, topic: str, event: str) -> None:
         """Log the creation or the removal of a topic."""
         self._log.bind(topic=topic).info(event)
@@ -201,13 +219,15 @@ class Supervisor(Actor[SupervisorEvent]):
         if self._topics.get(active.topic.name) is active:
             del self._topics[active.topic.name]
             self.note(active.topic.name, "topic removed")
+            self.closed(active.topic.name)
 
     def _topic_ended(self, active: _Active) -> None:
         self._tasks.discard(active.topic.task)
         if active.users and self._topics.get(active.topic.name) is active:  # it was not retired
             del self._topics[active.topic.name]
-            self._list = None
+            self._note_change(active)
             self._log.bind(topic=active.topic.name).error("topic removed after too many failures")
+            self.closed(active.topic.name)
         for join in active.topic.stranded:
             if self._active_of.get(join.outbox) is active:  # else it has left meanwhile
                 del self._active_of[join.outbox]
@@ -251,11 +271,15 @@ class Supervisor(Actor[SupervisorEvent]):
 
     def _shutdowns(self, code: CloseCode) -> Iterator[_Active]:
         """Post a shutdown to each topic, as it is taken."""
-        first = RETRY_MS
+        first, step = self.retry()
         for active in self._topics.values():
-            active.topic.post(Shutdown(first, RETRY_STEP_MS, code))
-            first += active.users * RETRY_STEP_MS
+            active.topic.post(Shutdown(first, step, code))
+            first += active.users * step
             yield active
+
+    def retry(self) -> tuple[float, float]:
+        """Return when the first member should reconnect after a shutdown, and the next behind it, in milliseconds."""
+        return RETRY_MS, RETRY_STEP_MS
 
     async def ended(self) -> None:
         """Close every member with RESTARTING, and wait until every topic has ended."""

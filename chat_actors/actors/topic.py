@@ -130,7 +130,7 @@ class Topic(TopicActor):
             await self._tell()
         self._await_expiry()
 
-    def is_full(self) -> bool:
+    def turn_is_full(self) -> bool:
         return self._fan_out.full() or self._last is not None
 
     def handle(self, event: TopicEvent) -> None:
@@ -428,14 +428,14 @@ class Topic(TopicActor):
             follower.seen = min(follower.newest, max(since, gone))
         return finished_joined(joined, names) if member.events and names else finished(joined)
 
-    async def _dismiss(self, code: CloseCode, first: Optional[int] = None, step: int = 0) -> None:
+    async def _dismiss(self, code: CloseCode, first: Optional[float] = None, step: float = 0) -> None:
         """Close every member with ``code``, and remove it; let other tasks run in between.
 
         ``first``, ``step``: as in ``Shutdown``; None if nobody is told when to come back.
         """
         for place, (outbox, member) in enumerate(list(self._members.present.items()), 1):
             if member.events and first is not None:
-                outbox.write(finished(Closing(first + (place - 1) * step)))
+                outbox.write(finished(Closing(int(first + (place - 1) * step))))
             outbox.close(code)
             self._leave(Leave(outbox, code.name.lower()))
             if not place % STRIDE_CLOSES:

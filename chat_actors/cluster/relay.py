@@ -307,7 +307,7 @@ class Relay(TopicActor):
     def _shut_down(self, event: Shutdown) -> None:
         for place, guest in enumerate(list(self._guests.values())):
             if guest.events and guest.asked is None:
-                guest.outbox.write(finished(Closing(event.first + place * event.step)))
+                guest.outbox.write(finished(Closing(int(event.first + place * event.step))))
         self._dismiss(event.code)
 
     def _dismiss(self, code: CloseCode) -> None:

@@ -46,7 +46,7 @@ def slow(node: Node) -> None:
 
 def keep_busy(node: Node) -> None:
     """Give the supervisor of a node's topics so much mail that anything sent after it comes late."""
-    node.back.is_full = lambda: True  # type: ignore[method-assign]  # after each event of a turn
+    node.back.turn_is_full = lambda: True  # type: ignore[method-assign]  # after each event of a turn
     stranger = FakeMember()
     for _ in range(2000):
         node.back.post(Leave(stranger, ""))
