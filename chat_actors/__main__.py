@@ -38,7 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         proxy_headers=settings.proxy_headers,
         access_log=False,
         log_config=None,  # the application configures logging
-        workers=1,
+        workers=settings.workers,
     )
 
 

@@ -1,7 +1,7 @@
 """The application of a server process: ``uvicorn chat_actors.app:app``.
 
-All side effects of an import must live here: the check of the workers, limits of handshakes and on descriptors, the
-garbage collector, settings and logging.
+All side effects of an import must live here: limits of handshakes and on descriptors, the garbage collector, settings
+and logging.
 """
 
 import gc
@@ -13,7 +13,7 @@ from chat_actors.connection.handshake import allow_large_handshakes
 from chat_actors.counters import Counters
 from chat_actors.operations.logs import configure_logging
 from chat_actors.settings import TRUSTED
-from chat_actors.workers import OneForEachNode, load_settings_or_end
+from chat_actors.workers.opening import Workers, load_settings_or_end
 
 allow_large_handshakes()
 # Connections and topics are many and live long. By default the garbage collector scans all of them again and again:
@@ -27,5 +27,4 @@ _trusted = os.environ.get(TRUSTED, "as the host is set; uvicorn's default: 127.0
 _shown = {"trusted_proxies": _trusted, **_settings.changed_limits()}
 configure_logging(_settings.log_level, _settings.log_json, _shown, _protected, _counters)
 log_shortage(_shortage)
-app = create_app(_settings, counters=_counters)
-app.add_middleware(OneForEachNode, nodes=max(1, len(_settings.endpoints)))
+app = create_app(_settings, counters=_counters, workers=Workers(_settings))

@@ -6,13 +6,13 @@ data flows down from here.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Optional
+from typing import Any, Optional
 
 from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from chat_actors.clock import Clock
-from chat_actors.connection.asgi import App
+from chat_actors.connection.asgi import App, Receive, Scope, Send
 from chat_actors.connection.hosts import HostGuard
 from chat_actors.connection.takeover import FastLane
 from chat_actors.counters import Counters
@@ -23,27 +23,44 @@ from chat_actors.page.routes import page_routes
 from chat_actors.server import Server
 from chat_actors.settings import Settings
 from chat_actors.version import __version__
+from chat_actors.workers.opening import Workers
 
 
 class Application(FastAPI):
-    """FastAPI application whose every response follows ``HttpSemantics``: also 500, and those of added middleware."""
+    """FastAPI application whose every response follows ``HttpSemantics``: also 500, and those of added middleware.
+
+    ``workers``: where others are looked for before anything is served; None: nowhere.
+    """
+
+    def __init__(self, workers: Optional[Workers], **options: Any) -> None:
+        super().__init__(**options)
+        self._workers = workers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._workers is not None:
+            await self._workers.open(scope, send)  # here, for FastAPI wraps ``send`` in a lifespan
+        await super().__call__(scope, receive, send)
 
     def build_middleware_stack(self) -> App:
         return HttpSemantics(super().build_middleware_stack())
 
 
 def create_app(
-    settings: Optional[Settings] = None, clock: Optional[Clock] = None, counters: Optional[Counters] = None
+    settings: Optional[Settings] = None,
+    clock: Optional[Clock] = None,
+    counters: Optional[Counters] = None,
+    workers: Optional[Workers] = None,
 ) -> FastAPI:
     """Return an application with actors of its own.
 
     ``settings``: read from the ``CHAT_*`` environment variables if None. ``clock``: the system's clock if None.
-    ``counters``: those of the process if its log counts there; new ones if None.
+    ``counters``: those of the process if its log counts there; new ones if None. ``workers``: those of the
+    process's host, for ``workers.opening``; None: if there are several, each has topics of its own.
 
     Raises ``pydantic.ValidationError`` if a variable of the environment has a wrong value.
     """
     settings = settings or Settings.model_validate({})
-    server = Server(settings, clock, counters)
+    server = Server(settings, clock, counters, workers)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,6 +72,7 @@ def create_app(
     routes: list[BaseRoute] = [WebSocketRoute("/ws", server), Route("/ws", upgrade_required)]
     routes += [*page_routes(), *reference_routes(settings)]
     app = Application(
+        workers,
         title="chat_actors",
         version=__version__,
         lifespan=lifespan,

@@ -163,6 +163,7 @@ class CommandSettings(Settings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
+    workers: int = Field(1, ge=1, le=64, description="processes that share the topics, each for a core of the CPU")
     shutdown_timeout: int = Field(10, ge=3, description="seconds that a shutdown may take")
     proxy_headers: bool = Field(False, description="whether X-Forwarded-* headers of a proxy are trusted")
 

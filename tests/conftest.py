@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from typing import Callable
+from typing import Any, Callable
 
 import hypothesis
 import pytest
@@ -13,7 +13,7 @@ from tests.support.page import browser
 from tests.support.page.bot import Bot
 from tests.support.page.browser import People
 from tests.support.page.line import Line
-from tests.support.server import APP, Pair, Server
+from tests.support.server import APP, Pair, Server, Workers
 
 __all__ = ["made_once", "nothing_left_behind", "orphans_are_ours", "own_temporary_folder"]  # for every test
 
@@ -41,9 +41,12 @@ def default_signals() -> Iterator[None]:
         signal.signal(one, signal.SIG_IGN)
 
 
-@pytest.fixture(scope="session", params=[Server, Pair], ids=["one process", "two nodes"])
+@pytest.fixture(scope="session", params=[Server, Workers, Pair], ids=["one process", "two workers", "two nodes"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The server as a user starts it, alone and as a cluster. Tests share it; each leaves it empty (see ``Visit``)."""
+    """The server as a user starts it: alone, with several workers, and as a cluster.
+
+    Tests share it; each leaves it empty (see ``Visit``).
+    """
     shared: Server = request.param(*APP)
     try:
         yield shared
@@ -54,11 +57,11 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
-    """Start servers of the test's own: ``start(*command, **environment)``. What still runs then must end clean."""
+    """Start servers of the test's own, as ``Server`` is made. What still runs then must end clean."""
     servers: list[Server] = []
 
-    def start_server(*command: str, **environment: str) -> Server:
-        servers.append(Server(*command, **environment))
+    def start_server(*command: str, kind: type[Server] = Server, **options: Any) -> Server:
+        servers.append(kind(*command, **options))
         return servers[-1]
 
     try:

@@ -172,7 +172,7 @@ def changes(statement: str) -> str:
         "from chat_actors.application import create_app",
         "from chat_actors import create_app",
         f"{VALID}\nfrom chat_actors import create_app\ncreate_app()",
-        "import chat_actors.server, chat_actors.client, chat_actors.workers, chat_actors.operations.logs",
+        "import chat_actors.server, chat_actors.client, chat_actors.workers.station, chat_actors.operations.logs",
     ],
     ids=["application", "package", "create_app", "modules"],
 )

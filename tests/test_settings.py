@@ -44,6 +44,7 @@ FIELDS: dict[str, tuple[Value, str, Value]] = {
     "cluster_quorum": (False, "1", True),
     "host": ("127.0.0.1", "0.0.0.0", "0.0.0.0"),
     "port": (8000, "0", 0),
+    "workers": (1, "4", 4),
     "shutdown_timeout": (10, "3", 3),
     "proxy_headers": (False, "true", True),
 }
@@ -93,6 +94,7 @@ WRONG: dict[str, list[str]] = {
     "cluster": ["h1:7447", "tcp/h1", "tcp/h1:7447;tcp/h2:7447"],
     "cluster_quorum": ["maybe"],
     "port": ["abc", "-1", "65536", "80.5"],
+    "workers": ["0", "65", "auto"],
     "shutdown_timeout": ["2", "0.5", "x"],
     "proxy_headers": ["maybe"],
 }
@@ -250,7 +252,8 @@ def test_a_server_does_not_start_with_a_wrong_value(command: tuple[str, ...], wr
 
 def test_the_application_reads_no_variable_of_the_command() -> None:
     wrong = {f"CHAT_{field.upper()}": "://" for field in {*CommandSettings.model_fields} - {*Settings.model_fields}}
-    assert wrong.keys() == {"CHAT_HOST", "CHAT_PORT", "CHAT_SHUTDOWN_TIMEOUT", "CHAT_PROXY_HEADERS"}
+    of_command = {"CHAT_HOST", "CHAT_PORT", "CHAT_WORKERS", "CHAT_SHUTDOWN_TIMEOUT", "CHAT_PROXY_HEADERS"}
+    assert wrong.keys() == of_command
     process = start_with("-c", "import chat_actors.app", **wrong)
     assert (process.returncode, process.stderr) == (0, "")
 

@@ -3,7 +3,8 @@
 On the fast lane uvicorn tells each connection of its end in time. On the plain lane a host closes every connection
 first and ends the lifespan last: too late to send members a close frame with a code. And most signals besides SIGINT
 and SIGTERM end a process at once, so that no connection is told. So the chat ends first, then the host's own handler
-runs. A second signal goes to the host at once.
+runs. A second signal goes to the host at once. Where other workers take the newcomers, so does the first one: the host
+closes its listening sockets while the chat ends.
 """
 
 import asyncio
@@ -36,10 +37,13 @@ class ExitSignals:
     A signal that no handler waits for ends the process as SIGTERM does: the host's handler for SIGTERM gets its number.
     Ignored signals stay ignored, as SIGHUP under ``nohup``. Only the main thread can set signal handlers: in any other
     thread, and for a host without handlers of its own, SIGINT and SIGTERM stay as they are.
+
+    ``waits``: whether the host's handler runs after ``end``; else it runs at once, beside it.
     """
 
-    def __init__(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, end: Callable[[], Coroutine[Any, Any, None]], waits: bool = True) -> None:
         self._end = end
+        self._waits = waits
         self._loop = asyncio.get_running_loop()
         self._ending: Optional[asyncio.Task[None]] = None
         self._over = False  # True after ``restore``
@@ -72,9 +76,10 @@ class ExitSignals:
     def _begin(self, signum: int) -> None:
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end())
-            self._ending.add_done_callback(lambda _: self._pass_on(signum))
-        else:
-            self._pass_on(signum)
+            if self._waits:
+                self._ending.add_done_callback(lambda _: self._pass_on(signum))
+                return
+        self._pass_on(signum)
 
     def _pass_on(self, signum: int) -> None:
         """End the process as the host ends it at this signal."""

@@ -15,6 +15,8 @@ connection, is used as follows, in each of uvicorn's three implementations:
 - ``handshake_completed_event`` (``websockets``): a task of its own writes the answer, and sets this event then.
 - ``handshake_complete`` (``websockets-sansio``): set after a response that refuses the handshake. uvicorn forgets to,
   and would log an error.
+- ``config`` (also of the object whose method ``send`` is in a lifespan): ``is_ssl``, ``workers``, ``fd``, and
+  ``callback_notify``, which gunicorn's worker class sets.
 - ``ping_interval``, ``ping_timeout``: set if uvicorn pings the peers of this protocol itself.
 
 Where one of these is missing the connection stays on the plain lane.
@@ -22,6 +24,7 @@ Where one of these is missing the connection stays on the plain lane.
 
 import asyncio
 import contextvars
+import multiprocessing
 from collections.abc import MutableSet
 from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Optional, Protocol, Union
@@ -120,6 +123,36 @@ async def accept(scope: Scope, send: Send) -> Union[Taken, NotTaken]:
         return await _take(protocol, send)
     await _accept(send)
     return not_taken
+
+
+def is_uvicorn(send: Send) -> bool:
+    """Return whether ``send``, of whatever kind of scope, is uvicorn's own."""
+    return type(getattr(send, "__self__", None)).__module__.startswith("uvicorn.")
+
+
+def encrypts(send: Send) -> bool:
+    """Return whether the uvicorn of a ``send``, of whatever kind of scope, speaks TLS itself."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    return bool(getattr(_config(send), "is_ssl", transport is not None and transport.get_extra_info("ssl_object")))
+
+
+def opens_own_sockets(send: Send) -> bool:
+    """Return whether the uvicorn of a lifespan's ``send`` opens its listening sockets itself.
+
+    It is given them by a parent of its own (several workers, a reload), by gunicorn, or by ``--fd``.
+    """
+    config: Any = _config(send)
+    given = multiprocessing.parent_process() is not None or getattr(config, "callback_notify", None) is not None
+    return config is not None and not given and getattr(config, "fd", None) is None
+
+
+def workers_of(send: Send) -> int:
+    """Return how many workers the uvicorn of a lifespan's ``send`` starts; 1 if that is not known."""
+    return getattr(_config(send), "workers", None) or 1
+
+
+def _config(send: Send) -> object:
+    return getattr(getattr(send, "__self__", None), "config", None)
 
 
 def _pings(protocol: object) -> bool:

@@ -4,8 +4,9 @@ No label is made by users: the number of series is bounded, and the names of top
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -66,6 +67,19 @@ def registry(seen: Statistics, counters: Counters, process: Iterable[Metric]) ->
     own = CollectorRegistry()
     own.register(ChatCollector(seen, counters, process))
     return own
+
+
+def process_metrics(processes: dict[int, int]) -> list[Metric]:
+    """Return the metrics of this process; or of several ones, if any are given, with a label for the worker of each."""
+    if not processes:
+        return [*ProcessCollector(registry=None).collect()]
+    merged: dict[str, Metric] = {}
+    for worker, process in processes.items():
+        for metric in ProcessCollector(pid=partial(int, process), registry=None).collect():
+            one = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            for sample in metric.samples:
+                one.add_sample(sample.name, {"worker": str(worker)}, sample.value)
+    return [*merged.values()]
 
 
 def _cause(code: int) -> str:

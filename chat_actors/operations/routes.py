@@ -10,11 +10,11 @@ from typing import Any, Callable, TypeVar
 import msgspec
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from chat_actors.connection.admission import Authenticated
-from chat_actors.operations.metrics import registry
+from chat_actors.operations.metrics import process_metrics, registry
 from chat_actors.protocol.frames import TopicUsers
 from chat_actors.server import Server
 from chat_actors.settings import Settings
@@ -35,7 +35,6 @@ def operations(server: Server, settings: Settings) -> APIRouter:
     answer 401 without it.
     """
     router = APIRouter(tags=["operations"])
-    process = ProcessCollector(registry=None)
 
     def check_token(request: Request) -> None:
         if not isinstance(server.admission.authenticate(request.scope["headers"]), Authenticated):
@@ -79,9 +78,10 @@ def operations(server: Server, settings: Settings) -> APIRouter:
     async def metrics_page(request: Request) -> Response:
         check_token(request)
         encode, media_type = _encoder(request.headers.get("accept", ""))
-        seen = await server.statistics()
-        own = await asyncio.to_thread(process.collect)  # to count 10,000 descriptors takes 10 ms
-        return Response(encode(registry(seen, server.counters, own)), headers={**_NOW, "Content-Type": media_type})
+        measured = await server.measure()
+        own = await asyncio.to_thread(process_metrics, measured.processes)  # to count 10,000 descriptors takes 10 ms
+        seen, counters = measured.statistics, measured.counters
+        return Response(encode(registry(seen, counters, own)), headers={**_NOW, "Content-Type": media_type})
 
     return router
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -22,6 +21,7 @@ from chat_actors.cluster.calls import PREFIX
 from chat_actors.cluster.views import highest
 from chat_actors.server import Server as ChatServer
 from chat_actors.settings import Settings
+from chat_actors.workers.opening import CLUSTER, REFUSED
 from tests.support.fakes import POISON, log_lines
 from tests.support.server import APP, PATIENCE, ROOT, UNBOUNDED, Client, Frame, Server, free_ports, in_loop
 
@@ -82,68 +82,35 @@ async def topics_page(server: Server) -> list[Frame]:
     return await asyncio.to_thread(get)
 
 
-# Several workers behind one port.
-
-
-async def start_workers(start: StartServer) -> tuple[Server, list[int]]:
-    """A server with two workers that have found each other, and their process ids."""
-    server = await asyncio.to_thread(start, *APP, "--workers", "2", CHAT_CLUSTER=endpoints(2))
-    await server.logged("node found", count=2)
-    started = await server.logged("Started server process", count=2)
-    return server, worker_ids(started)
-
-
-def worker_ids(lines: list[str]) -> list[int]:
-    return [int(line.partition("[")[2].rstrip("]")) for line in lines]
-
-
-async def connect_to_both(guests: Guests, server: Server, workers: list[int]) -> list[Client]:
-    """A connection to each worker: it is made while the other worker is stopped."""
-    clients = []
-    for other in reversed(workers):
-        os.kill(other, signal.SIGSTOP)
-        try:
-            clients.append(await guests.connect(server))
-        finally:
-            os.kill(other, signal.SIGCONT)
-    return clients
+# Several processes.
 
 
 @in_loop
-async def test_two_workers_with_an_endpoint_each_are_one_chat_behind_one_port(start: StartServer) -> None:
-    server, workers = await start_workers(start)
+async def test_a_node_that_is_killed_is_replaced_by_one_with_its_endpoint(start: StartServer) -> None:
+    cluster = endpoints(2)
+    first, second = [await asyncio.to_thread(start, *APP, CHAT_CLUSTER=cluster) for _ in range(2)]
+    await first.logged("node found")
     async with Guests() as guests:
-        alice, bob = await connect_to_both(guests, server, workers)
-        assert (await alice.join("alice", "sports"))["users"] == 1
-        assert (await bob.join("alice", "sports"))["username"] == "alice#2"
-        others = [await guests.join(server, "carol", "sports") for _ in range(20)]  # with one worker or the other
-        assert others[-1].joined["users"] == 22
-        await say(alice, "from one worker", bob, *others)
-        await say(bob, "from the other", alice, *others)
-    await server.logged("topic removed")
-    assert len(server.lines("topic created")) == 1
-    await asyncio.to_thread(server.terminate, 0, trouble=MEANT)  # a slow machine looks stopped, and that is a warning
-
-
-@in_loop
-async def test_a_worker_that_is_killed_is_replaced_by_a_node_of_the_same_cluster(start: StartServer) -> None:
-    server, workers = await start_workers(start)
-    async with Guests() as guests:
-        alice, bob = await connect_to_both(guests, server, workers)
-        await alice.join("alice", "sports")
-        await bob.join("bob", "sports")
-        os.kill(workers[1], signal.SIGKILL)
+        alice = await guests.join(first, "alice", "sports")
+        bob = await guests.join(second, "bob", "sports")
+        await asyncio.to_thread(second.kill)
         assert await bob.close_code() == 1006
-        await server.logged("node lost")
+        await first.logged("node lost")
         await say(alice, "alone")
-        await server.logged("node found", count=4)
-        workers[1] = worker_ids(await server.logged("Started server process", count=3))[2]
-        carol, dave = await connect_to_both(guests, server, workers)
-        await carol.join("carol", "sports")
-        assert (await dave.join("bob", "sports"))["username"] == "bob"
+        third = await asyncio.to_thread(start, *APP, CHAT_CLUSTER=cluster)
+        await first.logged("node found", count=2)
+        carol, dave = await guests.join(first, "carol", "sports"), await guests.join(third, "bob", "sports")
+        assert dave.joined["username"] == "bob"
         await say(alice, "together", carol, dave)
         await say(dave, "again", alice, carol)
-    await asyncio.to_thread(server.terminate, 0, trouble=MEANT)
+    for node in (first, third):
+        await asyncio.to_thread(node.terminate, trouble=MEANT)  # a slow machine looks stopped, and that is a warning
+
+
+def test_several_workers_are_no_nodes_however_many_endpoints_there_are() -> None:
+    _, lines = start_in_vain("--workers", "2", CHAT_CLUSTER=endpoints(2))
+    assert [line for line in lines if line.startswith(REFUSED)] == [f"{REFUSED}{CLUSTER}"]
+    assert "Stopping parent process" in lines[-1]
 
 
 # TLS between nodes.

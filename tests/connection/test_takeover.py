@@ -1,13 +1,15 @@
 """The way from uvicorn to the server's own WebSocket, with the installed uvicorn's own protocol classes."""
 
 import asyncio
+import multiprocessing
 from collections.abc import Coroutine, Generator
 from types import SimpleNamespace
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, Union, cast
 
 import pytest
 import uvicorn
 from uvicorn.lifespan.off import LifespanOff
+from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import Server as UvicornServer
 
 from chat_actors.connection.asgi import App, AsgiEvent, Receive, Scope, Send
@@ -18,8 +20,12 @@ from chat_actors.connection.takeover import (
     PeerLost,
     Taken,
     accept,
+    encrypts,
     has_waited,
+    is_uvicorn,
     note_refusal,
+    opens_own_sockets,
+    workers_of,
 )
 from chat_actors.connection.websocket import WebSocket
 from tests.support.fakes import FakeClock, FakeReceiver, FakeServer, FakeTransport, in_clean_loop, settle
@@ -510,3 +516,46 @@ async def test_an_answer_that_is_no_101_is_no_connection() -> None:
     with pytest.raises(PeerLost):
         await accept({"type": "websocket", "chat_actors.uvicorn": protocol}, refuse)
     assert protocol.transport is handshake.transport
+
+
+# What a lifespan tells of its host.
+
+
+class OtherHost:
+    async def send(self, event: AsgiEvent) -> None: ...
+
+
+def lifespan_of(**options: Any) -> Send:
+    """The ``send`` that uvicorn gives to the lifespan of an application."""
+    config = uvicorn.Config(FastLane, log_config=None, **options)
+    config.loaded = True  # there are no such files
+    return cast(Send, LifespanOn(config).send)
+
+
+@in_clean_loop
+async def test_a_lifespan_tells_whether_uvicorn_opens_its_sockets_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def notify() -> None: ...
+
+    assert opens_own_sockets(lifespan_of())
+    assert not opens_own_sockets(lifespan_of(fd=3))
+    assert not opens_own_sockets(lifespan_of(callback_notify=notify))
+    assert not opens_own_sockets(OtherHost().send)
+    monkeypatch.setattr(multiprocessing, "parent_process", multiprocessing.current_process)
+    assert not opens_own_sockets(lifespan_of())
+
+
+@in_clean_loop
+async def test_a_lifespan_tells_whether_its_host_is_uvicorn_that_encrypts_and_has_workers() -> None:
+    plain, several = lifespan_of(), lifespan_of(workers=3)
+    secret = lifespan_of(ssl_keyfile="key.pem", ssl_certfile="certificate.pem")
+    assert [(is_uvicorn(one), encrypts(one), workers_of(one)) for one in (plain, several, secret)] == [
+        (True, False, 1),
+        (True, False, 3),
+        (True, True, 1),
+    ]
+
+
+@in_clean_loop
+async def test_of_another_host_nothing_is_known() -> None:
+    for send in (OtherHost().send, lambda event: OtherHost().send(event)):
+        assert (is_uvicorn(send), encrypts(send), workers_of(send)) == (False, False, 1)

@@ -1,19 +1,31 @@
 """The metrics: their names, their counts, and what they tell an operator."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from chat_actors.actors.handover import Luggage
 from chat_actors.application import create_app
+from chat_actors.connection.admission import Place
 from chat_actors.connection.base import SWEEP_SECONDS
 from chat_actors.counters import Counters, Statistics, TopicStatistics, Totals
-from chat_actors.operations.metrics import registry
+from chat_actors.operations.metrics import process_metrics, registry
 from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.server import STRIDE, Server
 from chat_actors.settings import Settings
+from chat_actors.workers.board import Board
+from chat_actors.workers.claims import Locks
+from chat_actors.workers.crew import Crew
+from chat_actors.workers.station import Station
 from tests.support.connection import JOIN, Connection, end
 from tests.support.fakes import FakeClock, in_clean_loop, settle
 
@@ -97,6 +109,76 @@ def test_a_close_after_a_broken_frame_is_counted_with_its_cause() -> None:
     seen = scrape(NOTHING, counters)
     assert seen["chat_closes_total", "broken_frame", "1002"] == 2
     assert seen["chat_closes_total", "broken_frame", "1007"] == 1
+
+
+# Several workers.
+
+
+class Worker:
+    """Host of a station in a process of several. ``slot``: its row of the board."""
+
+    def __init__(self, board: int, slot: int) -> None:
+        self.counters = Counters()
+        self.open_bytes = 0  # written to connections that are open
+        self.station = Station(self, Settings.model_validate({}), FakeClock())
+        self.crew = self.station.crew = Crew(slot, Board(board), Locks([]), FakeClock().monotonic, self.station)
+
+    def take(self, luggage: Luggage, descriptor: int, place: Place) -> bool:
+        raise NotImplementedError
+
+    async def statistics(self) -> Statistics:
+        return Statistics(0, Totals(), 0, 0, self.counters.bytes_out + self.open_bytes)
+
+    def values(self) -> dict[str, Any]:
+        return {**self.counters.values(), "bytes_out": self.counters.bytes_out + self.open_bytes}
+
+    async def scrape(self) -> Samples:
+        measured = await self.station.measure_all(self.crew, await self.statistics())
+        return scrape(measured.statistics, measured.counters)
+
+
+@pytest.fixture
+def board() -> Iterator[int]:
+    """The descriptor of a board."""
+    descriptor = Board.create(10)
+    yield descriptor
+    os.close(descriptor)
+
+
+@in_clean_loop
+async def test_a_count_that_a_worker_has_shown_does_not_fall_when_it_dies(board: int) -> None:
+    first, second = Worker(board, 0), Worker(board, 1)
+    second.counters.accepted, second.open_bytes = 7, 1000
+    assert await second.scrape() == await first.scrape()  # of the dead there is what they have shown
+    seen = await first.scrape()
+    assert (seen["chat_messages_accepted_total",], seen["chat_sent_bytes_total",]) == (7, 1000)
+
+
+@in_clean_loop
+async def test_what_another_worker_has_asked_for_counts_as_shown(board: int) -> None:
+    first, second = Worker(board, 0), Worker(board, 1)
+    second.counters.accepted, second.open_bytes = 7, 1000
+    answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    second.station.measure(answered.set_result)
+    assert msgspec.msgpack.decode(await answered, type=Statistics) == await second.statistics()
+    seen = await first.scrape()
+    assert (seen["chat_messages_accepted_total",], seen["chat_sent_bytes_total",]) == (7, 1000)
+
+
+def test_the_metrics_of_each_process_have_its_worker_as_a_label() -> None:
+    alone = {sample.name: sample.labels for metric in process_metrics({}) for sample in metric.samples}
+    assert alone and not any(alone.values())
+    each = [sample for metric in process_metrics({0: os.getpid(), 5: os.getppid()}) for sample in metric.samples]
+    assert sorted((one.name, one.labels["worker"]) for one in each) == sorted(
+        (name, worker) for name in alone for worker in ("0", "5")
+    )
+
+
+def test_the_metrics_of_a_process_that_has_ended_are_left_out() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    metrics = process_metrics({0: os.getpid(), 1: ended.pid})
+    assert {sample.labels["worker"] for one in metrics for sample in one.samples} == {"0"}
 
 
 # Names of users.

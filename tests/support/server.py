@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Callable, TypeVar, Union
+from typing import Any, Callable, Optional, TypeVar, Union
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -33,9 +33,13 @@ ENVIRONMENT = {
     "CHAT_RATE_LIMIT": "0",  # tests send as fast as they can
     "PYTHONWARNINGS": "ignore:The `websockets` implementation is deprecated",  # an option of uvicorn that is tested
 }
+LISTENS = re.compile(r"(?:unning on|istening at:) (https?|unix)(?:://|:| socket )(\S+)")
 UNBOUNDED: dict[str, Any] = {"max_queue": None}  # else a client with unread frames waits 10 s in its close
 # A system with a low limit on descriptors is no trouble of the server's.
-TROUBLE = re.compile(r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +too few descriptors)")
+# Older gunicorn logs as an error that it has told its workers to end.
+TROUBLE = re.compile(
+    r"Traceback|\b(ERROR|CRITICAL)\b(?!\] Worker \(pid:\d+\) was sent SIGTERM!)|\bWARNING\b(?! +too few descriptors)"
+)
 TROUBLE_ON_PLAIN_LANE = re.compile(
     r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +(fast lane not used |too few descriptors))"
 )
@@ -63,6 +67,8 @@ class Server:
     """Process ``python -m <command>`` on a free port of the loopback, until ``terminate`` or ``kill``."""
 
     client_options: Mapping[str, Any] = {}  # of ``websockets``, for every client of a ``Visit``
+    inherited: "tuple[int, ...]" = ()  # descriptors that the process gets besides
+    clean_status = -signal.SIGTERM  # uvicorn raises it again once it has closed everything
 
     def __init__(self, *command: str, **environment: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
@@ -73,6 +79,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
+            pass_fds=self.inherited,
             start_new_session=True,  # so that ``kill`` reaches the server's own children as well
         )
         self.pid = self._process.pid
@@ -83,15 +90,31 @@ class Server:
         self.log_is_read.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self.nodes: list[Server] = [self]  # of a cluster, if it is more than one
+        self.port = 0  # of a Unix socket
         try:
-            (line,) = self.wait_for("unning on http")
+            scheme, address = self._wait_for_address()
         except BaseException:
             self.kill()
             raise
-        scheme, _, address = line.partition("unning on http")[2].split()[0].partition("://")
-        self.nodes: list[Server] = [self]  # of a cluster, if it is more than one
-        self.url = f"ws{scheme}://{address}/ws"
-        self.port = int(address.rpartition(":")[2])
+        if scheme == "unix":
+            self.url = "ws://localhost/ws"
+            self.client_options = {"unix": True, "path": address}
+        else:
+            self.url = f"{scheme.replace('http', 'ws')}://{address}/ws"
+            self.port = int(address.rpartition(":")[2])
+
+    def _wait_for_address(self) -> "tuple[str, str]":
+        """Wait until the server says where it listens: scheme, and host with port, or ``unix`` and a path."""
+
+        def told() -> "Optional[re.Match[str]]":
+            return next(filter(None, map(LISTENS.search, self._lines)), None)
+
+        with self._news:
+            self._news.wait_for(lambda: self._ended or told() is not None, PATIENCE)
+            found = told()
+            assert found is not None, "no address in:\n" + "\n".join(self._lines)
+            return found[1], found[2]
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -107,6 +130,12 @@ class Server:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
+
+    def processes(self) -> list[int]:
+        """The processes that serve now, in the order of their starts."""
+        ended = {int(line.rpartition("[")[2][:-1]) for line in self.lines("Finished server process [")}
+        started = [int(line.rpartition("[")[2][:-1]) for line in self.lines("Started server process [")]
+        return [pid for pid in started if pid not in ended and _is_alive(pid)]
 
     def lines(self, *words: str) -> list[str]:
         """The log lines so far that hold all the words."""
@@ -136,14 +165,14 @@ class Server:
         return await asyncio.to_thread(self.wait_for, *words, count=count)
 
     def terminate(
-        self, status: int = -signal.SIGTERM, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE
+        self, status: Optional[int] = None, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE
     ) -> None:
         """Send SIGTERM and see a clean end: in time (seconds), with that exit status, and no ``trouble`` in the log.
 
-        Uvicorn raises the signal again once it has closed everything, so by default the status is the signal's.
+        ``status``: ``clean_status`` if None.
         """
         self._process.terminate()
-        self.wait_for_end(status, within, trouble)
+        self.wait_for_end(self.clean_status if status is None else status, within, trouble)
 
     def wait_for_end(self, status: int, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE) -> None:
         """See a clean end, like ``terminate``, of a server that was told to end in another way."""
@@ -164,10 +193,32 @@ class Server:
             self._process.stdout.close()
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        return state_of(pid) not in "ZX"
+    except OSError:
+        return False
+
+
+def state_of(pid: int) -> str:
+    """The state of a process, as one letter (``man proc_pid_stat``). Raises OSError if there is none."""
+    return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+
+
 def put_forward(server: Server, seconds: float) -> None:
     """Let so much time have passed for a server of ``AHEAD_APP``."""
     url = f"http://127.0.0.1:{server.port}/ahead?seconds={seconds}"
     urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=PATIENCE).close()
+
+
+class Workers(Server):
+    """Two processes, or ``count``, behind one port. Which of them takes a connection is the system's choice."""
+
+    clean_status = 0  # uvicorn's parent does not raise the signal again
+
+    def __init__(self, *command: str, count: int = 2, **environment: str) -> None:
+        super().__init__(*command, "--workers", str(count), **environment)
+        self.wait_for("Application startup complete", count=count)
 
 
 class Pair(Server):
@@ -214,7 +265,7 @@ class Pair(Server):
         return found
 
     def terminate(
-        self, status: int = -signal.SIGTERM, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE
+        self, status: Optional[int] = None, within: float = PATIENCE, trouble: "re.Pattern[str]" = TROUBLE
     ) -> None:
         for node in self.nodes:
             node.terminate(status, within, trouble)
@@ -330,5 +381,7 @@ class Visit:
 
     async def __aexit__(self, *failure: object) -> None:
         await self._stack.aclose()
+        for client in self._clients:
+            client.connection.transport.close()  # else Python 3.9 warns of one with TLS that the server has ended
         if self.server.running and failure[0] is None:
             await self.see_leaves(sum(1 for client in self._clients if client.joined))
