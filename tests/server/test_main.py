@@ -38,7 +38,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(uvicorn, "run", run)
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")  # so that it is undone
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
-    for field in ("HOST", "PORT", "SHUTDOWN_TIMEOUT", "PROXY_HEADERS"):
+    for field in ("HOST", "PORT", "WORKERS", "SHUTDOWN_TIMEOUT", "PROXY_HEADERS"):
         monkeypatch.delenv(f"CHAT_{field}", raising=False)
     return runs
 
@@ -60,10 +60,11 @@ def test_the_module_is_the_command(runs: list[dict[str, Any]], monkeypatch: pyte
 def test_the_options_follow_the_settings(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAT_HOST", "::1")
     monkeypatch.setenv("CHAT_PORT", "9000")
+    monkeypatch.setenv("CHAT_WORKERS", "4")
     monkeypatch.setenv("CHAT_SHUTDOWN_TIMEOUT", "5")
     monkeypatch.setenv("CHAT_PROXY_HEADERS", "1")
     main([])
-    changed = {"host": "::1", "port": 9000, "timeout_graceful_shutdown": 5, "proxy_headers": True}
+    changed = {"host": "::1", "port": 9000, "workers": 4, "timeout_graceful_shutdown": 5, "proxy_headers": True}
     assert runs == [{**SAFE, **changed}]
 
 
@@ -88,11 +89,11 @@ def test_the_proxies_on_this_machine_are_trusted_unless_others_are_named(
 
 
 def test_an_option_sets_its_variable(runs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    for field in ("PORT", "SHUTDOWN_TIMEOUT"):
+    for field in ("PORT", "WORKERS", "SHUTDOWN_TIMEOUT"):
         monkeypatch.setenv(f"CHAT_{field}", "5")  # so that it is undone
     monkeypatch.setenv("CHAT_TOPICS", "6")
-    main(["--port", "9000", "--shutdown-timeout", "30", "--topics", "7"])
-    assert runs == [{**SAFE, "port": 9000, "timeout_graceful_shutdown": 30}]
+    main(["--port", "9000", "--workers", "3", "--shutdown-timeout", "30", "--topics", "7"])
+    assert runs == [{**SAFE, "port": 9000, "workers": 3, "timeout_graceful_shutdown": 30}]
     assert os.environ["CHAT_TOPICS"] == "7"  # where the application looks
 
 
@@ -142,6 +143,17 @@ async def test_a_start_under_another_command_says_what_is_known_of_them(
     start: Callable[..., Server], given: dict[str, str], said: str
 ) -> None:
     assert start(*APP, **given).lines("unning on", "trusted_proxies=", said)
+
+
+@in_loop
+async def test_the_command_serves_with_several_workers_as_one_chat(start: Callable[..., Server]) -> None:
+    server = start("chat_actors", "--workers", "3", CHAT_PORT="0")
+    await server.logged("worker ready", count=3)
+    async with Visit(server) as visit:
+        members = [await visit.join("alice", "sports") for _ in range(12)]
+        assert [one.joined["username"] for one in members] == ["alice", *(f"alice#{n}" for n in range(2, 13))]
+        assert (await members[0].ask("/list"))["topics"] == [{"topic": "sports", "users": 12}]
+    await asyncio.to_thread(server.terminate, 0)
 
 
 @in_loop

@@ -70,7 +70,7 @@ async def test_a_peer_turned_away_after_the_end_does_not_stay_for_ever() -> None
     assert (eve.closes, eve.task.done()) == ([1012], False)
     await clock.advance(CLOSE_SECONDS)
     await asyncio.wait({eve.task})
-    assert (server.admission.connections, tasks()) == (0, before)
+    assert (server.admission.tally.connections, tasks()) == (0, before)
 
 
 @in_clean_loop
@@ -89,7 +89,7 @@ async def test_of_many_that_are_turned_away_at_once_the_oldest_do_not_linger() -
     assert [one.task.done() for one in slow] == [True, True, *[False] * lingerers(1)]
     await clock.elapse(CLOSE_SECONDS + 1)
     await asyncio.wait({one.task for one in slow})
-    assert server.admission.connections == 1
+    assert server.admission.tally.connections == 1
     await end(server, clock)
     await alice.task
 
@@ -127,10 +127,10 @@ async def test_a_handshake_that_its_host_cancels_is_not_counted() -> None:
     alice = Connection(server)
     alice.peer_reads = False
     await settle()
-    assert server.admission.connections == 1
+    assert server.admission.tally.connections == 1
     alice.task.cancel()
     await asyncio.wait({alice.task})
-    assert (alice.task.cancelled(), server.admission.connections) == (True, 0)
+    assert (alice.task.cancelled(), server.admission.tally.connections) == (True, 0)
     await end(server, clock)
 
 
@@ -160,7 +160,7 @@ async def test_the_end_does_not_wait_for_ever_for_a_host_that_keeps_a_connection
     assert not alice.task.done()
     alice.gives_up.set()
     await asyncio.wait({alice.task})
-    assert (alice.closes, server.admission.connections) == ([1012], 0)
+    assert (alice.closes, server.admission.tally.connections) == ([1012], 0)
 
 
 @in_clean_loop
@@ -176,7 +176,7 @@ async def test_a_peer_that_sends_frames_before_the_answer_is_refused() -> None:
     await end(server, clock)
     assert eve.sent == [{"type": "websocket.close"}]
     assert len([line for line in lines if "handshake refused" in line and "frames before the answer" in line]) == 1
-    assert server.admission.connections == 0
+    assert server.admission.tally.connections == 0
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -200,7 +200,7 @@ async def test_a_host_that_says_that_the_peer_is_gone_hears_it_again(refused: bo
             await handshake
     else:
         await handshake
-    assert server.admission.connections == 0
+    assert server.admission.tally.connections == 0
     await end(server, clock)
 
 
@@ -276,7 +276,7 @@ async def test_a_peer_that_is_gone_before_it_was_accepted_is_no_error_and_takes_
     server.stopping = ended
     with log_lines() as lines:
         await server({"type": "websocket", "headers": headers}, receive, refuse)
-    assert server.admission.connections == 0
+    assert server.admission.tally.connections == 0
     assert not [line for line in lines if not line.startswith(("INFO", "DEBUG"))]
     await end(server, clock)
 

@@ -31,6 +31,7 @@ TROUBLE_BUT_THE_LIMIT = re.compile(
     r"Traceback|\b(ERROR|CRITICAL)\b|\bWARNING\b(?! +Maximum request limit of 1 exceeded)"
 )
 TLS = "TLS"  # stands for the options with the certificate
+BIND = "--bind", "127.0.0.1:0"
 COMMANDS = {
     "uvicorn": APP,
     "uvicorn, no lifespan": (*APP, "--lifespan", "off"),
@@ -38,6 +39,8 @@ COMMANDS = {
     "uvicorn, TLS, asyncio": (*APP, TLS, "--loop", "asyncio"),
     "uvicorn --ws wsproto": ("uvicorn", "chat_actors.app:app", "--port", "0", "--ws", "wsproto"),
     "uvicorn --ws websockets": ("uvicorn", "chat_actors.app:app", "--port", "0", "--ws", "websockets"),
+    "uvicorn --workers": (*APP, "--workers", "2"),
+    "gunicorn": ("gunicorn", "chat_actors.app:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", *BIND),
     "python -m chat_actors": ("chat_actors",),
     "mounted, fast lane": ("uvicorn", "--factory", "tests.support.host_apps:mounted_on_the_fast_lane", *FAST),
 }
@@ -52,6 +55,9 @@ def launch(start: StartServer, tmp_path: Path) -> StartServer:
         tls = Certificate(tmp_path) if TLS in command else None
         words = [*(word for word in command if word != TLS), *(tls.options if tls else ())]
         server = start(*words, CHAT_PORT="0", **environment)
+        if "--workers" in command or "gunicorn" in command:
+            server.clean_status = 0  # the parent does not raise the signal again
+            server.wait_for("Application startup complete", count=2)
         if any("mounted" in word for word in command):
             server.url = server.url.replace("/ws", "/chat/ws")
         if tls is not None:
