@@ -9,7 +9,7 @@ import pytest
 from tests.tools.benchmark import fairness
 from tests.tools.benchmark.__main__ import main, measure
 from tests.tools.benchmark.cases import CASES, Case
-from tests.tools.benchmark.servers import NODES, Server, ServerFailed, find_servers, running
+from tests.tools.benchmark.servers import WORKERS, Server, ServerFailed, find_servers, running
 from tests.tools.benchmark.wire import KEEP, frame, pongs
 
 TINY = Case("tiny", members=3)
@@ -69,9 +69,9 @@ def test_a_ping_that_is_not_there_to_its_end_waits_for_the_next_read() -> None:
     assert len(ping) <= KEEP
 
 
-def test_two_nodes_are_measured_together() -> None:
-    (nodes,) = (server for server in find_servers(None, None)[0] if server.name == NODES)
+def test_two_workers_are_measured_together() -> None:
+    (workers,) = (server for server in find_servers(None, None)[0] if server.name == WORKERS)
 
-    result = measure(TINY, 0.2, nodes)
+    result = measure(TINY, 0.2, workers)
 
     assert result.deliveries > 0 and result.cpu_us >= 0  # 0 within one tick; without /proc not-a-number

@@ -17,7 +17,7 @@ from tests.tools.benchmark.cases import CASES, GROWTH, USUAL, Case
 from tests.tools.benchmark.fairness import CROWD, Fairness, measure_fairness
 from tests.tools.benchmark.load import Load, Result
 from tests.tools.benchmark.servers import (
-    NODES,
+    WORKERS,
     Server,
     ServerFailed,
     allow_open_files,
@@ -131,7 +131,7 @@ def _chosen(names: Optional[Sequence[str]], found: Sequence[Server], missing: Se
     if absent:
         known = ", ".join(server.name for server in found)
         sys.exit("\n".join([f"No server {', '.join(sorted(absent))} here. Found: {known}.", *missing]))
-    return [server for server in found if (server.name in names if names else server.name != NODES)]
+    return [server for server in found if (server.name in names if names else server.name != WORKERS)]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

@@ -34,6 +34,7 @@ class Result(NamedTuple):
     p99_ms: float
     kib: float  # per member
     joins: float  # per second, one after the other
+    join_us: float  # of CPU, for each of them
     closed: float  # connections that the server closed
 
 
@@ -82,7 +83,9 @@ class Load:
             sock.setblocking(False)
             self._poller.register(fd, getattr(select, "EPOLLIN", 0))
         time.sleep(SETTLE_SECONDS)
-        self._kib = (usage(server.pid).resident_kib - before.resident_kib) / case.members
+        after = usage(server.pid)
+        self._kib = (after.resident_kib - before.resident_kib) / case.members
+        self._join_us = (after.cpu_seconds - before.cpu_seconds) * 1e6 / case.members
 
     def close(self) -> None:
         self._poller.close()
@@ -110,6 +113,7 @@ class Load:
             p99_ms=percentile(latencies, 0.99) / 1e6,
             kib=self._kib,
             joins=self._joins,
+            join_us=self._join_us,
             closed=len(self._lost),
         )
 

@@ -58,7 +58,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def comparison(results: Mapping[str, Result]) -> str:
     """One row for each server; the first column is its CPU time per delivery as a multiple of the first server's."""
     first = next(iter(results.values())).cpu_us
-    head = ("", "ratio", "CPU us/delivery", "deliveries/s", "p50 ms", "p99 ms", "KiB/member", "joins/s")
+    head = ("", "ratio", "CPU us/delivery", "deliveries/s", "p50 ms", "p99 ms", "KiB/member", "joins/s", "CPU us/join")
     rows = [
         (
             name,
@@ -69,6 +69,7 @@ def comparison(results: Mapping[str, Result]) -> str:
             number(result.p99_ms, 2),
             number(result.kib, 1),
             number(result.joins),
+            number(result.join_us),
         )
         for name, result in results.items()
     ]

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple, Optional
 from tests.support.server import ROOT, free_ports
 
 PEERS = Path(__file__).resolve().parent / "peers"
-NODES = "nodes"  # several processes of this server, which are measured where they are asked for alone
+WORKERS = "workers"  # several processes of this server, which are measured where they are asked for alone
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 SPARE_FILES = 200  # that a process has open besides its connections
@@ -27,14 +27,14 @@ SPARE_FILES = 200  # that a process has open besides its connections
 class Server(NamedTuple):
     """Server to measure. ``{port}`` in ``command`` stands for the port; ``environ`` is added to that of this process.
 
-    ``nodes``: of a cluster, that have to find each other before it is ready.
+    ``ready``: a line of the log, and how often it is there once its processes have found each other.
     """
 
     name: str
     title: str
     command: tuple[str, ...]
     environ: Mapping[str, str] = MappingProxyType({})
-    nodes: int = 1
+    ready: tuple[str, int] = "", 0
 
 
 class Process(NamedTuple):
@@ -54,17 +54,17 @@ def find_servers(node_modules: Optional[str], bun: Optional[str]) -> tuple[list[
     module = (sys.executable, "-m")
     port = ("--port", "{port}")
     ours = (*module, "uvicorn", "chat_actors.app:app", *port)
+    environ = {"CHAT_RATE_LIMIT": "0"}
     found = [
-        Server("ours", "chat_actors", ours, {"CHAT_RATE_LIMIT": "0"}),
+        Server("ours", "chat_actors", ours, environ),
         Server("naive", "naive FastAPI loop", (*module, "uvicorn", "tests.tools.benchmark.peers.naive:app", *port)),
     ]
     missing = []
-    if find_spec("zenoh"):
-        endpoints = ",".join(f"tcp/127.0.0.1:{port}" for port in free_ports(2))
-        environ = {"CHAT_RATE_LIMIT": "0", "CHAT_CLUSTER": endpoints}
-        found.append(Server(NODES, "chat_actors, two nodes", (*ours, "--workers", "2"), environ, nodes=2))
+    if sys.platform == "linux":
+        workers = (*ours, "--workers", "2")
+        found.append(Server(WORKERS, "chat_actors, two workers", workers, environ, ("worker ready", 2)))
     else:
-        missing.append(f"{NODES} is left out: it needs the package eclipse-zenoh.")
+        missing.append(f"{WORKERS} is left out: it needs Linux.")
     if find_spec("uvloop") and find_spec("websockets"):
         command = (*module, "tests.tools.benchmark.peers.websockets_broadcast", "{port}")
         found.append(Server("websockets", "websockets broadcast()", command))
@@ -105,7 +105,7 @@ def running(server: Server, core: Optional[int] = None) -> Iterator[Process]:
                 command, cwd=ROOT, env={**os.environ, **server.environ}, stdout=log, stderr=subprocess.STDOUT
             )
         try:
-            if not (_answers(process, port) and _have_met(server.nodes, log)):
+            if not (_answers(process, port) and _have_met(*server.ready, log)):
                 log.seek(0)
                 raise ServerFailed(f"{server.name} did not start.\n{log.read().decode(errors='replace')[-2000:]}")
             yield Process(port, process.pid)
@@ -128,14 +128,14 @@ def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
     return False
 
 
-def _have_met(nodes: int, log: IO[bytes]) -> bool:
+def _have_met(line: str, count: int, log: IO[bytes]) -> bool:
     deadline = time.monotonic() + START_SECONDS
-    while nodes > 1 and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         log.seek(0)
-        if log.read().count(b"node found") == nodes * (nodes - 1):
+        if log.read().count(line.encode()) >= count:
             return True
         time.sleep(0.05)
-    return nodes == 1
+    return False
 
 
 def allow_open_files(connections: int) -> None:
