@@ -22,6 +22,7 @@ from chat_actors.protocol.codes import CloseCode, ErrorCode
 from chat_actors.protocol.decoding import decode_first, decode_next
 from chat_actors.protocol.frames import ServerFrame
 from chat_actors.settings import CommandSettings, variable
+from chat_actors.workers import opening
 from tests.support.server import ROOT
 
 PACKAGE = ROOT / "chat_actors"
@@ -236,6 +237,15 @@ def test_every_option_that_the_command_gives_to_uvicorn_has_its_row(monkeypatch:
     assert sorted(told) == sorted(given)
 
 
+# The workers.
+
+
+def test_every_reason_against_several_workers_has_its_row() -> None:
+    told = [names(reason)[0] for reason, _ in rows("configuration.md", "### Workers that are refused")]
+    reasons = [opening.NOT_UVICORN, opening.TLS, opening.CLUSTER, opening.NOT_LINUX, opening.TOO_MANY]
+    assert (told, names(prose(DOCS / "configuration.md")).count(opening.REFUSED.strip())) == (reasons, 1)
+
+
 # The hosts.
 
 
@@ -323,8 +333,9 @@ def test_every_module_is_named_once() -> None:
     assert sorted(told) == sorted(str(file) for file in files if file.name != "__init__.py" or len(file.parts) == 1)
 
 
-def test_every_step_of_a_message_is_a_function_of_its_file() -> None:
-    steps = rows("architecture.md", "## The way of a message")
+@pytest.mark.parametrize("way", ["## The way of a message", "## Workers"])
+def test_every_step_of_a_message_is_a_function_of_its_file(way: str) -> None:
+    steps = rows("architecture.md", way)
     assert [step[0] for step in steps] == [str(number) for number in range(1, len(steps) + 1)]
     for _, file, function, _ in steps:
         names_here: list[ast.stmt] = ast.parse(text(PACKAGE / file.strip("`"))).body
