@@ -1,7 +1,7 @@
 """The board: memory that all workers share. Each writes its own row, and reads those of the others.
 
 So the limits on connections and topics hold for all workers together, without a message. A worker that takes a place in
-the count writes first and reads then: of two that take the last place at once, neither sees less than both.
+the count writes first and reads then, so of two that take the last place at once both may be refused.
 """
 
 import mmap

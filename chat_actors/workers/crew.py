@@ -455,7 +455,7 @@ def _weight(slot: int, topic: str) -> bytes:
     return blake2b(topic.encode(errors="surrogatepass"), digest_size=8, salt=slot.to_bytes(2, "big")).digest()
 
 
-# The methods themselves: those of the abstract class would do nothing.
+# Functions, for each must call the session's own method: ``Traveller.ask_again`` is the abstract one.
 
 
 def _ask_again(traveller: Traveller) -> None:

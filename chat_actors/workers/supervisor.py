@@ -68,7 +68,7 @@ class WorkerSupervisor(Supervisor):
         if where is not Where.HERE:
             join.reply.set_exception(Elsewhere(where.road))
             return False
-        # Counted before the others are: of two that open the last topic at once, neither sees less than both.
+        # Counted before the others are: of two that open the last topic at once both may be refused.
         self._crew.count_topics(len(self._topics) + 1)
         if self.within_limit(join, self._crew.all_topics() - 1):
             return True

@@ -26,7 +26,7 @@ TWO = "--workers", "2"
 UNIX = "{}/chat.sock"
 GUNICORN = "gunicorn", "chat_actors.app:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2"
 GUNICORN_TCP = *GUNICORN, "--bind", "127.0.0.1:0"
-# Commands, variables, and the exit status after SIGTERM.
+# Commands and variables.
 HOSTS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "uvicorn --workers": ((*APP, *TWO), {}),
     "uvicorn, asyncio": ((*APP, *TWO, "--loop", "asyncio"), {}),
